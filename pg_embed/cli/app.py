@@ -1,0 +1,35 @@
+"""The application that the commands join."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="pg-embed",
+    epilog="Every option can be given by the variable that stands behind it. Results go to standard output,"
+    " all else to standard error. Exit status: 0 done, 1 failed, 2 wrong use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"auto_envvar_prefix": "PG_EMBED", "help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pg_embed import __version__
+
+        typer.echo(f"pg-embed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Text in PostgreSQL, searchable by meaning: rows are embedded by themselves, queries by pgvector."""

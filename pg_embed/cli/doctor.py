@@ -1,0 +1,32 @@
+"""`pg-embed doctor`: what must hold, whether it holds, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from pg_embed.cli.app import app
+from pg_embed.cli.options import Dsn, Json
+from pg_embed.cli.output import print_json
+
+MARKS = {"ok": "ok     ", "warning": "WARNING", "failed": "FAILED ", "skipped": "skipped"}
+
+
+@app.command()
+def doctor(dsn: Dsn, as_json: Json = False) -> None:
+    """Check a database, its way to the sidecar, models and workers; exit status 1 if something fails."""
+    from pg_embed.install.doctor import examine
+
+    checks = []
+    for check in examine(dsn):
+        checks.append(check)
+        if not as_json:
+            typer.echo(f"{MARKS[check.state]}  {check.name}: {check.found}")
+            if check.advice:
+                typer.echo(f"         {check.advice}")
+    holds = all(check.state != "failed" for check in checks)
+    if as_json:
+        print_json({"holds": holds, "checks": [asdict(check) for check in checks]})
+    if not holds:
+        raise typer.Exit(1)

@@ -1,0 +1,43 @@
+"""Events on standard error, for people or as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pg_embed.log import ROOT
+
+if TYPE_CHECKING:
+    from pg_embed.config import LogSettings
+
+FIELD = f"{ROOT}_"  # before the name of an event's field in a record
+
+
+class JsonFormatter(logging.Formatter):
+    """A line of JSON for each record: time, level, event, message, and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        told: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", None),
+            "message": record.getMessage(),
+        }
+        told |= {
+            key.removeprefix(FIELD): value for key, value in vars(record).items() if key.startswith(FIELD)
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str, ensure_ascii=False)
+
+
+def set_up(settings: LogSettings, level: str = "warning") -> None:
+    """Send our events to standard error, from `level` up unless the settings name one; others' warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(event)s %(message)s", defaults={"event": "-"})
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else text)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger(ROOT).setLevel((settings.level or level).upper())

@@ -1,0 +1,25 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DSN_HELP = "The database: postgresql://user@host/name, or libpq's key=value words."
+
+Dsn = Annotated[str, typer.Argument(envvar="PG_EMBED_DSN", help=DSN_HELP, show_default=False)]
+OptionalDsn = Annotated[str | None, typer.Argument(envvar="PG_EMBED_DSN", help=DSN_HELP, show_default=False)]
+DsnOption = Annotated[str, typer.Option("--dsn", envvar="PG_EMBED_DSN", help=DSN_HELP, show_default=False)]
+OptionalDsnOption = Annotated[
+    str | None, typer.Option("--dsn", envvar="PG_EMBED_DSN", help=DSN_HELP, show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", envvar="PG_EMBED_JSON", help="Print JSON.")]
+Vectorizer = Annotated[str | None, typer.Option(help="One vectorizer, by its name or its table's.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the embedded PostgreSQL lives; by default the user's data folder."),
+]
+NO_DSN = "no database is named: give its DSN, or set PG_EMBED_DSN"
+Sql = Annotated[bool, typer.Option("--sql", help="Print what psql can run, and do not connect.")]

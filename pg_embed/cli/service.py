@@ -1,0 +1,112 @@
+"""The engine, doors and worker loops of one process, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pg_embed.config import Settings
+from pg_embed.engine import Engine
+from pg_embed.errors import PgEmbedError
+from pg_embed.models.registry import default_registry
+from pg_embed.records import ModelSpec
+from pg_embed.serve.directory import ModelDirectory
+from pg_embed.serve.metrics import Metrics
+from pg_embed.serve.settings import ServeSettings
+from pg_embed.serve.sidecar import Sidecar
+from pg_embed.worker import Worker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall run; what is None does not."""
+
+    settings: Settings
+    doors: ServeSettings | None = None
+    worker_dsn: str | None = None
+    directory: ModelDirectory | None = None
+    warm: Sequence[ModelSpec] = ()  # models to load before they are asked for
+    wait_for_models: bool = False  # before telling that all is ready
+
+
+class Service:
+    """Runs a plan on one event loop."""
+
+    def __init__(self, plan: Plan) -> None:
+        metrics = Metrics()
+        self.engine = Engine(default_registry(), plan.settings.engine, metrics)
+        self._sidecar: Sidecar | None = None
+        self._plan = plan
+        self._worker: Worker | None = None
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        if plan.doors is not None:
+            self._sidecar = Sidecar(self.engine, plan.doors, metrics=metrics, directory=plan.directory)
+        if plan.worker_dsn is not None:
+            self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker)
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where the doors are."""
+        return self._sidecar.addresses if self._sidecar is not None else []
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop.is_set()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Finish what is in hand within the grace time, and end; or leave its rows to the next worker."""
+        self._stop.set()
+        if at_once:
+            self._hurry.set()
+            if self._worker is not None:
+                self._worker.abort()
+
+    async def run(self, ready: Callable[[Service], None]) -> None:
+        """Run until stopped, or until the worker fails; `ready` is called once all is up."""
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
+        try:
+            if self._sidecar is not None:
+                await self._sidecar.start()
+            if self._worker is not None:
+                tasks.append(asyncio.create_task(self._worker.run()))
+            warming = asyncio.gather(*(self._warm(spec) for spec in self._plan.warm))
+            starting = asyncio.create_task(self._started(warming))
+            await asyncio.wait([*tasks, starting], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and not self.stopping:
+                ready(self)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for leftover in (starting, warming):
+                leftover.cancel()
+            await asyncio.gather(starting, warming, return_exceptions=True)
+        finally:
+            await self._end(tasks)
+
+    async def _started(self, warming: asyncio.Future[list[None]]) -> None:
+        if self._worker is not None:
+            await self._worker.ready()
+        if self._plan.wait_for_models:
+            await asyncio.shield(warming)
+
+    async def _warm(self, spec: ModelSpec) -> None:
+        with suppress(PgEmbedError):  # whoever asks for it will be told
+            await self.engine.card(spec)
+
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        self.stop()
+        if self._worker is not None:
+            self._worker.stop()
+        if self._sidecar is not None:
+            tasks.append(asyncio.create_task(self._sidecar.stop(self._hurry)))
+        _, late = await asyncio.wait(tasks, timeout=self._plan.settings.serve.grace)
+        if late:
+            self.stop(at_once=True)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._hurry.is_set():  # a model may be loading or computing for long
+            await self.engine.close()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result

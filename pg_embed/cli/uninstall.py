@@ -1,0 +1,24 @@
+"""`pg-embed uninstall`: triggers, functions, catalog and queue go; columns of vectors stay."""
+
+from __future__ import annotations
+
+import typer
+
+from pg_embed.cli.app import app
+from pg_embed.cli.options import NO_DSN, OptionalDsn, Sql
+
+
+@app.command()
+def uninstall(dsn: OptionalDsn = None, sql: Sql = False) -> None:
+    """Remove pg_embed from a database. The columns of vectors and the three roles stay."""
+    from pg_embed import install
+
+    if sql:
+        typer.echo(install.uninstall_sql(), nl=False)
+    elif dsn:
+        install.uninstall(dsn)
+        typer.echo(
+            "removed; the columns of vectors stay, and the roles embed_reader, embed_owner, embed_worker"
+        )
+    else:
+        raise typer.BadParameter(NO_DSN)

@@ -1,0 +1,56 @@
+"""`pg-embed vectorize`: keep a column of vectors of a table's text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pg_embed.cli.app import app
+from pg_embed.cli.options import DsnOption, Json
+from pg_embed.cli.output import print_json
+
+
+@app.command()
+def vectorize(
+    dsn: DsnOption,
+    table: Annotated[str, typer.Argument(help="The table, as SQL writes it.", show_default=False)],
+    columns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COLUMN]...", help="Its columns of text.", show_default=False),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Instead of columns, such as '{title}: {body}'.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="By default the database's default model.")] = None,
+    filter: Annotated[str | None, typer.Option(help="A condition in SQL; other rows get no vector.")] = None,
+    column: Annotated[
+        str, typer.Option(help="The column for the vectors, added where it is missing.")
+    ] = "embedding",
+    column_type: Annotated[str | None, typer.Option(help="halfvec or vector.")] = None,
+    name: Annotated[str | None, typer.Option(help="By default table_column.")] = None,
+    if_not_exists: Annotated[
+        bool, typer.Option("--if-not-exists", help="No error where there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a vectorizer: from now on the rows of a table are embedded, first those that exist."""
+    from pg_embed.cli.database import ask
+
+    (made,) = ask(
+        dsn,
+        "create_vectorizer",
+        table=table,
+        columns=columns or None,
+        template=template,
+        model=model,
+        filter=filter,
+        column=column,
+        column_type=column_type,
+        name=name,
+        if_not_exists=if_not_exists,
+    )
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(f"vectorizer {made['vectorizer']}; see how far it is with: pg-embed status")

@@ -1,0 +1,137 @@
+"""One loaded model's queues: fills batches, gives them to threads, and answers the callers.
+
+All state is touched on the event loop only. No task could die: every arrival and every finished call moves
+the queues on. Models that take several calls at once keep some threads for queries, so that a query never
+waits for a bulk batch; with one thread it waits for one at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+
+from pg_embed.engine.entries import Batch, Entry
+from pg_embed.engine.lanes import Lane, lanes_for
+from pg_embed.engine.observer import Observer
+from pg_embed.engine.queues import Queue
+from pg_embed.engine.settings import EngineSettings
+from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, PgEmbedError
+from pg_embed.protocols import Embedder
+from pg_embed.records import Embeddings, Kind, Priority
+
+CLOSING = "the engine is closing"
+
+
+class Batcher:
+    """Takes requests for one model from any number of callers."""
+
+    def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
+        self.card = embedder.card
+        self._embedder = embedder
+        self._name = name
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._queues = {
+            priority: Queue(priority, settings.max_queued_texts if priority else settings.max_queued_queries)
+            for priority in Priority
+        }
+        self._lanes = {priority: lane for lane in lanes_for(self.card, name) for priority in lane.priorities}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for this model."""
+        return not any(lane.running for lane in self._lanes.values()) and not any(
+            queue.texts for queue in self._queues.values()
+        )
+
+    def submit(self, texts: Sequence[str], kind: Kind, priority: Priority) -> asyncio.Future[Embeddings]:
+        """Put a request into its queue, or refuse it at once; cancel the future to give it up."""
+        queue = self._queues[priority]
+        if self._closing:
+            raise ModelUnavailable(CLOSING)
+        if not queue.has_room(len(texts)):
+            raise Overloaded(
+                f"{queue.texts} texts wait for model {self._name!r} already", hint="try again in a moment"
+            )
+        future: asyncio.Future[Embeddings] = self._loop.create_future()
+        entry = Entry(texts, self._embedder.count_tokens(texts), kind, future, self.card)
+        future.add_done_callback(lambda _: queue.discard(entry))
+        queue.push(entry)
+        self._move(self._lanes[priority])
+        return future
+
+    async def embed(self, texts: Sequence[str], kind: Kind, priority: Priority) -> Embeddings:
+        """Bulk: wait for room in the queue, then for the vectors."""
+        await self._queues[priority].room(len(texts))
+        return await self.submit(texts, kind, priority)
+
+    async def close(self, timeout: float) -> None:
+        """Refuse what waits, let running calls end, and end the threads."""
+        self._closing = True
+        error = ModelUnavailable(CLOSING)
+        for queue in self._queues.values():
+            queue.fail(error)
+        lanes = set(self._lanes.values())
+        await asyncio.gather(*(asyncio.to_thread(lane.threads.close, timeout) for lane in lanes))
+        for batch in [batch for lane in lanes for batch in (*lane.running, *lane.again)]:
+            batch.fail(error)
+
+    def _move(self, lane: Lane) -> None:
+        while not lane.full and (batch := self._next(lane)) is not None:
+            lane.running.append(batch)
+            lane.threads.submit(partial(self._run, lane, batch))
+        for priority in lane.priorities:
+            self._observer.queued(self._name, priority, self._queues[priority].texts)
+
+    def _next(self, lane: Lane) -> Batch | None:
+        if lane.again:
+            return lane.again.popleft()
+        batches = (self._queues[priority].fill(self.card) for priority in lane.priorities)
+        return next((batch for batch in batches if batch is not None), None)
+
+    def _run(self, lane: Lane, batch: Batch) -> None:
+        """In a thread: one call of the model."""
+        started = perf_counter()
+        outcome = self._outcome(batch)
+        with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._finish, lane, batch, outcome, perf_counter() - started)
+
+    def _outcome(self, batch: Batch) -> Embeddings | PgEmbedError:
+        if self._closing or batch.abandoned():
+            return ModelUnavailable(CLOSING)
+        try:
+            return self._checked(self._embedder.embed(batch.texts(), batch.kind), batch.items)
+        except PgEmbedError as exc:
+            return exc
+        except BaseException as exc:  # a thread that dies would leave its callers waiting
+            return ModelUnavailable(f"family {self.card.family!r} failed: {type(exc).__name__}: {exc}")
+
+    def _checked(self, embeddings: Embeddings, texts: int) -> Embeddings:
+        dense = np.asarray(embeddings.dense, np.float32)
+        if dense.shape != (texts, self.card.dimensions):
+            raise ModelUnavailable(
+                f"family {self.card.family!r} gave vectors of shape {dense.shape},"
+                f" expected {(texts, self.card.dimensions)}"
+            )
+        return Embeddings(dense=dense, tokens=embeddings.tokens)
+
+    def _finish(self, lane: Lane, batch: Batch, outcome: Embeddings | PgEmbedError, seconds: float) -> None:
+        """On the loop: answer, and go on; of a refused batch each caller's part is tried alone."""
+        lane.finished(batch, seconds)
+        error, tokens = None, 0
+        if isinstance(outcome, Embeddings):
+            batch.deliver(outcome)
+            tokens = outcome.tokens
+        elif isinstance(outcome, InputRejected) and len(batch.parts) > 1:
+            lane.again.extend(batch.separate())
+        else:
+            batch.fail(outcome)
+            error = outcome
+        self._move(lane)
+        self._observer.computed(self._name, batch.priority, batch.items, tokens, seconds, error)

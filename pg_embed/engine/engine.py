@@ -1,0 +1,214 @@
+"""The engine: loads each model once, and embeds for everybody in the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic, perf_counter
+from typing import TypeVar
+
+import numpy as np
+
+from pg_embed.engine.batcher import CLOSING, Batcher
+from pg_embed.engine.memo import Memo
+from pg_embed.engine.observer import Observer, Silence
+from pg_embed.engine.settings import EngineSettings
+from pg_embed.engine.threads import Threads
+from pg_embed.errors import ModelMisconfigured, ModelUnavailable, Overloaded, PgEmbedError, SidecarTimeout
+from pg_embed.log import event, logger
+from pg_embed.models.registry import Registry
+from pg_embed.protocols import Embedder
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
+
+LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
+LOADERS = 4  # models that load at the same time
+
+T = TypeVar("T")
+log = logger("engine")
+
+
+class Model:
+    """A loaded model with its queues and its memory of queries."""
+
+    def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
+        self.name = name
+        self.embedder = embedder
+        self.batcher = Batcher(embedder, name, settings, observer)
+        self._observer = observer
+        self._memo = Memo(settings.memo_size, partial(self.batcher.submit, priority=Priority.QUERY))
+
+    async def embed(self, texts: Sequence[str], kind: Kind, priority: Priority) -> Embeddings:
+        """By way of the memory if it is a query."""
+        if not texts:
+            return Embeddings(dense=np.empty((0, self.embedder.card.dimensions), np.float32))
+        if priority is not Priority.QUERY:
+            return await self.batcher.embed(texts, kind, priority)
+        if not self._memo.suits(texts):
+            return await self.batcher.submit(texts, kind, priority)
+        known = self._memo.recall(texts, kind)
+        if known is not None:
+            self._observer.remembered(self.name, hits=len(texts), misses=0)
+            return known
+        self._observer.remembered(self.name, hits=0, misses=len(texts))
+        return await self._memo.embed(texts, kind)
+
+    async def close(self, timeout: float) -> None:
+        """End the threads, then the model."""
+        await self.batcher.close(timeout)
+        await asyncio.to_thread(self.embedder.close)
+
+
+class Engine:
+    """Lives on one event loop; models are known by `spec.key`, whatever their names."""
+
+    def __init__(
+        self, registry: Registry, settings: EngineSettings | None = None, observer: Observer | None = None
+    ) -> None:
+        self._registry = registry
+        self._settings = settings or EngineSettings()
+        self._observer = observer or Silence()
+        self._models: OrderedDict[str, asyncio.Future[Model]] = OrderedDict()  # the least recently used first
+        self._failures: dict[str, tuple[float, PgEmbedError]] = {}  # until when a load is not tried again
+        self._loaders = Threads("pg_embed-load", LOADERS)
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def card(self, spec: ModelSpec, timeout: float = LOAD_TIMEOUT) -> Card:
+        """The model's card; loads the model if need be."""
+        return (await _within(timeout, spec, self._model(spec))).embedder.card
+
+    async def embed(
+        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
+    ) -> Embeddings:
+        """Vectors in the order of the texts.
+
+        A query that finds its queue full raises `Overloaded` at once, bulk waits for room; after `timeout`
+        seconds both raise `SidecarTimeout`. Cancelling the caller takes the request out of the queue.
+        """
+        started = perf_counter()
+        error: PgEmbedError | None = None
+        try:
+            return await _within(timeout, spec, self._embed(spec, texts, kind, priority))
+        except PgEmbedError as exc:
+            error = exc
+            raise
+        finally:
+            self._observer.answered(spec.name, priority, len(texts), perf_counter() - started, error)
+
+    async def close(self) -> None:
+        """Refuse new work, give running calls some seconds, end all threads."""
+        self._closed = True
+        while self._models:
+            self._let_go(self._models.popitem()[1])
+        if self._leaving:
+            await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.to_thread(self._loaders.close, self._settings.close_timeout)
+
+    async def _embed(
+        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority
+    ) -> Embeddings:
+        model = await self._model(spec)
+        return await model.embed(texts, kind, priority)
+
+    async def _model(self, spec: ModelSpec) -> Model:
+        if self._closed:
+            raise ModelUnavailable(CLOSING)
+        key = spec.key
+        loading = self._models.get(key) or self._load(key, spec)
+        self._models.move_to_end(key)
+        return loading.result() if loading.done() else await asyncio.shield(loading)
+
+    def _load(self, key: str, spec: ModelSpec) -> asyncio.Future[Model]:
+        now = monotonic()
+        self._failures = {known: failure for known, failure in self._failures.items() if failure[0] > now}
+        if key in self._failures:
+            raise self._failures[key][1].with_traceback(None)
+        self._make_room()
+        loop = asyncio.get_running_loop()
+        loading: asyncio.Future[Model] = loop.create_future()
+        self._models[key] = loading
+
+        def load() -> None:
+            started = perf_counter()
+            outcome = _loaded(self._registry, spec)
+            with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
+                loop.call_soon_threadsafe(self._finish, spec, loading, outcome, perf_counter() - started)
+
+        event(log, logging.INFO, "model_loading", f"loading {spec.name}", model=spec.name, family=spec.family)
+        self._loaders.submit(load)
+        return loading
+
+    def _finish(
+        self,
+        spec: ModelSpec,
+        loading: asyncio.Future[Model],
+        outcome: Embedder | PgEmbedError,
+        seconds: float,
+    ) -> None:
+        error = outcome if isinstance(outcome, PgEmbedError) else None
+        if loading.done():  # the engine was closed meanwhile
+            if not isinstance(outcome, PgEmbedError):
+                outcome.close()
+            return
+        if isinstance(outcome, PgEmbedError):
+            del self._models[spec.key]
+            self._failures[spec.key] = (monotonic() + self._settings.load_pause, outcome)
+            _refuse(loading, outcome)
+        else:
+            loading.set_result(Model(outcome, spec.name, self._settings, self._observer))
+        _tell(spec, outcome, seconds)
+        self._observer.loaded(spec.name, seconds, error)
+
+    def _make_room(self) -> None:
+        while len(self._models) >= self._settings.max_models:
+            idle = (
+                key for key, model in self._models.items() if model.done() and model.result().batcher.idle
+            )
+            key = next(idle, None)
+            if key is None:
+                raise Overloaded(f"{len(self._models)} models are in memory, all of them at work")
+            self._let_go(self._models.pop(key))
+
+    def _let_go(self, model: asyncio.Future[Model]) -> None:
+        if not model.done():
+            _refuse(model, ModelUnavailable(CLOSING))
+            return
+        task = asyncio.create_task(model.result().close(self._settings.close_timeout))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+def _loaded(registry: Registry, spec: ModelSpec) -> Embedder | PgEmbedError:
+    try:
+        return registry.load(spec)
+    except PgEmbedError as exc:
+        return exc
+    except BaseException as exc:  # a thread that dies would leave its callers waiting
+        return ModelMisconfigured(f"model {spec.name!r} cannot be loaded: {type(exc).__name__}: {exc}")
+
+
+def _tell(spec: ModelSpec, outcome: Embedder | PgEmbedError, seconds: float) -> None:
+    fields = {"model": spec.name, "family": spec.family}
+    if isinstance(outcome, PgEmbedError):
+        event(log, logging.ERROR, "model_failed", f"{spec.name}: {outcome}", **fields, error=str(outcome))
+    else:
+        dimensions = outcome.card.dimensions
+        text = f"loaded {spec.name} in {seconds:.1f} s"
+        event(log, logging.INFO, "model_loaded", text, **fields, seconds=seconds, dimensions=dimensions)
+
+
+def _refuse(loading: asyncio.Future[Model], error: PgEmbedError) -> None:
+    loading.set_exception(error)
+    loading.exception()  # all callers may have gone: then nobody else looks at it
+
+
+async def _within(timeout: float, spec: ModelSpec, work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(timeout):
+            return await work
+    except TimeoutError as exc:
+        raise SidecarTimeout(f"model {spec.name!r} gave no answer within {timeout:g} seconds") from exc

@@ -1,0 +1,141 @@
+"""Every error that pg_embed raises, with the SQLSTATE that the same failure has in SQL.
+
+PgEmbedError
+├── UnknownModel         PE001
+├── AmbiguousModel       PE002
+├── InvalidArgument      PE003
+├── SidecarUnreachable   PE010
+├── SidecarTimeout       PE011
+├── Overloaded           PE012
+├── TransportMissing     PE013
+├── ModelError
+│   ├── ModelUnavailable     PE020
+│   ├── InputRejected        PE021
+│   └── ModelMisconfigured   PE022
+├── BadRequest           PE023
+├── SpaceMismatch        PE030
+├── WaitTimeout          PE040
+├── NotInstalled         PE050
+├── DatabaseError        PE051
+└── MissingExtra         PE052
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class PgEmbedError(Exception):
+    """something went wrong in pg_embed"""
+
+    sqlstate = "PE000"
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+        self.hint = hint
+
+
+class UnknownModel(PgEmbedError):
+    """there is no such model"""
+
+    sqlstate = "PE001"
+
+
+class AmbiguousModel(PgEmbedError):
+    """several models could be meant"""
+
+    sqlstate = "PE002"
+
+
+class InvalidArgument(PgEmbedError):
+    """an argument has a value that cannot be used"""
+
+    sqlstate = "PE003"
+
+
+class SidecarUnreachable(PgEmbedError):
+    """the sidecar cannot be reached"""
+
+    sqlstate = "PE010"
+
+
+class SidecarTimeout(PgEmbedError):
+    """no answer came in time"""
+
+    sqlstate = "PE011"
+
+
+class Overloaded(PgEmbedError):
+    """the model's queue is full"""
+
+    sqlstate = "PE012"
+
+
+class TransportMissing(PgEmbedError):
+    """this database has no transport to a sidecar"""
+
+    sqlstate = "PE013"
+
+
+class ModelError(PgEmbedError):
+    """the model failed"""
+
+
+class ModelUnavailable(ModelError):
+    """the model cannot answer now; `retry_after` is the wait in seconds that a provider asked for"""
+
+    sqlstate = "PE020"
+
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class InputRejected(ModelError):
+    """the model refuses an input and would refuse it again"""
+
+    sqlstate = "PE021"
+
+
+class ModelMisconfigured(ModelError):
+    """the model cannot work until its configuration is mended"""
+
+    sqlstate = "PE022"
+
+
+class BadRequest(PgEmbedError):
+    """the request is not understood"""
+
+    sqlstate = "PE023"
+
+
+class SpaceMismatch(PgEmbedError):
+    """the vectors belong to different spaces and must not be mixed"""
+
+    sqlstate = "PE030"
+
+
+class WaitTimeout(PgEmbedError):
+    """rows were still waiting when the time was over"""
+
+    sqlstate = "PE040"
+
+
+class NotInstalled(PgEmbedError):
+    """pg_embed is not installed in this database"""
+
+    sqlstate = "PE050"
+
+
+class DatabaseError(PgEmbedError):
+    """the database refused or was lost"""
+
+    sqlstate = "PE051"
+
+
+class MissingExtra(PgEmbedError):
+    """an optional package is not installed"""
+
+    sqlstate = "PE052"

@@ -1,0 +1,23 @@
+"""Installing pg_embed in a database, upgrading it, and taking it away."""
+
+from __future__ import annotations
+
+from pg_embed.install.installer import (
+    Report,
+    install,
+    install_sql,
+    installed_revision,
+    uninstall,
+    uninstall_sql,
+    upgrade_sql,
+)
+
+__all__ = [
+    "Report",
+    "install",
+    "install_sql",
+    "installed_revision",
+    "uninstall",
+    "uninstall_sql",
+    "upgrade_sql",
+]

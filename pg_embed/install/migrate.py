@@ -1,0 +1,77 @@
+"""Our Alembic history, run inside a connection that somebody else opened, with a version table of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+
+from pg_embed.errors import InvalidArgument
+from pg_embed.resources import migrations_dir
+
+VERSION_TABLE = "_schema_version"
+SCHEMA = "embed"
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory(str(migrations_dir()))
+
+
+def _options(steps: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    return {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA, "fn": steps}
+
+
+def head() -> str:
+    """The newest revision that this package knows."""
+    return _script().get_current_head() or ""
+
+
+def current(connection: sa.Connection) -> str | None:
+    """The revision that a database is at; None when nothing is installed."""
+    context = MigrationContext.configure(connection, opts=_options(lambda revision, context: []))
+    return context.get_current_revision()
+
+
+def upgrade(connection: sa.Connection, target: str = "head") -> None:
+    """Bring the schema to a revision."""
+    script = _script()
+    _run(connection, lambda revision, context: script._upgrade_revs(target, revision))
+
+
+def downgrade(connection: sa.Connection, target: str = "base") -> None:
+    """Take the schema back to a revision."""
+    script = _script()
+    _run(connection, lambda revision, context: script._downgrade_revs(target, revision))
+
+
+def _run(connection: sa.Connection, steps: Callable[[Any, Any], Any]) -> None:
+    context = MigrationContext.configure(connection, opts=_options(steps))
+    with Operations.context(context):
+        context.run_migrations()
+
+
+def upgrade_sql(start: str | None = None) -> str:
+    """What `upgrade` sends to a database at a revision, or to an empty one, as text that psql runs."""
+    if start is not None and start not in {revision.revision for revision in _script().walk_revisions()}:
+        raise InvalidArgument(f"there is no revision {start!r}", hint=f"the newest is {head()}")
+    script, text = _script(), io.StringIO()
+    options = _options(lambda revision, context: script._upgrade_revs("head", revision))
+    context = MigrationContext.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        opts={
+            **options,
+            "as_sql": True,
+            "starting_rev": start,
+            "output_buffer": text,
+            "transactional_ddl": False,
+        },
+    )
+    with Operations.context(context):
+        context.run_migrations()
+    return text.getvalue()

@@ -1,0 +1,175 @@
+"""Which transport a server allows, and how it is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from pg_embed import statements
+from pg_embed.errors import InvalidArgument, TransportMissing
+from pg_embed.resources import sql_dir
+
+TransportKind = Literal["plpython", "spool", "dblink", "none"]
+KINDS: tuple[TransportKind, ...] = get_args(TransportKind)  # the best first
+READY = "this role has what it needs"
+
+# What the database is told, by transport. For dblink it is how the server reaches itself: 127.0.0.1 and its
+# own port if not given, with user and password only where no role can be created.
+SETTINGS: Mapping[TransportKind, tuple[str, ...]] = {
+    "plpython": ("socket", "host", "port", "token_file"),
+    "spool": ("directory",),
+    "dblink": ("loopback_host", "loopback_port", "loopback_user", "loopback_password"),
+    "none": (),
+}
+COMMON = ("timeout",)
+
+Connection = psycopg.Connection[Any]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a transport can be had, and why."""
+
+    kind: TransportKind
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The transport that was set up, and what was found about each."""
+
+    kind: TransportKind
+    reasons: Mapping[str, str]
+
+
+def set_up(connection: Connection, wanted: str | None = None, settings: Settings | None = None) -> Chosen:
+    """Set up the transport that is wanted, or the best one; with nothing said, keep the one there is."""
+    kept = _kept(connection)
+    if wanted is None and settings is None and kept is not None:
+        connection.execute(body(kept))
+        return Chosen(kept, {kept: "it was chosen before"})
+    settings = _checked(settings or {})
+    probes = probe(connection, settings)
+    kind = choose(probes, wanted).kind
+    install_transport(connection, kind, settings)
+    return Chosen(kind, {found.kind: found.reason for found in probes})
+
+
+def take_down(connection: Connection) -> None:
+    """Remove what a transport made outside our schema: a foreign server and a login role."""
+    connection.execute(statements.load("transports")["drop_loopback"])
+
+
+def probe(connection: Connection, settings: Settings) -> list[Probe]:
+    """What this role can set up on this server, the best first; tried, and rolled back."""
+    return [
+        _probe("plpython", _missing_address(settings) or _missing_plpython(connection)),
+        _probe("spool", _missing_folder(settings) or _missing_rights(connection)),
+        _probe("dblink", _missing_dblink(connection, settings)),
+        Probe("none", True, "queries are embedded by the client"),
+    ]
+
+
+def choose(probes: Sequence[Probe], wanted: str | None = None) -> Probe:
+    """The transport that is wanted, or the best one; an error when it cannot be had."""
+    if wanted in (None, "auto"):
+        return next(found for found in probes if found.available)
+    for found in probes:
+        if found.kind == wanted:
+            if not found.available:
+                raise TransportMissing(f"the transport {wanted} cannot be set up: {found.reason}")
+            return found
+    raise InvalidArgument(f"there is no transport {wanted!r}", hint=f"there are: auto, {', '.join(KINDS)}")
+
+
+def install_transport(connection: Connection, kind: TransportKind, settings: Settings) -> None:
+    """Make what the transport needs and its `embed._call`, in one transaction."""
+    words = statements.load("transports")
+    with connection.transaction():
+        if kind == "plpython":
+            connection.execute(words["create_plpython"])
+        connection.execute(words["set_transport"], _parameters(kind, settings))
+        connection.execute(body(kind))
+
+
+def body(kind: TransportKind) -> bytes:
+    """The file that defines `embed._call`."""
+    return (sql_dir() / "transports" / f"{kind}.sql").read_bytes()
+
+
+def _kept(connection: Connection) -> TransportKind | None:
+    row = connection.execute(statements.load("transports")["current_transport"]).fetchone()
+    if row is None:
+        return None
+    kind, is_own = row
+    return kind if is_own and kind != "none" else None
+
+
+def _checked(settings: Settings) -> Settings:
+    known = {*COMMON, *(name for names in SETTINGS.values() for name in names)}
+    if unknown := sorted(set(settings) - known):
+        raise InvalidArgument(
+            f"no transport has a setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}"
+        )
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _parameters(kind: TransportKind, settings: Settings) -> dict[str, Any]:
+    wanted = {name: settings[name] for name in (*SETTINGS[kind], *COMMON) if name in settings}
+    return {"kind": kind, "settings": Jsonb({name: _plain(value) for name, value in wanted.items()})}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) else str(value)
+
+
+def _probe(kind: TransportKind, missing: str | None) -> Probe:
+    return Probe(kind, missing is None, missing or READY)
+
+
+def _missing_address(settings: Settings) -> str | None:
+    if "socket" in settings or ("host" in settings and "port" in settings):
+        return None
+    return "no socket of the sidecar is named, and no host with a port"
+
+
+def _missing_folder(settings: Settings) -> str | None:
+    return None if "directory" in settings else "no spool directory is named"
+
+
+def _missing_rights(connection: Connection) -> str | None:
+    row = connection.execute(statements.load("transports")["try_spool"]).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _missing_plpython(connection: Connection) -> str | None:
+    return _missing_extension(connection, "plpython3u") or _try(connection, "try_plpython")
+
+
+def _missing_dblink(connection: Connection, settings: Settings) -> str | None:
+    return _missing_extension(connection, "dblink") or _try(
+        connection, "set_transport", _parameters("dblink", settings)
+    )
+
+
+def _missing_extension(connection: Connection, name: str) -> str | None:
+    row = connection.execute(statements.load("transports")["has_extension"], {"name": name}).fetchone()
+    return None if row is not None and row[0] else f"the server does not have the extension {name}"
+
+
+def _try(connection: Connection, name: str, parameters: Mapping[str, Any] | None = None) -> str | None:
+    """Why the statement fails; None when it does not. Its effects are rolled back."""
+    words = statements.load("transports")
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(words["wait_briefly"])
+            connection.execute(words[name], parameters)
+    except psycopg.Error as exc:
+        return exc.diag.message_primary or str(exc)
+    return None

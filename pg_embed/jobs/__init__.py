@@ -1,0 +1,8 @@
+"""Jobs: rows to embed, as they come out of the queue and as their vectors go back."""
+
+from __future__ import annotations
+
+from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Work
+from pg_embed.jobs.store import Store
+
+__all__ = ["Batch", "Dead", "Lane", "Outcome", "Refused", "Store", "Work"]

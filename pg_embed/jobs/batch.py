@@ -1,0 +1,88 @@
+"""What a worker holds between claiming rows and finishing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pg_embed.records import ModelSpec
+
+
+class Lane(IntEnum):
+    """The two priorities of the queue, as `embed._queue.priority` has them."""
+
+    LIVE = 1
+    BACKFILL = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """An active vectorizer, and what is due for it."""
+
+    vectorizer: int
+    name: str
+    spec: ModelSpec
+    space_id: str
+    dimensions: int
+    column_type: str
+    max_attempts: int
+    reason: str | None  # why its rows could not be read or written, the last time
+    has_backfill: bool
+    live_due: bool
+    backfill_due: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Claimed rows: `keys`, `texts`, `hashes` and `attempts` run in parallel; a key stands there once."""
+
+    lane: Lane
+    entries: Sequence[int]
+    keys: Sequence[str]
+    texts: Sequence[str]
+    hashes: Sequence[int]
+    attempts: Sequence[int]
+    empty: Sequence[str]  # rows without input: their vectors are taken away
+    gone: Sequence[str]  # keys whose rows are no longer there
+
+    @property
+    def tries(self) -> int:
+        """How often the most tried of the rows was claimed, this time included."""
+        return max(self.attempts, default=1)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were claimed."""
+        return len(self.keys) + len(self.empty) + len(self.gone)
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A row that is given up, by its place in the batch."""
+
+    place: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row whose vector its table does not take."""
+
+    key: str
+    code: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch: vectors of the rows at `places`, shape (places, dimensions), and the dead."""
+
+    places: Sequence[int]
+    vectors: npt.NDArray[np.float32]
+    dead: Sequence[Dead] = field(default=())

@@ -1,0 +1,185 @@
+"""The queue as a worker sees it: each method is one statement and one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from pg_embed import statements
+from pg_embed.jobs import packing
+from pg_embed.jobs.batch import Batch, Lane, Outcome, Refused, Work
+from pg_embed.records import ModelSpec
+
+SQL = statements.load("jobs")
+RENAMED = (UndefinedTable, UndefinedColumn, InvalidSchemaName)
+PACKS = 50  # of 20,000 entries, in a round of maintenance
+
+
+class Store:
+    """One worker's access to the queue, through a pool of autocommit connections."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any], worker: int, lease: float) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._lease = lease  # seconds
+        self._types: dict[str, tuple[int, int]] = {}
+
+    async def work(self) -> list[Work]:
+        """The active vectorizers."""
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(SQL["work"])
+            return [_work(row) for row in await cursor.fetchall()]
+
+    async def take(self, work: Work, lane: Lane, rows: int) -> Batch | None:
+        """Claim about so many rows; None when none is due."""
+        parameters = {
+            "worker": self._worker,
+            "vectorizer": work.vectorizer,
+            "lane": int(lane),
+            "rows": rows,
+            "lease": self._lease,
+        }
+        async with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
+            await _execute(cursor, "take", parameters)
+            taken = await cursor.fetchall()
+        return _batch(lane, taken) if taken else None
+
+    async def finish(self, work: Work, batch: Batch, outcome: Outcome) -> tuple[int, int]:
+        """Write an outcome; rows written, and rows locked by others and queued again."""
+        kind = work.column_type
+        element, array = await self._vector_type(kind)
+        places = [*outcome.places, *(dead.place for dead in outcome.dead)]
+        matrix = np.asarray(outcome.vectors, dtype=np.float32).reshape(len(outcome.places), work.dimensions)
+        # the dead and the empty are written, too: as NULL, under the same guard
+        live = len(outcome.places)
+        keys = [*(batch.keys[place] for place in places), *batch.empty]
+        hashes = [batch.hashes[place] for place in places]
+        parameters = {
+            "worker": self._worker,
+            "vectorizer": work.vectorizer,
+            "entries": packing.bigints(batch.entries),
+            "keys": packing.texts(keys),
+            "hashes": packing.bigints(hashes, nulls=len(batch.empty)),
+            "vectors": packing.vectors(matrix, kind, element, array, nulls=len(keys) - live),
+            "gone": packing.texts(batch.gone),
+            "dead": Jsonb(_dead(batch, outcome)),
+        }
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            await _execute(cursor, "finish", parameters)
+            row = await cursor.fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+    async def postpone(self, batch: Batch, delay: float, error: str, *, charge: bool) -> None:
+        """Put a batch back, due after `delay` seconds."""
+        parameters = {
+            "worker": self._worker,
+            "entries": packing.bigints(batch.entries),
+            "delay": delay,
+            "error": error,
+            "charge": charge,
+        }
+        await self._run("postpone", parameters)
+
+    async def blame(self, work: Work, error: str | None) -> None:
+        """Tell in the catalog why rows cannot be read or written; None when they can again."""
+        await self._run("blame", {"vectorizer": work.vectorizer, "error": error})
+
+    async def bury(self, work: Work, row: Refused) -> None:
+        """List a row as failed."""
+        await self._run("bury", {"vectorizer": work.vectorizer, **vars(row)})
+
+    async def renew(self, entries: Sequence[int]) -> None:
+        """Prolong the leases of entries."""
+        await self._run(
+            "renew", {"worker": self._worker, "entries": packing.bigints(entries), "lease": self._lease}
+        )
+
+    async def page(self, work: Work, rows: int) -> bool:
+        """Queue the next page of a backfill; False when there is none to be had."""
+        return bool(await self._run("page", {"vectorizer": work.vectorizer, "rows": rows}))
+
+    async def rescue(self) -> int:
+        """Free what dead workers held; how many entries."""
+        return int(await self._run("rescue", {}))
+
+    async def tend(self) -> None:
+        """Look after dropped tables, renamed keys, new partitions."""
+        await self._run("tend", {})
+
+    async def tidy(self, work: Work) -> None:
+        """Bring small entries together, and strike failures of vanished rows off the list."""
+        for _ in range(PACKS):
+            if not await self._run("pack", {"vectorizer": work.vectorizer}):
+                break
+        await self._run("prune", {"vectorizer": work.vectorizer})
+
+    async def _run(self, statement: str, parameters: dict[str, Any]) -> Any:
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            await _execute(cursor, statement, parameters)
+            row = await cursor.fetchone()
+        return row[0] if row else None
+
+    async def _vector_type(self, kind: str) -> tuple[int, int]:
+        if kind not in self._types:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(SQL["vector_types"])
+                self._types = {name: (element, array) for name, element, array in await cursor.fetchall()}
+        return self._types[kind]
+
+
+async def _execute(cursor: psycopg.AsyncCursor[Any], statement: str, parameters: dict[str, Any]) -> None:
+    try:
+        await cursor.execute(SQL[statement], parameters)
+    except RENAMED:  # perhaps just between the function's look at a name and its use
+        await cursor.execute(SQL[statement], parameters)
+
+
+def _work(row: dict[str, Any]) -> Work:
+    return Work(
+        vectorizer=row["vectorizer"],
+        name=row["name"],
+        spec=ModelSpec(row["model"], row["family"], row["options"]),
+        space_id=row["space_id"],
+        dimensions=row["dimensions"],
+        column_type=row["column_type"],
+        max_attempts=row["max_attempts"],
+        reason=row["reason"],
+        has_backfill=row["has_backfill"],
+        live_due=row["live_due"],
+        backfill_due=row["backfill_due"],
+    )
+
+
+def _batch(lane: Lane, taken: list[tuple[Any, ...]]) -> Batch:
+    entries = list(dict.fromkeys(row[0] for row in taken))
+    rows = {row[2]: row for row in taken}  # a key that was queued twice is embedded once
+    texts = [row for row in rows.values() if row[4] is not None]
+    return Batch(
+        lane=lane,
+        entries=entries,
+        keys=[row[2] for row in texts],
+        texts=[row[4] for row in texts],
+        hashes=[row[5] for row in texts],
+        attempts=[row[1] for row in texts],
+        empty=[row[2] for row in rows.values() if row[4] is None and row[3]],
+        gone=[row[2] for row in rows.values() if not row[3]],
+    )
+
+
+def _dead(batch: Batch, outcome: Outcome) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": batch.keys[dead.place],
+            "code": dead.code,
+            "error": dead.error.replace("\0", ""),  # no text of Postgres holds one
+            "attempts": batch.attempts[dead.place],
+        }
+        for dead in outcome.dead
+    ]

@@ -1,0 +1,169 @@
+"""What hosted families share: a client with one policy of retries, and the servers' errors as ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+import stamina
+
+from pg_embed.errors import InputRejected, InvalidArgument, ModelError, ModelMisconfigured, ModelUnavailable
+
+CONNECT_TIMEOUT = 10.0  # seconds
+ATTEMPTS = 3  # quick ones, for lost connections and server errors; the queue has the patience
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 0.5  # seconds
+LONGEST_ANSWER = 512 * 1024 * 1024  # bytes
+LONGEST_MESSAGE = 300  # characters of a server's own words
+REJECTED = {400, 413, 422}
+PASSING = {408, 409, 424, 425, 429}
+RETRIED = {500, 502, 503, 504}
+CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
+MASKED_KEY = re.compile(r"\b(?:sk|pa|al|jina|hf|gsk|xai)[-_][\w*.-]{4,}")
+
+
+class Passing(ModelUnavailable):
+    """a failure that a second attempt at once may not meet again"""
+
+
+class Endpoint:
+    """One URL that JSON is posted to; used by several threads."""
+
+    def __init__(self, url: str, key: str | None, *, timeout: float, connections: int) -> None:
+        self.url = checked_url(url)
+        self._key = key
+        self._timeout = timeout
+        self._client = httpx.Client(
+            headers=_headers(key),
+            timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    def post(self, payload: Mapping[str, Any]) -> bytes:
+        """The answer's body; raises our errors, never one with the key in it."""
+        try:
+            content = orjson.dumps(payload)
+        except TypeError as exc:
+            raise InputRejected(f"a text cannot be sent: {exc}") from exc
+        for attempt in stamina.retry_context(
+            Passing,
+            attempts=ATTEMPTS,
+            wait_initial=FIRST_PAUSE,
+            wait_max=LONGEST_PAUSE,
+            wait_jitter=FIRST_PAUSE,
+        ):
+            with attempt:
+                return self._post(content)
+        raise AssertionError  # the last attempt returns or raises
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _post(self, content: bytes) -> bytes:
+        deadline = monotonic() + self._timeout
+        try:
+            with self._client.stream("POST", self.url, content=content) as response:
+                body = _read(response, deadline)
+        except httpx.TimeoutException as exc:
+            raise ModelUnavailable(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
+        except httpx.HTTPError as exc:
+            raise Passing(
+                f"{self.url} cannot be reached: {self._clean(str(exc)) or type(exc).__name__}"
+            ) from exc
+        if response.status_code != 200:
+            raise self._error(response, body)
+        return body
+
+    def _error(self, response: httpx.Response, body: bytes) -> ModelError:
+        status, told = response.status_code, _told(body)
+        message = f"{self.url} answered {status}: {self._clean(told.message)[:LONGEST_MESSAGE]}"
+        if told.code == "insufficient_quota":
+            return ModelMisconfigured(message, hint="the account has no balance left")
+        if status in REJECTED and told.about not in CONFIGURATION:
+            return InputRejected(message)
+        retry_after = _retry_after(response.headers)
+        if status in RETRIED and retry_after is None:
+            return Passing(message)
+        if status in PASSING or status >= 500:
+            return ModelUnavailable(message, retry_after=retry_after)
+        return ModelMisconfigured(message, hint="check the key, base_url and model")
+
+    def _clean(self, text: str) -> str:
+        if self._key:
+            text = text.replace(self._key, "…")
+        return MASKED_KEY.sub("…", text)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the body of an error says, in any of the shapes that servers use."""
+
+    message: str
+    code: object = None
+    about: object = None
+
+
+def checked_url(url: str) -> str:
+    """The URL, if it is one for HTTP and carries no secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidArgument("base_url must begin with http:// or https://")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InvalidArgument("base_url must have no user, password or parameters")
+    return url
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+    }
+    return headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
+
+
+def _read(response: httpx.Response, deadline: float) -> bytes:
+    chunks, size = [], 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if monotonic() > deadline:
+            raise httpx.ReadTimeout("the answer comes too slowly")
+        if size > LONGEST_ANSWER:
+            raise httpx.ReadError("the answer is too long")
+    return b"".join(chunks)
+
+
+def _told(body: bytes) -> Told:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Told("(no JSON)")
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if not isinstance(error, dict):
+        return Told(str(error))
+    message = error.get("message") or error.get("detail") or error.get("error") or "(no message)"
+    return Told(str(message), error.get("code") or error.get("type"), error.get("param"))
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds to wait, from either header that says so; never negative."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        told = headers.get("retry-after", "").strip()
+        if not told:
+            return None
+        if told.replace(".", "", 1).isdigit():
+            return float(told)
+        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,37 @@
+"""Models that are known before they are loaded, with their cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from pg_embed.records import Card, ModelSpec
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named model; the card is what loading it on a CPU gives."""
+
+    name: str
+    family: str
+    options: Mapping[str, Any]
+    card: Card
+    licence: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the registry loads."""
+        return ModelSpec(self.name, self.family, self.options)
+
+
+def presets() -> dict[str, Preset]:
+    """All presets by name."""
+    told = json.loads(files("pg_embed.models").joinpath("presets.json").read_text(encoding="utf-8"))
+    return {name: _preset(name, **entry) for name, entry in told.items()}
+
+
+def _preset(name: str, *, card: dict[str, Any], **rest: Any) -> Preset:
+    return Preset(name=name, card=Card(**{**card, "outputs": tuple(card["outputs"])}), **rest)

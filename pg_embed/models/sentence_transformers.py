@@ -1,0 +1,246 @@
+"""Family "sentence_transformers": any dense checkpoint of that library, without remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pg_embed.errors import (
+    InputRejected,
+    InvalidArgument,
+    MissingExtra,
+    ModelError,
+    ModelMisconfigured,
+    ModelUnavailable,
+)
+from pg_embed.models import traits
+from pg_embed.models.checkpoint import find_checkpoint, weight_digests
+from pg_embed.models.options import read_options
+from pg_embed.models.registry import Registry
+from pg_embed.models.space import space_id
+from pg_embed.models.tokens import estimate_tokens
+from pg_embed.records import Card, Embeddings, Kind, Metric, ModelSpec
+
+CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
+CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
+CONCURRENCY = 2  # a query beside a bulk batch
+CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """What the family can be told; where nothing is said, the checkpoint decides."""
+
+    checkpoint: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    dimensions: int | None = None
+    max_tokens: int | None = None
+    normalize: bool | None = None
+    metric: Metric | None = None
+    batch_size: int | None = None
+
+
+class SentenceTransformerEmbedder:
+    """A checkpoint in memory: two calls may compute at once, but only one at a time tokenises."""
+
+    def __init__(self, model: Any, folder: Path, options: LocalOptions) -> None:
+        self._model = model
+        self._tokenizing = Lock()  # Hugging Face's tokenizers are not thread safe
+        self._prompts = _prompts(model, options)
+        self._normalize = _must_normalize(model, options)
+        self._batch = options.batch_size or (CPU_BATCH if _on_cpu(model) else ACCELERATOR_BATCH)
+        self.card = _card(
+            model, folder, options, prompts=self._prompts, normalize=self._normalize, batch=self._batch
+        )
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """An estimate, a third of the UTF-8 bytes, but at most `max_tokens`."""
+        limit = self.card.max_tokens
+        return [min(count, limit) for count in estimate_tokens(texts)]
+
+    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+        """Batches of texts of like length, the longest first."""
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        dense = np.empty((len(texts), self.card.dimensions), np.float32)
+        tokens = 0
+        for start in range(0, len(order), self._batch):
+            rows = order[start : start + self._batch]
+            dense[rows], used = self._forward([texts[row] for row in rows], kind)
+            tokens += used
+        if not np.isfinite(dense).all():
+            raise InputRejected(
+                "a vector of the model is not finite", hint="the option dtype 'float32' may help"
+            )
+        return Embeddings(dense=dense, tokens=tokens)
+
+    def close(self) -> None:
+        """Let the weights go."""
+        import torch
+
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _forward(self, texts: list[str], kind: Kind) -> tuple[Float32, int]:
+        import torch
+
+        model = self._model
+        try:
+            features, tokens = self._features(model, texts, kind)
+            with torch.inference_mode():
+                output = model({**features, **_moved(features, model.device)}, task=kind)
+                vectors = output["sentence_embedding"][:, : self.card.dimensions].float()
+                if self._normalize:
+                    vectors = torch.nn.functional.normalize(vectors, dim=1)
+                return vectors.cpu().numpy(), tokens
+        except (RuntimeError, IndexError, ValueError) as exc:
+            raise _translated(exc) from exc
+
+    def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], int]:
+        """What the model reads, and its tokens; a very long text is cut first where that changes nothing."""
+        limit = self.card.max_tokens
+        characters = limit * CHARACTERS_PER_TOKEN
+        features = self._tokenize(model, [text[:characters] for text in texts], kind)
+        mask = features.get("attention_mask")
+        lengths: list[int] = [0] * len(texts) if mask is None else mask.sum(dim=1).tolist()
+        if any(len(text) > characters and used < limit for text, used in zip(texts, lengths, strict=True)):
+            features = self._tokenize(model, texts, kind)
+        return features, sum(lengths)
+
+    def _tokenize(self, model: Any, texts: list[str], kind: Kind) -> dict[str, Any]:
+        with self._tokenizing:
+            return dict(model.preprocess(texts, prompt=self._prompts[kind] or None, task=kind))
+
+
+def _moved(features: dict[str, Any], device: Any) -> dict[str, Any]:
+    return {name: value.to(device) for name, value in features.items() if hasattr(value, "to")}
+
+
+def _translated(exc: Exception) -> ModelError:
+    text = str(exc)
+    if any(words in text.lower() for words in OUT_OF_MEMORY):
+        return ModelUnavailable(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
+    if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
+        return InputRejected(f"the model cannot read a text: {text}")
+    return ModelUnavailable(f"the model failed: {text}")
+
+
+def _on_cpu(model: Any) -> bool:
+    return bool(model.device.type == "cpu")
+
+
+def _prompts(model: Any, options: LocalOptions) -> dict[Kind, str]:
+    prompts = traits.prompts(model)
+    if options.query_prompt is not None:
+        prompts["query"] = options.query_prompt
+    if options.document_prompt is not None:
+        prompts["document"] = options.document_prompt
+    return prompts
+
+
+def _must_normalize(model: Any, options: LocalOptions) -> bool:
+    """As told; else if vectors are cut, for then they are no longer of length 1."""
+    if options.normalize is not None:
+        return options.normalize
+    wants_unit = traits.normalizes(model) or (options.metric or traits.metric(model)) == "cosine"
+    return wants_unit and _is_cut(model, options)
+
+
+def _is_cut(model: Any, options: LocalOptions) -> bool:
+    full = model.get_embedding_dimension()
+    if (options.dimensions or full) > full:
+        raise InvalidArgument(f"the checkpoint has {full} dimensions, not {options.dimensions}")
+    return bool(options.dimensions and options.dimensions < full)
+
+
+def _card(
+    model: Any, folder: Path, options: LocalOptions, *, prompts: dict[Kind, str], normalize: bool, batch: int
+) -> Card:
+    dimensions = options.dimensions or model.get_embedding_dimension()
+    max_tokens = traits.limit_tokens(model, options.max_tokens)
+    on_cpu = _on_cpu(model)
+    return Card(
+        family="sentence_transformers",
+        checkpoint=options.checkpoint,
+        outputs=("dense",),
+        dimensions=dimensions,
+        max_tokens=max_tokens,
+        metric=options.metric or traits.metric(model),
+        space_id=space_id(
+            "sentence_transformers",
+            weights=weight_digests(folder),
+            architecture=traits.architecture(folder),
+            modules=traits.module_facts(model),
+            probe=traits.probe(model, folder),
+            prompts=prompts,
+            dimensions=dimensions,
+            max_tokens=max_tokens,
+            normalized=normalize or (traits.normalizes(model) and not _is_cut(model, options)),
+        ),
+        concurrency=CONCURRENCY,
+        max_batch_items=batch,
+        max_batch_tokens=CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS,
+        shares_cpu=on_cpu,
+    )
+
+
+def load(spec: ModelSpec) -> SentenceTransformerEmbedder:
+    """Find the checkpoint, verify it where its digest is known, and load it; this may download it."""
+    options = read_options(spec, LocalOptions)
+    sentence_transformer, dtype = _libraries(options)
+    folder = find_checkpoint(options.checkpoint, options.revision)
+    try:
+        model = sentence_transformer(
+            str(folder),
+            device=options.device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": dtype},
+        )
+    except Exception as exc:  # whatever the libraries raise, the checkpoint cannot be used as it is
+        raise _unloadable(options.checkpoint, exc) from exc
+    model.eval()
+    embedder = SentenceTransformerEmbedder(model, folder, options)
+    embedder.embed([traits.PROBE], "query")  # fails now rather than at the first row, and warms up
+    return embedder
+
+
+def _unloadable(checkpoint: str, exc: Exception) -> ModelError:
+    if any(words in str(exc).lower() for words in OUT_OF_MEMORY):
+        return ModelUnavailable(f"no memory to load {checkpoint}: {exc}")
+    return ModelMisconfigured(f"checkpoint {checkpoint} cannot be loaded: {exc}")
+
+
+def _libraries(options: LocalOptions) -> tuple[Any, Any]:
+    """The class to load with, and the number type: float32 on a CPU, else the checkpoint's own."""
+    try:
+        import torch
+        import transformers
+        from sentence_transformers import SentenceTransformer
+    except ImportError as exc:
+        raise MissingExtra(
+            f"a package for local models is missing: {exc}", hint="pip install 'pg-embed[local]'"
+        ) from exc
+    transformers.utils.logging.disable_progress_bar()
+    accelerated = torch.accelerator.is_available() and options.device != "cpu"
+    name = options.dtype or ("auto" if accelerated else "float32")
+    return SentenceTransformer, name if name == "auto" else getattr(torch, name)
+
+
+def register(registry: Registry) -> None:
+    """Name the family's loader."""
+    registry.register("sentence_transformers", "pg_embed.models.sentence_transformers:load")

@@ -1,0 +1,29 @@
+"""The few small protocols between rooms; implementations need not inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pg_embed.records import Card, Embeddings, Kind
+
+
+class Embedder(Protocol):
+    """A loaded model. Calls come from worker threads, at most `card.concurrency` at a time."""
+
+    @property
+    def card(self) -> Card:
+        """What the model is; the same object for the model's whole life."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, exact or a documented estimate; used to fill batches and to bill."""
+
+    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+        """Vectors of the texts, in their order.
+
+        Raises `InputRejected` (these texts will never do), `ModelUnavailable` (try again later) or
+        `ModelMisconfigured` (nothing will do until somebody mends the configuration).
+        """
+
+    def close(self) -> None:
+        """Let go of memory and connections; the model is not used afterwards."""

@@ -1,0 +1,1 @@
+"""The sidecar: doors through which databases and programs reach the models."""

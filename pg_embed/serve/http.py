@@ -1,0 +1,202 @@
+"""The HTTP door: OpenAI's embeddings for any client, and what operators look at."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmbedError
+from pg_embed.records import Embeddings, ModelSpec
+from pg_embed.serve import doors, openai
+from pg_embed.serve.directory import ModelDirectory
+from pg_embed.serve.frames import BACKLOG, listen
+from pg_embed.serve.metrics import Metrics
+from pg_embed.serve.requests import PRIORITIES, Engine, log_failure
+
+MAX_BODY = 64 * 1024 * 1024  # bytes
+KEEP_ALIVE = 75  # seconds that an idle connection is kept
+CLIENT_CLOSED = 499  # a status for the log: nobody is there to read it
+
+Result = TypeVar("Result")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Application:
+    """The routes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        directory: ModelDirectory,
+        metrics: Metrics,
+        *,
+        token: str | None,
+        timeout: float,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._metrics = metrics
+        self._token = token
+        self._timeout = timeout
+        self._is_ready = is_ready
+        self.asgi = Starlette(
+            routes=[
+                Route("/v1/embeddings", self._guarded(self.embeddings), methods=["POST"]),
+                Route("/metrics", self._guarded(self.show_metrics)),
+                Route("/healthz", self.healthz),
+                Route("/readyz", self.readyz),
+            ]
+        )
+
+    async def embeddings(self, request: Request) -> Response:
+        """Vectors for texts, as OpenAI gives them."""
+        asked = openai.parse(await _body(request))
+        spec = await (self._directory.find(asked.model) if asked.model else self._directory.default())
+        result = await _unless_gone(request, self._embed(spec, asked))
+        if result is None:
+            return Response(status_code=CLIENT_CLOSED)
+        return Response(openai.spell(asked, spec.name, result), media_type="application/json")
+
+    async def _embed(self, spec: ModelSpec, asked: openai.EmbeddingsRequest) -> Embeddings:
+        card = await self._engine.card(spec, self._timeout)
+        if asked.dimensions not in (None, card.dimensions):
+            raise BadRequest(f"the model {spec.name} has {card.dimensions} dimensions, and no others")
+        return await self._engine.embed(spec, asked.texts, asked.kind, PRIORITIES[asked.kind], self._timeout)
+
+    async def show_metrics(self, request: Request) -> Response:
+        """All metrics, for Prometheus."""
+        return Response(self._metrics.render(), media_type=self._metrics.CONTENT_TYPE)
+
+    async def healthz(self, request: Request) -> Response:
+        """The process lives."""
+        return Response("ok\n", media_type="text/plain")
+
+    async def readyz(self, request: Request) -> Response:
+        """All doors are open."""
+        ready = self._is_ready()
+        return Response("ready\n" if ready else "not ready\n", 200 if ready else 503, media_type="text/plain")
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guard(request: Request) -> Response:
+            with self._metrics.timed("http") as outcome:
+                try:
+                    if not self._may_enter(request):
+                        outcome.code = "PE023"
+                        return _error(401, BadRequest("the bearer token is missing or wrong"))
+                    return await handler(request)
+                except PgEmbedError as exc:
+                    outcome.code = exc.sqlstate
+                    return _error(openai.status(exc), exc)
+                except ClientDisconnect:
+                    return Response(status_code=CLIENT_CLOSED)
+                except Exception as exc:
+                    log_failure(exc)
+                    outcome.code = "PE020"
+                    return _error(500, ModelUnavailable("the sidecar failed unexpectedly"))
+
+        return guard
+
+    def _may_enter(self, request: Request) -> bool:
+        if self._token is None:
+            return True
+        shown = request.headers.get("authorization", "")
+        return hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode())
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise BadRequest(f"a request may have {MAX_BODY} bytes")
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """The work's result; None, and the work given up, when the client goes away before."""
+    task = asyncio.create_task(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        await doors.stop(gone)
+        await doors.stop(task)
+
+
+def _error(status: int, error: PgEmbedError) -> Response:
+    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    return Response(openai.spell_error(error), status, headers, media_type="application/json")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: who runs the sidecar stops it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+
+class HttpDoor:
+    """Listens on a TCP port."""
+
+    def __init__(self, application: Application, host: str, port: int, *, max_connections: int) -> None:
+        self.address = ""
+        self._application = application
+        self._host = host
+        self._port = port
+        self._max_connections = max_connections
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Listen."""
+        sock = listen(self._host, self._port)
+        name = sock.getsockname()
+        self.address = f"http://{name[0]}:{name[1]}"
+        config = uvicorn.Config(
+            self._application.asgi,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=self._max_connections,
+            backlog=BACKLOG,
+        )
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve([sock]))
+        up = asyncio.create_task(self._server.is_up.wait())
+        await asyncio.wait({self._task, up}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await doors.stop(up)
+        if not self._server.is_up.is_set():
+            raise InvalidArgument(f"cannot serve HTTP on {self._host}:{self._port}")
+
+    async def close(self, grace: float) -> None:
+        """Stop listening, answer what is in hand."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        await asyncio.wait({self._task}, timeout=grace + 0.5)
+        self._server.force_exit = True
+        await asyncio.wait({self._task}, timeout=1.0)
+        await doors.stop(self._task)

@@ -1,0 +1,293 @@
+"""One vectorizer's share of a worker: take batches while there are any, changed rows before the backfill."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from pg_embed.errors import (
+    InvalidArgument,
+    MissingExtra,
+    ModelMisconfigured,
+    ModelUnavailable,
+    Overloaded,
+    PgEmbedError,
+    SpaceMismatch,
+)
+from pg_embed.jobs import Batch, Dead, Lane, Outcome, Refused, Store, Work
+from pg_embed.log import event, logger
+from pg_embed.worker.embedding import Models, embed_batch
+from pg_embed.worker.settings import WorkerSettings
+from pg_embed.worker.writing import write_batch
+
+log = logger("worker")
+REPAIR = (ModelMisconfigured, SpaceMismatch, MissingExtra, InvalidArgument)  # nobody's fault among the rows
+FEWEST_ROWS = 32
+FIRST_ROWS = 240  # one full entry of the queue: enough to learn how fast the model is
+LINGER = (
+    0.02  # seconds between two looks at changed rows that come one by one: each look costs more than a row
+)
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+
+
+class Dispatcher:
+    """Runs while its vectorizer has rows that are due; the watcher starts it again when there are new."""
+
+    def __init__(
+        self, work: Work, store: Store, models: Models, settings: WorkerSettings, idle: Callable[[], None]
+    ) -> None:
+        self.work = work
+        self._idle = idle  # called when there is nothing left to take and nothing in hand
+        self._store = store
+        self._models = models
+        self._settings = settings
+        self._rows = FIRST_ROWS
+        self._in_hand: dict[asyncio.Task[None], Batch] = {}
+        self._lanes: Counter[Lane] = Counter()
+        self._stopping = False
+        self._wait_until = 0.0  # monotonic; a failing model is left alone until then
+        self._next_live = 0.0  # monotonic; changed rows are let come together until then
+        self._failures = 0
+        self._called = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it takes or holds batches."""
+        return bool(self._in_hand) or (self._task is not None and not self._task.done())
+
+    @property
+    def entries(self) -> list[int]:
+        """The entries of the queue that are in hand."""
+        return [entry for batch in self._in_hand.values() for entry in batch.entries]
+
+    def call(self, work: Work) -> None:
+        """There may be rows: look, unless it is looking already."""
+        self.work = work
+        self._called.set()
+        if self._stopping or time.monotonic() < self._wait_until:
+            return
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name=f"dispatch {work.name}")
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Take nothing more, and finish what is in hand; or let go of it at once."""
+        self._stopping = True
+        self._called.set()
+        if at_once:
+            self.abort()
+        tasks = [*self._in_hand, *([self._task] if self._task else [])]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(
+            *self._in_hand, return_exceptions=True
+        )  # what was being taken when the stop came
+
+    def abort(self) -> None:
+        """Let go of what is in hand."""
+        self._stopping = True
+        for task in [*self._in_hand, *([self._task] if self._task else [])]:
+            task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping and time.monotonic() >= self._wait_until:
+                self._called.clear()
+                if await self._fill():
+                    continue
+                linger = self._next_live - time.monotonic()
+                if not self._in_hand and linger <= 0:
+                    break
+                await self._something(linger if linger > 0 else None)
+        except LOST as exc:
+            log.debug("dispatching %s: %s", self.work.name, exc)
+        except psycopg.Error as exc:
+            # the table itself is in the way (a changed type, a lost right): not the worker's to mend
+            self._pause(self._settings.repair_wait)
+            await self._blame(exc)
+            event(
+                log,
+                logging.ERROR,
+                "batch_lost",
+                f"{self.work.name}: {exc}",
+                vectorizer=self.work.name,
+                lane="",
+                rows=0,
+                error=str(exc),
+            )
+        finally:
+            self._idle()
+
+    async def _something(self, seconds: float | None) -> None:
+        waiter = asyncio.create_task(self._called.wait())
+        try:
+            waited = [*self._in_hand, waiter]
+            await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+
+    async def _fill(self) -> bool:
+        """Take a batch for each lane that has a slot free; whether any was found."""
+        found = False
+        if self._lanes[Lane.LIVE] < self._settings.live_slots and time.monotonic() >= self._next_live:
+            found |= await self._take(Lane.LIVE)
+        if self._lanes[Lane.BACKFILL] < self._settings.backfill_slots and not self._stopping:
+            found |= await self._take(Lane.BACKFILL) or await self._page()
+        return found
+
+    async def _take(self, lane: Lane) -> bool:
+        batch = await self._store.take(self.work, lane, self._rows)
+        if batch is None:
+            return False
+        self._lanes[lane] += 1
+        if lane is Lane.LIVE and batch.rows < self._rows:
+            self._next_live = time.monotonic() + LINGER
+        task = asyncio.create_task(self._process(batch), name=f"batch {self.work.name}")
+        self._in_hand[task] = batch
+        task.add_done_callback(self._release)
+        return True
+
+    async def _page(self) -> bool:
+        if not self.work.has_backfill:
+            return False
+        found = await self._store.page(self.work, self._settings.page_rows)
+        await self._blame(None)
+        return found
+
+    async def _blame(self, error: psycopg.Error | None) -> None:
+        """Tell in the catalog what is wrong with the table, and when it is well again."""
+        if error is None and self.work.reason is None:
+            return
+        reason = None if error is None else (error.diag.message_primary or str(error))
+        self.work = replace(self.work, reason=reason)
+        with suppress(psycopg.Error, PoolTimeout):
+            await self._store.blame(self.work, reason)
+
+    def _release(self, task: asyncio.Task[None]) -> None:
+        batch = self._in_hand.pop(task)
+        self._lanes[batch.lane] -= 1
+
+    async def _process(self, batch: Batch) -> None:
+        started = time.monotonic()
+        try:
+            outcome = await self._outcome(batch)
+            if outcome is None:
+                return
+            if batch.texts:
+                self._adapt(len(batch.texts), time.monotonic() - started)
+            written, refused = await write_batch(self._store, self.work, batch, outcome)
+            await self._blame(None)
+        except LOST as exc:
+            log.debug("batch of %s: %s", self.work.name, exc)
+        except Exception as exc:
+            at_table = isinstance(exc, psycopg.Error)
+            self._pause(self._settings.repair_wait if at_table else self._settings.backoff)
+            if isinstance(exc, psycopg.Error):
+                await self._blame(exc)
+            event(
+                log,
+                logging.ERROR,
+                "batch_lost",
+                f"{self.work.name}: {type(exc).__name__}: {exc}",
+                vectorizer=self.work.name,
+                lane=batch.lane.name,
+                rows=batch.rows,
+                error=str(exc),
+            )
+            await self._put_off(
+                batch, self._settings.wait_after(batch.tries), f"{type(exc).__name__}: {exc}", not at_table
+            )
+        else:
+            self._report(batch, outcome, refused, written, time.monotonic() - started)
+
+    async def _outcome(self, batch: Batch) -> Outcome | None:
+        """The outcome, or None when the batch went back to the queue."""
+        try:
+            outcome = await embed_batch(self._models, self.work, batch, self._settings.model_timeout)
+        except PgEmbedError as exc:
+            return await self._failed(batch, exc)
+        self._failures = 0
+        return outcome
+
+    async def _failed(self, batch: Batch, error: PgEmbedError) -> Outcome | None:
+        charge = not isinstance(error, (*REPAIR, Overloaded))
+        if charge and batch.tries >= self.work.max_attempts:
+            return _give_up(batch, self.work, error)
+        self._failures += 1
+        if isinstance(error, REPAIR):
+            delay = self._settings.repair_wait
+        else:
+            asked = error.retry_after if isinstance(error, ModelUnavailable) else None
+            delay = max(asked or 0.0, self._settings.wait_after(max(batch.tries, self._failures)))
+        delay *= random.uniform(1.0, 1.25)
+        self._pause(min(delay, self._settings.repair_wait))
+        await self._put_off(batch, delay, str(error), charge)
+        return None
+
+    async def _put_off(self, batch: Batch, delay: float, error: str, charge: bool) -> None:
+        event(
+            log,
+            logging.WARNING,
+            "batch_postponed",
+            f"{self.work.name}: {error}; again in {delay:.1f} s",
+            vectorizer=self.work.name,
+            lane=batch.lane.name,
+            rows=batch.rows,
+            error=error,
+            retry_in=delay,
+        )
+        try:
+            await self._store.postpone(batch, delay, error.replace("\0", ""), charge=charge)
+        except (psycopg.Error, PoolTimeout) as exc:
+            log.debug("postponing a batch of %s: %s", self.work.name, exc)  # its lease runs out instead
+
+    def _pause(self, seconds: float) -> None:
+        self._wait_until = time.monotonic() + seconds
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Move the size of a batch half-way to what the model does in the time that a batch should take."""
+        wanted = rows / max(seconds, 1e-3) * self._settings.batch_seconds
+        size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
+        self._rows = int(min(max(size, FEWEST_ROWS), self._settings.batch_rows))
+
+    def _report(
+        self, batch: Batch, outcome: Outcome, refused: list[Refused], written: int, seconds: float
+    ) -> None:
+        event(
+            log,
+            logging.DEBUG,
+            "batch_done",
+            f"{self.work.name}: {written} rows in {seconds:.2f} s",
+            vectorizer=self.work.name,
+            lane=batch.lane.name,
+            rows=batch.rows,
+            written=written,
+            seconds=seconds,
+        )
+        dead = [(batch.keys[dead.place], dead.code, dead.error) for dead in outcome.dead]
+        for key, code, error in [*dead, *((row.key, row.code, row.error) for row in refused)]:
+            event(
+                log,
+                logging.WARNING,
+                "row_failed",
+                f"{self.work.name}: row {key} was given up: {error}",
+                vectorizer=self.work.name,
+                key=key,
+                code=code,
+                error=error,
+            )
+
+
+def _give_up(batch: Batch, work: Work, error: PgEmbedError) -> Outcome:
+    """Every row is dead: a batch is charged as one, so all of them have spent their attempts."""
+    dead = [Dead(place, error.sqlstate, str(error)) for place in range(len(batch.keys))]
+    return Outcome(places=[], vectors=np.empty((0, work.dimensions), np.float32), dead=dead)

@@ -1,0 +1,313 @@
+"""A worker: watches the queue of a database, calls dispatchers, keeps leases, outlives lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from pg_embed import statements
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, translate
+from pg_embed.errors import NotInstalled
+from pg_embed.jobs import Store, Work
+from pg_embed.jobs.packing import register
+from pg_embed.log import event, logger
+from pg_embed.worker.dispatcher import LOST, Dispatcher
+from pg_embed.worker.embedding import Models
+from pg_embed.worker.settings import WorkerSettings
+
+SQL = statements.load("jobs")
+KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
+LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
+WORKER_NUMBERS = 2**31 - 1
+# Whatever the database or the role sets by default: the guards of _finish_v1 hold in READ COMMITTED.
+SESSION = {
+    "statement_timeout": "300s",
+    "jit": "off",
+    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+}
+log = logger("worker")
+
+
+class Worker:
+    """Works on one database until it is stopped; `stop` lets it finish what is in hand, `abort` does not."""
+
+    def __init__(self, dsn: str, models: Models, settings: WorkerSettings | None = None) -> None:
+        self._dsn = dsn
+        self._models = models
+        self._settings = settings or WorkerSettings()
+        self._stop = asyncio.Event()
+        self._abort = False
+        self._connected = False
+        self._ready = asyncio.Event()
+        self._running: set[Dispatcher] = set()
+        self.number = 0
+
+    async def ready(self) -> None:
+        """Return when the worker is connected and watches the queue."""
+        await self._ready.wait()
+
+    def stop(self) -> None:
+        """Take no more rows, finish those in hand, and end."""
+        self._stop.set()
+
+    def abort(self) -> None:
+        """End at once; the rows in hand go to the next worker."""
+        self._abort = True
+        self._stop.set()
+        for dispatcher in self._running:
+            dispatcher.abort()
+
+    async def run(self) -> None:
+        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error."""
+        failures = 0
+        while not self._stop.is_set():
+            self._connected = False
+            try:
+                await self._session()
+            except (psycopg.Error, PoolTimeout) as exc:
+                if not isinstance(exc, LOST) and not self._may_pass(exc):
+                    raise translate(exc) from exc
+                failures = 1 if self._connected else failures + 1
+                delay = min(0.2 * 2.0 ** min(failures, 8), 15.0) * random.uniform(0.8, 1.2)
+                event(
+                    log,
+                    logging.WARNING,
+                    "worker_disconnected",
+                    f"the database was lost: {exc}; again in {delay:.1f} s",
+                    worker=self.number,
+                    error=str(exc),
+                    retry_in=delay,
+                )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), delay)
+        event(log, logging.INFO, "worker_stopped", "stopped", worker=self.number)
+
+    def _may_pass(self, error: psycopg.Error) -> bool:
+        """Whether to try again: all was well before, and nobody has removed pg_embed."""
+        return self._ready.is_set() and not isinstance(translate(error), NotInstalled)
+
+    async def _session(self) -> None:
+        async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+            self.number = await self._be_alive(control)
+            store = Store(pool, self.number, self._settings.lease)
+            session = _Session(control, store, self._models, self._settings, self._stop, self._running)
+            await listener.execute(SQL["listen"])
+            self._connected = True
+            event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
+            listening = asyncio.create_task(_listen(listener, session.called))
+            lost = True
+            try:
+                await session.run(self._ready, listening)
+                lost = False
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                await session.end(at_once=self._abort, lost=lost)
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, **_parameters())
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def _pool(self) -> AsyncIterator[AsyncConnectionPool[Any]]:
+        async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
+            register(connection)
+            await connection.set_autocommit(True)
+
+        pool = AsyncConnectionPool[Any](
+            self._dsn,
+            kwargs=_parameters(),
+            min_size=1,
+            max_size=self._settings.connections,
+            timeout=30.0,
+            configure=configure,
+            open=False,
+        )
+        await pool.open(wait=True, timeout=30.0)
+        try:
+            yield pool
+        finally:
+            await pool.close(timeout=5.0)
+
+    async def _be_alive(self, control: psycopg.AsyncConnection[Any]) -> int:
+        while True:
+            number = secrets.randbelow(WORKER_NUMBERS) + 1
+            cursor = await control.execute(SQL["be_alive"], {"worker": number})
+            row = await cursor.fetchone()
+            if row and row[0]:
+                return number
+
+
+class _Session:
+    """What a worker does while its connections hold."""
+
+    def __init__(
+        self,
+        control: psycopg.AsyncConnection[Any],
+        store: Store,
+        models: Models,
+        settings: WorkerSettings,
+        stop: asyncio.Event,
+        running: set[Dispatcher],
+    ) -> None:
+        self.called = asyncio.Event()
+        self._control = control
+        self._store = store
+        self._models = models
+        self._settings = settings
+        self._stop = stop
+        self._running = running
+        self._dispatchers: dict[int, Dispatcher] = {}
+        self._works: list[Work] = []
+        self._next_tend = 0.0
+        self._tending: asyncio.Task[None] | None = None
+        self._next_renewal = time.monotonic() + settings.lease / 3
+        self._idle = False
+
+    async def run(self, ready: asyncio.Event, listening: asyncio.Task[None]) -> None:
+        """Look, call dispatchers, wait to be called; until stopped or disconnected."""
+        quiet = FIRST_LOOK
+        while not self._stop.is_set():
+            self.called.clear()
+            await self._maintain()
+            due = await self._look()
+            if due or self._busy:
+                await self._be_idle(False)
+                quiet = FIRST_LOOK
+                wait = self._settings.busy_poll
+            elif not self._idle and await self._be_idle(True):
+                continue  # once more, with the lock held: a change made just before was not told of
+            else:
+                wait = quiet
+                quiet = min(quiet * 2, self._settings.poll)
+            ready.set()
+            await self._pause(wait, listening)
+
+    async def end(self, *, at_once: bool, lost: bool = False) -> None:
+        """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        in_flight = sum(len(dispatcher.entries) for dispatcher in self._running)
+        event(log, logging.INFO, "worker_stopping", "stopping", worker=0, in_flight=in_flight)
+        stopping = asyncio.gather(*(d.stop(at_once=at_once) for d in self._dispatchers.values()))
+        while not stopping.done():
+            await asyncio.wait([stopping], timeout=LOST_GRACE if lost else self._settings.lease / 3)
+            if stopping.done():
+                break
+            if lost:  # its entries are due again as soon as we are back
+                for dispatcher in self._dispatchers.values():
+                    dispatcher.abort()
+            else:
+                with suppress(psycopg.Error, PoolTimeout):
+                    await self._renew()
+        self._running.clear()
+
+    @property
+    def _busy(self) -> bool:
+        return any(dispatcher.busy for dispatcher in self._dispatchers.values())
+
+    async def _look(self) -> bool:
+        """Call a dispatcher for each vectorizer that has rows due; whether one could be called."""
+        self._works = await self._store.work()
+        due = False
+        for work in self._works:
+            if not (work.live_due or work.backfill_due or work.has_backfill):
+                continue
+            dispatcher = self._dispatchers.get(work.vectorizer)
+            if dispatcher is None:
+                dispatcher = Dispatcher(work, self._store, self._models, self._settings, self.called.set)
+                self._dispatchers[work.vectorizer] = dispatcher
+                self._running.add(dispatcher)
+            dispatcher.call(work)
+            due |= dispatcher.busy
+        return due
+
+    async def _pause(self, seconds: float, listening: asyncio.Task[None]) -> None:
+        waiters = [asyncio.create_task(self.called.wait()), asyncio.create_task(self._stop.wait())]
+        try:
+            await asyncio.wait([*waiters, listening], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+        if listening.done():
+            listening.result()  # raises what ended it
+            raise psycopg.OperationalError("the listening connection was closed")
+
+    async def _be_idle(self, idle: bool) -> bool:
+        if idle == self._idle:
+            return False
+        cursor = await self._control.execute(SQL["go_idle" if idle else "go_busy"])
+        row = await cursor.fetchone()
+        self._idle = idle and bool(row and row[0])
+        return self._idle
+
+    async def _maintain(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_renewal:
+            self._next_renewal = now + self._settings.lease / 3
+            await self._renew()
+        if now >= self._next_tend and (self._tending is None or self._tending.done()):
+            self._next_tend = now + self._settings.tend_every
+            self._tending = asyncio.create_task(self._tend(), name="tend")  # may take long on a long queue
+
+    async def _tend(self) -> None:
+        await self._duty(self._rescue())
+        await self._duty(self._store.tend())
+        for work in self._works:
+            await self._duty(self._store.tidy(work))
+
+    async def _rescue(self) -> None:
+        if rescued := await self._store.rescue():
+            self.called.set()
+            event(
+                log,
+                logging.WARNING,
+                "rows_rescued",
+                f"{rescued} entries of lost workers are due again",
+                entries=rescued,
+            )
+
+    async def _duty(self, duty: Coroutine[Any, Any, None]) -> None:
+        try:
+            await duty
+        except LOST as exc:
+            log.debug("maintenance: %s", exc)
+        except psycopg.Error as exc:  # one table's trouble is no reason to leave the others
+            event(log, logging.ERROR, "maintenance_failed", f"maintenance failed: {exc}", error=str(exc))
+
+    async def _renew(self) -> None:
+        entries = [entry for dispatcher in self._dispatchers.values() for entry in dispatcher.entries]
+        if entries:
+            await self._store.renew(entries)
+
+
+async def _listen(connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
+    async for _ in connection.notifies():
+        called.set()
+
+
+def _parameters() -> dict[str, Any]:
+    return {
+        **KEEPALIVE,
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": f"{APPLICATION_NAME} worker",
+        "client_encoding": "UTF8",
+        "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+    }

@@ -1,0 +1,89 @@
+"""A batch's outcome into its table: a row that the table refuses does not keep the others out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import psycopg
+
+from pg_embed.jobs import Batch, Outcome, Refused, Store, Work
+
+# Classes of SQLSTATE that say nothing about a row: features, transactions, rights, names, objects.
+NOT_OF_A_ROW = ("0A", "25", "28", "3D", "3F", "42", "55", "XX")
+LOCKED = "the row is locked by another transaction"
+LOCKED_DELAY = 0.1  # seconds
+
+Written = tuple[int, int, list[Refused]]  # rows written, rows locked by others, rows refused
+
+
+async def write_batch(store: Store, work: Work, batch: Batch, outcome: Outcome) -> tuple[int, list[Refused]]:
+    """Write and acknowledge. Returns how many rows were written, and those that the table refused.
+
+    A trigger or a constraint of the user's may refuse a row: it is found by halving, and listed as failed.
+    """
+    try:
+        written, _ = await store.finish(work, batch, outcome)
+    except psycopg.Error as exc:
+        if not _is_of_a_row(exc):
+            raise
+    else:
+        return written, []
+    rows = range(len(outcome.places) + len(outcome.dead) + len(batch.empty))
+    written, locked, refused = await _write(store, work, batch, outcome, rows)
+    for row in refused:
+        await store.bury(work, row)
+    if locked:
+        await store.postpone(batch, LOCKED_DELAY, LOCKED, charge=False)
+    else:
+        await store.finish(work, replace(batch, empty=()), _only(batch, outcome, ())[1])
+    return written, refused
+
+
+async def _write(store: Store, work: Work, batch: Batch, outcome: Outcome, rows: Sequence[int]) -> Written:
+    try:
+        written, locked = await store.finish(work, *_only(batch, outcome, rows))
+    except psycopg.Error as exc:
+        if not _is_of_a_row(exc):
+            raise
+        if len(rows) == 1:
+            return 0, 0, [_refused(batch, outcome, rows[0], exc)]
+    else:
+        return written, locked, []
+    half = len(rows) // 2
+    first = await _write(store, work, batch, outcome, rows[:half])
+    second = await _write(store, work, batch, outcome, rows[half:])
+    return first[0] + second[0], first[1] + second[1], first[2] + second[2]
+
+
+def _only(batch: Batch, outcome: Outcome, rows: Sequence[int]) -> tuple[Batch, Outcome]:
+    """Some rows of an outcome, without entries: first count those with a vector, then dead, then empty."""
+    living, dead = len(outcome.places), len(outcome.dead)
+    with_vector = [row for row in rows if row < living]
+    return (
+        replace(
+            batch,
+            entries=(),
+            gone=(),
+            empty=[batch.empty[row - living - dead] for row in rows if row >= living + dead],
+        ),
+        Outcome(
+            places=[outcome.places[row] for row in with_vector],
+            vectors=outcome.vectors[with_vector],
+            dead=[outcome.dead[row - living] for row in rows if living <= row < living + dead],
+        ),
+    )
+
+
+def _refused(batch: Batch, outcome: Outcome, row: int, error: psycopg.Error) -> Refused:
+    part, only = _only(batch, outcome, [row])
+    places = [*only.places, *(dead.place for dead in only.dead)]
+    key = batch.keys[places[0]] if places else part.empty[0]
+    message = error.diag.message_primary or str(error)
+    return Refused(key, error.sqlstate or "", f"the table refuses its vector: {message}", batch.tries)
+
+
+def _is_of_a_row(error: psycopg.Error) -> bool:
+    """Whether another row might be written where this one was not."""
+    lost = isinstance(error, psycopg.OperationalError) or not error.sqlstate
+    return not lost and (error.sqlstate or "")[:2] not in NOT_OF_A_ROW

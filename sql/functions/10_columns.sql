@@ -1,0 +1,284 @@
+-- Names, keys and expressions of a vectorizer, rendered anew from attribute numbers whenever they are needed.
+
+CREATE OR REPLACE FUNCTION embed._fail(code text, message text, hint text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF hint IS NULL OR hint = '' THEN
+        RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message, HINT = hint;
+END $$;
+COMMENT ON FUNCTION embed._fail(text, text, text) IS 'Raise an error of ours, with its SQLSTATE and a hint.';
+
+CREATE OR REPLACE FUNCTION embed._column_name(source oid, attnum smallint)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT quote_ident(a.attname) FROM pg_attribute AS a
+    WHERE a.attrelid = source AND a.attnum = _column_name.attnum AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION embed._column_name(oid, smallint) IS 'The quoted name that a column has now; NULL when it was dropped.';
+
+CREATE OR REPLACE FUNCTION embed._column_number(source regclass, name text, purpose text)
+RETURNS smallint
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    found smallint;
+BEGIN
+    SELECT a.attnum INTO found FROM pg_attribute AS a
+    WHERE a.attrelid = source AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF found IS NULL THEN
+        PERFORM embed._fail('PE003', format('table %s has no column %s for the %s', source, quote_ident(name), purpose),
+            format('its columns are: %s', (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                FROM pg_attribute AS a WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped)));
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION embed._column_number(regclass, text, text) IS 'The attribute number of a column, or an error that lists the columns.';
+
+CREATE OR REPLACE FUNCTION embed._source_name(source oid)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT format('%s%I.%I', CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END, s.nspname, c.relname)
+    FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace
+    WHERE c.oid = source
+$$;
+COMMENT ON FUNCTION embed._source_name(oid) IS 'The table as it stands in FROM and UPDATE: qualified, and ONLY itself unless it is partitioned.';
+
+CREATE OR REPLACE FUNCTION embed._key_text(source oid, key_columns smallint[], alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE count(*) WHEN 1 THEN min(p.part) ELSE format('jsonb_build_array(%s)::text', string_agg(p.part, ', ' ORDER BY p.position)) END
+    FROM (
+        -- concat asks the type itself for its text; ::text would run a cast that the owner of an enum may have made
+        SELECT k.position, format(CASE WHEN t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace THEN '%s.%s::text' ELSE 'concat(%s.%s)' END,
+            alias, embed._column_name(source, k.attnum)) AS part
+        FROM unnest(key_columns) WITH ORDINALITY AS k(attnum, position)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = k.attnum
+        LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+    ) AS p
+$$;
+COMMENT ON FUNCTION embed._key_text(oid, smallint[], text) IS
+    'The expression that writes a key as the queue holds it: the value''s text, or a JSON array of texts when the key has several columns.';
+
+CREATE OR REPLACE FUNCTION embed._key_is_whole(source oid, key_columns smallint[])
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT cardinality(key_columns) = 1 AND a.atttypid IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype)
+    FROM pg_attribute AS a WHERE a.attrelid = source AND a.attnum = key_columns[1]
+$$;
+COMMENT ON FUNCTION embed._key_is_whole(oid, smallint[]) IS 'Whether the key is one whole number, which the queue holds as such: half the bytes, a third of the time.';
+
+CREATE OR REPLACE FUNCTION embed._key_value(source oid, key_columns smallint[], alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE WHEN embed._key_is_whole(source, key_columns) THEN format('%s.%s::bigint', alias, embed._column_name(source, key_columns[1]))
+        ELSE embed._key_text(source, key_columns, alias) END
+$$;
+COMMENT ON FUNCTION embed._key_value(oid, smallint[], text) IS 'The expression that writes a key into the queue: a bigint for ids, a text for keys.';
+
+CREATE OR REPLACE FUNCTION embed._keys(entry embed._queue)
+RETURNS text[]
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT COALESCE(entry.keys, entry.ids::text[]) $$;
+COMMENT ON FUNCTION embed._keys(embed._queue) IS 'The keys of an entry as texts, however it holds them. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._key_match(source oid, key_columns smallint[], alias text, key text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT string_agg(format('%s.%s = (%s)::%s', alias, embed._column_name(source, k.attnum),
+        CASE cardinality(key_columns) WHEN 1 THEN key ELSE format('%s::jsonb ->> %s', key, k.position - 1) END,
+        format_type(a.atttypid, a.atttypmod)), ' AND ' ORDER BY k.position)
+    FROM unnest(key_columns) WITH ORDINALITY AS k(attnum, position)
+    JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = k.attnum
+$$;
+COMMENT ON FUNCTION embed._key_match(oid, smallint[], text, text) IS 'The condition that finds the row of a key of the queue.';
+
+CREATE OR REPLACE FUNCTION embed._render(source oid, pieces jsonb, alias text, as_text boolean)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT string_agg(
+        CASE jsonb_typeof(p.piece)
+            WHEN 'number' THEN format('%s.%s', alias, embed._column_name(source, (p.piece #>> '{}')::smallint))
+            ELSE CASE WHEN as_text THEN quote_literal(p.piece #>> '{}') ELSE p.piece #>> '{}' END
+        END,
+        CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY p.position)
+    FROM jsonb_array_elements(pieces) WITH ORDINALITY AS p(piece, position)
+$$;
+COMMENT ON FUNCTION embed._render(oid, jsonb, text, boolean) IS
+    'Pieces (strings, and attribute numbers for columns) as SQL: a list of expressions for concat, or a condition.';
+
+CREATE OR REPLACE FUNCTION embed._input(source oid, input_columns smallint[], template jsonb, filter jsonb, alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE WHEN filter IS NULL THEN input.expression
+        ELSE format('CASE WHEN (%s) THEN %s END', embed._render(source, filter, alias, false), input.expression) END
+    FROM (
+        SELECT CASE WHEN template = to_jsonb(input_columns)
+            THEN format('%s::text', embed._render(source, template, alias, false))
+            ELSE format('CASE WHEN num_nonnulls(%s) > 0 THEN concat(%s) END',
+                (SELECT string_agg(format('%s.%s', alias, embed._column_name(source, c.attnum)), ', ')
+                    FROM unnest(input_columns) AS c(attnum)),
+                embed._render(source, template, alias, true))
+        END AS expression
+    ) AS input
+$$;
+COMMENT ON FUNCTION embed._input(oid, smallint[], jsonb, jsonb, text) IS
+    'The expression of the text to embed: NULL when every input column is NULL or the filter leaves the row out.';
+
+CREATE OR REPLACE FUNCTION embed._hash(input text)
+RETURNS bigint
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT pg_catalog.hashtextextended(input COLLATE "C", 0) $$;
+COMMENT ON FUNCTION embed._hash(text) IS 'What a text is recognised by between its reading and the writing of its vector, on one server. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._template(source regclass, input text[], template text, OUT pieces jsonb, OUT columns smallint[])
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    rest text := template;
+    literal text := '';
+    part text[];
+BEGIN
+    pieces := '[]';
+    columns := '{}';
+    IF template IS NULL THEN
+        IF input IS NULL OR cardinality(input) = 0 THEN
+            PERFORM embed._fail('PE003', 'no input: neither a column nor a template is given',
+                'name a column, several columns, or template => ''{title} {body}''');
+        END IF;
+        SELECT array_agg(embed._column_number(source, i.name, 'input') ORDER BY i.position) INTO columns
+        FROM unnest(input) WITH ORDINALITY AS i(name, position);
+        SELECT jsonb_agg(p.piece ORDER BY p.position, p.part) INTO pieces
+        FROM (
+            SELECT to_jsonb(c.attnum) AS piece, c.position, 2 AS part FROM unnest(columns) WITH ORDINALITY AS c(attnum, position)
+            UNION ALL
+            SELECT to_jsonb(E'\n'::text), c.position, 1 FROM unnest(columns) WITH ORDINALITY AS c(attnum, position) WHERE c.position > 1
+        ) AS p;
+        RETURN;
+    END IF;
+    IF input IS NOT NULL THEN
+        PERFORM embed._fail('PE003', 'both input columns and a template are given', 'give one of them: the template names its columns in braces');
+    END IF;
+    WHILE rest <> '' LOOP
+        IF starts_with(rest, '{{') OR starts_with(rest, '}}') THEN
+            literal := literal || left(rest, 1);
+            rest := substr(rest, 3);
+        ELSIF starts_with(rest, '{') THEN
+            part := regexp_match(rest, '^\{([^{}]+)\}(.*)$');
+            IF part IS NULL THEN
+                PERFORM embed._fail('PE003', format('the template has an opening brace without a column: %L', left(rest, 40)),
+                    'write {column}, and {{ for a brace that belongs to the text');
+            END IF;
+            IF literal <> '' THEN
+                pieces := pieces || jsonb_build_array(literal);
+                literal := '';
+            END IF;
+            columns := columns || embed._column_number(source, part[1], 'template');
+            pieces := pieces || to_jsonb(columns[cardinality(columns)]);
+            rest := part[2];
+        ELSIF starts_with(rest, '}') THEN
+            PERFORM embed._fail('PE003', format('the template has a closing brace without an opening one: %L', left(rest, 40)),
+                'write }} for a brace that belongs to the text');
+        ELSE
+            part := regexp_match(rest, '^([^{}]+)(.*)$');
+            literal := literal || part[1];
+            rest := part[2];
+        END IF;
+    END LOOP;
+    IF literal <> '' THEN
+        pieces := pieces || jsonb_build_array(literal);
+    END IF;
+    IF cardinality(columns) = 0 THEN
+        PERFORM embed._fail('PE003', 'the template names no column', 'write each column in braces: ''{title} {body}''');
+    END IF;
+    SELECT array_agg(DISTINCT c.attnum) INTO columns FROM unnest(columns) AS c(attnum);
+END $$;
+COMMENT ON FUNCTION embed._template(regclass, text[], text) IS
+    'Input columns or a template as pieces: strings, and attribute numbers for columns. Several columns are joined by line breaks.';
+
+CREATE OR REPLACE FUNCTION embed._filter(source regclass, filter text, OUT pieces jsonb, OUT columns smallint[])
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    alias text := 'pg_embed_' || replace(gen_random_uuid()::text, '-', '');
+    spelled text;
+    probe refcursor;
+    rest text;
+    part text[];
+BEGIN
+    columns := '{}';
+    IF filter IS NULL THEN
+        RETURN;
+    END IF;
+    -- Postgres parses and spells the condition: a view of ours over the table, read back, and dropped again.
+    -- The second relation makes the spelling qualify every column.
+    BEGIN
+        -- a cursor takes one statement only, so that nothing can be hung on to the condition
+        OPEN probe FOR EXECUTE format(E'SELECT FROM %s AS %I, (VALUES (1)) AS pg_embed_other (pg_embed_number) WHERE (%s\n)', source, alias, filter);
+        CLOSE probe;
+        EXECUTE format(E'CREATE TEMPORARY VIEW %I AS SELECT FROM %s AS %I, (VALUES (1)) AS pg_embed_other (pg_embed_number) WHERE (%s\n)',
+            alias, source, alias, filter);
+    EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR invalid_cursor_definition THEN
+        PERFORM embed._fail('PE003', format('the filter of %s cannot be used: %s', source, SQLERRM),
+            'give a condition over this table''s own columns, as in filter => ''status = ''''published''''''');
+    END;
+    spelled := rtrim(pg_get_viewdef(format('pg_temp.%I', alias)::regclass), ';');
+    EXECUTE format('DROP VIEW pg_temp.%I', alias);
+    pieces := '[]';
+    rest := regexp_replace(spelled, '^.*?\mpg_embed_other\(pg_embed_number\)\s+WHERE\s', '');
+    WHILE rest <> '' LOOP
+        part := regexp_match(rest, '^(.*?)' || alias || '\.("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)(.*)$');
+        IF part IS NULL THEN
+            pieces := pieces || jsonb_build_array(rest);
+            EXIT;
+        END IF;
+        pieces := pieces || jsonb_build_array(part[1]);
+        columns := columns || embed._column_number(source,
+            CASE WHEN starts_with(part[2], '"') THEN replace(substr(part[2], 2, length(part[2]) - 2), '""', '"') ELSE part[2] END, 'filter');
+        pieces := pieces || to_jsonb(columns[cardinality(columns)]);
+        rest := part[3];
+    END LOOP;
+    IF cardinality(columns) = 0 OR pieces::text LIKE '%' || alias || '%' OR pieces::text LIKE '%pg_embed_other%' THEN
+        PERFORM embed._fail('PE003', format('the filter must be a condition over columns of %s', source),
+            'name at least one column, and no whole rows');
+    END IF;
+    SELECT array_agg(DISTINCT c.attnum) INTO columns FROM unnest(columns) AS c(attnum);
+END $$;
+COMMENT ON FUNCTION embed._filter(regclass, text) IS 'A condition over the table''s columns as pieces; Postgres itself parses and spells it.';

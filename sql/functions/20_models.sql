@@ -1,0 +1,219 @@
+-- Models: named configurations, and the cards that tell their dimensions and space.
+
+CREATE OR REPLACE FUNCTION embed._model_id(name text)
+RETURNS integer
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    found integer;
+BEGIN
+    SELECT m.id INTO found FROM embed._model AS m WHERE m.name = _model_id.name;
+    IF found IS NULL THEN
+        PERFORM embed._fail('PE001', format('there is no model %L', name),
+            COALESCE('the models are: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m),
+                'make one with embed.create_model(name, family => ...)'));
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION embed._model_id(text) IS 'The id of a model by name, or an error that lists the models.';
+
+CREATE OR REPLACE FUNCTION embed._default_model_id()
+RETURNS integer
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    wanted text := current_setting('embed.default_model', true);
+    found integer;
+BEGIN
+    IF wanted <> '' THEN
+        RETURN embed._model_id(wanted);
+    END IF;
+    SELECT m.id INTO found FROM embed._model AS m WHERE m.is_default;
+    IF found IS NULL AND (SELECT count(*) FROM embed._model) = 1 THEN
+        SELECT m.id INTO found FROM embed._model AS m;
+    END IF;
+    IF found IS NULL THEN
+        PERFORM embed._fail('PE002', 'no model is named, and this database has no default model',
+            COALESCE('name one of: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m)
+                || ', or set embed.default_model', 'make one with embed.create_model(name, family => ...)'));
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION embed._default_model_id() IS
+    'The model of a vectorizer that names none: the setting embed.default_model, else the default of the catalog, else the only model.';
+
+CREATE OR REPLACE FUNCTION embed._check_options(options jsonb)
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    suspect text;
+BEGIN
+    IF options IS NULL OR jsonb_typeof(options) <> 'object' THEN
+        PERFORM embed._fail('PE003', 'the options of a model must be a JSON object', 'as in options => ''{"checkpoint": "..."}''');
+    END IF;
+    WITH RECURSIVE parts AS (
+        SELECT NULL::text AS name, options AS value
+        UNION ALL
+        SELECT below.name, below.value FROM parts AS p, LATERAL (
+            SELECT o.key AS name, o.value FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value ELSE '{}' END) AS o
+            UNION ALL
+            SELECT p.name, e.value FROM jsonb_array_elements(CASE jsonb_typeof(p.value) WHEN 'array' THEN p.value ELSE '[]' END) AS e
+        ) AS below
+    )
+    SELECT p.name INTO suspect FROM parts AS p
+    WHERE p.name ~* '(^|[-_])(api[-_]?key|key|token|secret|password|authorization|bearer)$' LIMIT 1;
+    IF suspect IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the option %L would put a secret into the database', suspect),
+            'set the key in the sidecar''s environment or in a file, and name it: "api_key_env" or "api_key_file"');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_options(jsonb) IS 'Options are an object without secrets.';
+
+CREATE OR REPLACE FUNCTION embed._check_card(card jsonb)
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF NOT COALESCE(jsonb_typeof(card) = 'object' AND card ->> 'dimensions' ~ '^[1-9][0-9]{0,4}$'
+        AND left(card ->> 'dimensions', 5)::integer <= 16000 AND card ->> 'metric' IN ('cosine', 'ip', 'l2') AND card ->> 'space_id' <> '', false) THEN
+        PERFORM embed._fail('PE003', 'the card of a model needs dimensions (1 to 16000), metric (cosine, ip or l2) and space_id',
+            'leave the card out: the sidecar tells it');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_card(jsonb) IS 'A card tells dimensions, metric and space.';
+
+CREATE OR REPLACE FUNCTION embed.create_model(
+    name text,
+    family text,
+    options jsonb DEFAULT '{}',
+    card jsonb DEFAULT NULL,
+    is_default boolean DEFAULT false,
+    if_not_exists boolean DEFAULT false
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF name IS NULL OR name = '' OR family IS NULL OR family = '' THEN
+        PERFORM embed._fail('PE003', 'a model needs a name and a family');
+    END IF;
+    IF EXISTS (SELECT FROM embed._model AS m WHERE m.name = create_model.name) THEN
+        IF if_not_exists THEN
+            RETURN name;
+        END IF;
+        PERFORM embed._fail('PE003', format('there is a model %L already', name), 'embed.alter_model changes it, embed.drop_model removes it');
+    END IF;
+    PERFORM embed._check_options(options);
+    IF card IS NULL THEN
+        card := embed._ask(jsonb_build_object('op', 'card',
+            'model', jsonb_build_object('name', name, 'family', family, 'options', options))) -> 'card';
+    END IF;
+    PERFORM embed._check_card(card);
+    IF is_default THEN
+        UPDATE embed._model AS m SET is_default = false WHERE m.is_default;
+    END IF;
+    INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id, is_default)
+    VALUES (name, family, options, card, (card ->> 'dimensions')::integer, card ->> 'metric', card ->> 'space_id', is_default);
+    RETURN name;
+END $$;
+COMMENT ON FUNCTION embed.create_model(text, text, jsonb, jsonb, boolean, boolean) IS
+    'Name a configuration of a model. Without a card the sidecar loads the model and tells its dimensions, metric and space.';
+
+CREATE OR REPLACE FUNCTION embed.alter_model(
+    name text,
+    options jsonb DEFAULT NULL,
+    card jsonb DEFAULT NULL,
+    is_default boolean DEFAULT NULL,
+    rename_to text DEFAULT NULL
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    model embed._model;
+BEGIN
+    SELECT m.* INTO model FROM embed._model AS m WHERE m.id = embed._model_id(alter_model.name) FOR UPDATE;
+    IF rename_to = '' THEN
+        PERFORM embed._fail('PE003', 'a model needs a name');
+    ELSIF EXISTS (SELECT FROM embed._model AS m WHERE m.name = rename_to AND m.id <> model.id) THEN
+        PERFORM embed._fail('PE003', format('there is a model %L already', rename_to), 'choose another name');
+    END IF;
+    IF options IS NOT NULL THEN
+        PERFORM embed._check_options(options);
+        IF card IS NULL THEN
+            card := embed._ask(jsonb_build_object('op', 'card',
+                'model', jsonb_build_object('name', name, 'family', model.family, 'options', options))) -> 'card';
+        END IF;
+    END IF;
+    IF card IS NOT NULL THEN
+        PERFORM embed._check_card(card);
+    END IF;
+    IF card ->> 'space_id' <> model.space_id AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.model_id = model.id) THEN
+        PERFORM embed._fail('PE030', format('model %L would give vectors of another space, and vectorizers have written some with it', name),
+            'make a new model with these options, and move the vectorizers to it');
+    END IF;
+    IF is_default THEN
+        UPDATE embed._model AS m SET is_default = false WHERE m.is_default AND m.id <> model.id;
+    END IF;
+    UPDATE embed._model AS m
+    SET name = COALESCE(rename_to, m.name),
+        options = COALESCE(alter_model.options, m.options),
+        card = COALESCE(alter_model.card, m.card),
+        dimensions = COALESCE((alter_model.card ->> 'dimensions')::integer, m.dimensions),
+        metric = COALESCE(alter_model.card ->> 'metric', m.metric),
+        space_id = COALESCE(alter_model.card ->> 'space_id', m.space_id),
+        is_default = COALESCE(alter_model.is_default, m.is_default)
+    WHERE m.id = model.id;
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+    RETURN COALESCE(rename_to, name);
+END $$;
+COMMENT ON FUNCTION embed.alter_model(text, jsonb, jsonb, boolean, text) IS
+    'Change a model''s options, name, or whether it is the default. What would change the vectors of a model in use is refused.';
+
+CREATE OR REPLACE FUNCTION embed.drop_model(name text, if_exists boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    users text;
+BEGIN
+    IF if_exists AND NOT EXISTS (SELECT FROM embed._model AS m WHERE m.name = drop_model.name) THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) INTO users
+    FROM embed._vectorizer AS v WHERE v.model_id = embed._model_id(drop_model.name);
+    IF users IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('model %L is used by the vectorizers %s', name, users), 'drop those first, with embed.drop_vectorizer');
+    END IF;
+    DELETE FROM embed._model AS m WHERE m.name = drop_model.name;
+END $$;
+COMMENT ON FUNCTION embed.drop_model(text, boolean) IS 'Remove a model that no vectorizer uses.';
+
+CREATE OR REPLACE VIEW embed.models AS
+SELECT
+    m.name,
+    m.family,
+    m.options,
+    m.dimensions,
+    (m.card ->> 'max_tokens')::integer AS max_tokens,
+    m.metric,
+    m.is_default,
+    m.space_id,
+    m.created_at
+FROM embed._model AS m;
+COMMENT ON VIEW embed.models IS 'The models of this database.';

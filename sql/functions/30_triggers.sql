@@ -1,0 +1,252 @@
+-- The triggers of a vectorizer. INSERT works by statement with packed keys, UPDATE by row behind a WHEN over the
+-- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future).
+
+CREATE OR REPLACE FUNCTION embed._key_type_is_plain(type oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH RECURSIVE base AS (
+        SELECT t.oid, t.typtype, t.typbasetype, t.typnamespace FROM pg_type AS t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype, t.typnamespace FROM pg_type AS t JOIN base AS b ON b.typtype = 'd' AND t.oid = b.typbasetype
+    )
+    SELECT COALESCE(bool_or((b.typtype = 'e' AND b.oid = type) OR (b.typtype IN ('b', 'r', 'm') AND b.typnamespace = 'pg_catalog'::regnamespace)), false)
+    FROM base AS b
+$$;
+COMMENT ON FUNCTION embed._key_type_is_plain(oid) IS
+    'Whether a key of this type can be queued: a type of Postgres itself, a domain over one, or an enum. Operators of other types are not on our search_path, and a cast of a user''s own would run with our rights.';
+
+CREATE OR REPLACE FUNCTION embed._key_is_readable(source oid, key_columns smallint[])
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT count(*) = cardinality(key_columns) AND bool_and(embed._key_type_is_plain(a.atttypid))
+    FROM unnest(key_columns) AS k(attnum)
+    JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = k.attnum AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION embed._key_is_readable(oid, smallint[]) IS 'Whether all columns of a key are there, with types that our trigger may turn into text.';
+
+CREATE OR REPLACE FUNCTION embed._build_trigger_function(vectorizer integer)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    primary_index oid;
+    renamed text;
+    first boolean;
+    settings text := '';
+    whole boolean;
+    places text;
+    root text;
+BEGIN
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    IF NOT embed._key_is_readable(v.source, v.key_columns) THEN
+        PERFORM embed._fail('PE003', format('the key of vectorizer %L is gone, or has a type that cannot be queued', v.name),
+            'drop the vectorizer and make it again');
+    END IF;
+    whole := embed._key_is_whole(v.source, v.key_columns);
+    SELECT i.indexrelid INTO primary_index FROM pg_index AS i WHERE i.indrelid = v.source AND i.indisprimary;
+    -- pg_get_indexdef names a key column by position in about a microsecond: how the trigger sees that a column was
+    -- renamed, or that the index is not the one it knows (a key of another type has another index).
+    SELECT string_agg(format('pg_get_indexdef(%s, %s, false) IS DISTINCT FROM %L',
+        COALESCE(primary_index, 0), k.position, embed._column_name(v.source, k.attnum)), ' OR ' ORDER BY k.position)
+    INTO renamed FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position);
+    -- A key that stands first in the table is read by its place, which no rename and no dropped column moves.
+    first := v.key_columns = (SELECT array_agg(i::smallint) FROM generate_series(1, cardinality(v.key_columns)) AS i);
+    SELECT string_agg(embed._column_name(v.source, k.attnum), ', ' ORDER BY k.position) INTO places
+    FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position);
+    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (v.key_columns)
+        AND a.atttypid NOT IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'uuid'::regtype, 'text'::regtype, 'varchar'::regtype)) THEN
+        settings := 'SET DateStyle = ''ISO, YMD'' SET TimeZone = ''UTC'' SET IntervalStyle = ''postgres'' SET extra_float_digits = 1';
+    END IF;
+    SELECT CASE WHEN c.relkind = 'p' THEN 'pg_partition_root(TG_RELID)' ELSE 'TG_RELID' END INTO root FROM pg_class AS c WHERE c.oid = v.source;
+    EXECUTE format('CREATE OR REPLACE FUNCTION embed.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, embed, pg_temp %s AS %L',
+        '_enqueue_' || v.id, settings, format($body$
+        DECLARE
+            -- a restored dump has other oids: then the catalog says whose trigger this is
+            known boolean := %10$s IS NOT DISTINCT FROM %11$s;
+            command text;
+            packed %7$s[];
+        BEGIN
+            IF NOT known AND NOT embed._belongs_v1(%3$s, TG_RELID) THEN
+                RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this trigger function belongs to another table';
+            END IF;
+            IF TG_LEVEL = 'ROW' THEN
+                IF NOT known OR %2$s THEN
+                    command := embed._renamed_key_v1(%3$s);
+                    IF command IS NULL THEN
+                        RETURN NULL;
+                    END IF;
+                    EXECUTE command USING NEW;
+                ELSE
+                    INSERT INTO embed._queue (vectorizer_id, %6$s, n) VALUES (%3$s, ARRAY[%4$s], 1);
+                END IF;
+            ELSIF NOT known OR %9$s THEN
+                command := embed._renamed_pack_v1(%3$s);
+                IF command IS NULL THEN
+                    RETURN NULL;
+                END IF;
+                EXECUTE command;
+            ELSE
+                -- one array up to 200,000 rows, cut into packs; beyond that it would take too much memory
+                packed := ARRAY(SELECT %5$s FROM pg_embed_new AS %8$s LIMIT 200001);
+                IF packed = '{}' THEN
+                    RETURN NULL;
+                ELSIF cardinality(packed) <= 240 THEN
+                    INSERT INTO embed._queue (vectorizer_id, %6$s, n) VALUES (%3$s, packed, cardinality(packed));
+                ELSIF cardinality(packed) <= 200000 THEN
+                    INSERT INTO embed._queue (vectorizer_id, %6$s, n)
+                    SELECT %3$s, packed[i : i + 239], least(240, cardinality(packed) - i + 1)
+                    FROM generate_series(1, cardinality(packed), 240) AS i;
+                ELSE
+                    INSERT INTO embed._queue (vectorizer_id, %6$s, n)
+                    SELECT %3$s, array_agg(r.key), count(*)
+                    FROM (SELECT %5$s AS key, (row_number() OVER () - 1) / 240 AS pack FROM pg_embed_new AS %8$s) AS r
+                    GROUP BY r.pack;
+                END IF;
+            END IF;
+            -- An idle worker holds this lock; a busy one needs no call, and a NOTIFY at every commit would serialise the writers.
+            IF pg_try_advisory_lock_shared(1885695330, 1) THEN
+                PERFORM pg_advisory_unlock_shared(1885695330, 1);
+            ELSE
+                PERFORM pg_notify('pg_embed_work', '');
+            END IF;
+            RETURN NULL;
+        END $body$,
+        '', renamed, v.id,
+        embed._key_value(v.source, v.key_columns, 'NEW'), embed._key_value(v.source, v.key_columns, 'n'),
+        CASE WHEN whole THEN 'ids' ELSE 'keys' END, CASE WHEN whole THEN 'bigint' ELSE 'text' END,
+        CASE WHEN first THEN format('n(%s)', places) ELSE 'n' END,
+        CASE WHEN first THEN format('pg_get_indexdef(%s, 1, false) IS NULL', COALESCE(primary_index, 0)) ELSE renamed END, root, v.source::oid));
+    EXECUTE format('REVOKE ALL ON FUNCTION embed.%I() FROM PUBLIC', '_enqueue_' || v.id);
+    -- whoever makes a trigger must be allowed to execute its function; it refuses every other table
+    EXECUTE format('GRANT EXECUTE ON FUNCTION embed.%I() TO %I', '_enqueue_' || v.id,
+        (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = v.source));
+    EXECUTE format('COMMENT ON FUNCTION embed.%I() IS %L', '_enqueue_' || v.id, 'Trigger of vectorizer ' || v.name || '.');
+    RETURN '_enqueue_' || v.id;
+END $$;
+COMMENT ON FUNCTION embed._build_trigger_function(integer) IS 'Write the trigger function of a vectorizer for the names that its key columns have now.';
+
+CREATE OR REPLACE FUNCTION embed._belongs_v1(vectorizer integer, relation oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer
+        AND (v.source = relation OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
+$$;
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, or a partition of it.';
+
+CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT format('INSERT INTO embed._queue (vectorizer_id, %s, n) VALUES (%s, ARRAY[%s], 1)',
+        CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
+        v.id, embed._key_value(v.source, v.key_columns, '($1)'))
+    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+$$;
+COMMENT ON FUNCTION embed._renamed_key_v1(integer) IS
+    'What a trigger runs for a row after a key column was renamed, until its function is written anew; NULL when the key is gone.';
+
+CREATE OR REPLACE FUNCTION embed._renamed_pack_v1(vectorizer integer)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT format('INSERT INTO embed._queue (vectorizer_id, %s, n) SELECT %s, array_agg(r.key), count(*)
+        FROM (SELECT %s AS key, (row_number() OVER () - 1) / 240 AS pack FROM pg_embed_new AS n) AS r GROUP BY r.pack',
+        CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
+        v.id, embed._key_value(v.source, v.key_columns, 'n'))
+    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+$$;
+COMMENT ON FUNCTION embed._renamed_pack_v1(integer) IS
+    'What a trigger runs for a statement after a key column was renamed, until its function is written anew; NULL when the key is gone.';
+
+CREATE OR REPLACE FUNCTION embed._build_triggers(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    function text := embed._build_trigger_function(vectorizer);
+    partitioned boolean;
+    watched text;
+BEGIN
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT c.relkind = 'p' INTO partitioned FROM pg_class AS c WHERE c.oid = v.source;
+    PERFORM embed._drop_triggers(vectorizer);
+    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text.
+    SELECT string_agg(format(CASE WHEN c.attnum = ANY (v.input_columns) THEN 'OLD.%1$s::text COLLATE "C" IS DISTINCT FROM NEW.%1$s::text COLLATE "C"'
+            ELSE 'OLD.%1$s IS DISTINCT FROM NEW.%1$s' END, embed._column_name(v.source, c.attnum)),
+        ' OR ' ORDER BY c.attnum) INTO watched
+    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns) AS a(attnum)) AS c;
+    IF v.filter IS NOT NULL THEN
+        watched := format('%s OR ((%s) IS TRUE) <> ((%s) IS TRUE)', watched,
+            embed._render(v.source, v.filter, 'OLD', false), embed._render(v.source, v.filter, 'NEW', false));
+    END IF;
+    BEGIN
+        EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_update', v.source, watched, function);
+    EXCEPTION WHEN feature_not_supported OR syntax_error_or_access_rule_violation THEN
+        PERFORM embed._fail(CASE WHEN SQLSTATE = '42501' THEN '42501' ELSE 'PE003' END,
+            format('the triggers of vectorizer %L cannot be made on %s: %s', v.name, v.source, SQLERRM),
+            'the filter must not have sub-selects or aggregates, and you need the TRIGGER privilege');
+    END;
+    IF partitioned THEN
+        EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_insert', v.source, function);
+    ELSE
+        EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_insert', v.source, function);
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._build_triggers(integer) IS 'Make the triggers of a vectorizer on its table, with the rights of the caller.';
+
+CREATE OR REPLACE FUNCTION embed._drop_triggers(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN
+        SELECT g.tgname, g.tgrelid::regclass AS source
+        FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = v.source
+        WHERE v.id = vectorizer AND NOT g.tgisinternal
+            AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.source);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._drop_triggers(integer) IS 'Remove the triggers of a vectorizer from its table, those that are there.';
+
+CREATE OR REPLACE FUNCTION embed._drop_trigger_function(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+        WHERE p.proname = '_enqueue_' || vectorizer AND p.pronamespace = 'embed'::regnamespace) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS embed.%I()', '_enqueue_' || vectorizer);
+END $$;
+COMMENT ON FUNCTION embed._drop_trigger_function(integer) IS 'Remove the trigger function of a vectorizer when no trigger calls it any more.';

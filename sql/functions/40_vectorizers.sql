@@ -1,0 +1,559 @@
+-- Vectorizers: which text of which table, by which model, into which column. The calls of this file run with the
+-- caller's rights: the table's owner adds the column and the triggers, and row-level security guards the catalog.
+
+CREATE OR REPLACE FUNCTION embed._find_vectorizers(vectorizer text)
+RETURNS integer[]
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    found integer[];
+BEGIN
+    SELECT array_agg(v.id) INTO found FROM embed._vectorizer AS v WHERE v.name = vectorizer;
+    -- to_regclass raises an error for what cannot be a name
+    IF found IS NULL AND vectorizer ~ '^\s*("(?:[^"]|"")+"|[^\s".]+)(\s*\.\s*("(?:[^"]|"")+"|[^\s".]+))?\s*$' THEN
+        SELECT array_agg(v.id ORDER BY v.id) INTO found FROM embed._vectorizer AS v WHERE v.source = to_regclass(vectorizer);
+    END IF;
+    IF found IS NULL THEN
+        SELECT array_agg(v.id ORDER BY v.id) INTO found
+        FROM embed._vectorizer AS v JOIN pg_class AS c ON c.oid = v.source WHERE c.relname = vectorizer OR quote_ident(c.relname) = vectorizer;
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION embed._find_vectorizers(text) IS 'The ids of vectorizers by their name or by their table''s; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION embed._vectorizer_id(vectorizer text)
+RETURNS integer
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    found integer[] := embed._find_vectorizers(vectorizer);
+BEGIN
+    IF found IS NULL THEN
+        PERFORM embed._fail('PE003', format('there is no vectorizer %L, nor a table of that name that has one', vectorizer),
+            COALESCE('the vectorizers are: ' || (SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) FROM embed._vectorizer AS v),
+                'make one with embed.create_vectorizer(table, column)'));
+    ELSIF cardinality(found) > 1 THEN
+        PERFORM embed._fail('PE003', format('table %s has several vectorizers', vectorizer),
+            'name one of: ' || (SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) FROM embed._vectorizer AS v WHERE v.id = ANY (found)));
+    END IF;
+    RETURN found[1];
+END $$;
+COMMENT ON FUNCTION embed._vectorizer_id(text) IS 'The id of a vectorizer by its name or by its table''s, or an error that lists the vectorizers.';
+
+CREATE OR REPLACE FUNCTION embed._own_vectorizer(vectorizer text, lock_table boolean DEFAULT false)
+RETURNS embed._vectorizer
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    wanted integer := embed._vectorizer_id(vectorizer);
+    v embed._vectorizer;
+    owner oid;
+BEGIN
+    SELECT c.relowner INTO owner FROM embed._vectorizer AS w JOIN pg_class AS c ON c.oid = w.source WHERE w.id = wanted;
+    IF lock_table AND pg_has_role(current_user, owner, 'USAGE') THEN
+        -- the table before the catalog, as workers do
+        EXECUTE (SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(w.source)) FROM embed._vectorizer AS w WHERE w.id = wanted);
+    END IF;
+    -- row-level security lets nobody but the table's owner and ours lock the row
+    SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted FOR NO KEY UPDATE;
+    IF v.id IS NULL OR (lock_table AND NOT pg_has_role(current_user, owner, 'USAGE')) THEN
+        PERFORM embed._fail('42501', format('you must own the table of vectorizer %L', vectorizer), 'ask a member of ' || quote_ident(pg_get_userbyid(owner)));
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION embed._own_vectorizer(text, boolean) IS 'A vectorizer, locked for a change, or an error when its table is somebody else''s.';
+
+CREATE OR REPLACE FUNCTION embed._vector_type(kind text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT format('%I.%I', s.nspname, t.typname)
+    FROM pg_type AS t JOIN pg_namespace AS s ON s.oid = t.typnamespace
+    JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'vector'
+    WHERE t.typname = kind
+$$;
+COMMENT ON FUNCTION embed._vector_type(text) IS 'The qualified name of a type of pgvector, wherever the extension was installed.';
+
+CREATE OR REPLACE FUNCTION embed._check_source(source regclass)
+RETURNS smallint[]
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    relation pg_class;
+    key_columns smallint[];
+    odd text;
+BEGIN
+    SELECT * INTO relation FROM pg_class AS c WHERE c.oid = source;
+    IF source IS NULL OR relation.oid IS NULL THEN
+        PERFORM embed._fail('PE003', 'no table is given');
+    ELSIF relation.relkind NOT IN ('r', 'p') THEN
+        PERFORM embed._fail('PE003', format('%s is a %s, not a table', source,
+            CASE relation.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'relation of another kind' END),
+            'make the vectorizer on the table that holds the text');
+    ELSIF relation.relpersistence = 't' THEN
+        PERFORM embed._fail('PE003', format('%s is a temporary table, which no worker can see', source), 'use a permanent table');
+    ELSIF relation.relispartition THEN
+        PERFORM embed._fail('PE003', format('%s is a partition', source), 'make the vectorizer on the partitioned table: it covers every partition');
+    ELSIF relation.relnamespace IN ('embed'::regnamespace, 'pg_catalog'::regnamespace) THEN
+        PERFORM embed._fail('PE003', format('%s belongs to the system', source), 'make the vectorizer on a table of your own');
+    ELSIF NOT pg_has_role(current_user, relation.relowner, 'USAGE') THEN
+        PERFORM embed._fail('42501', format('you must own table %s to make a vectorizer on it', source),
+            format('ask a member of %I, or of an owner of it', pg_get_userbyid(relation.relowner)));
+    END IF;
+    SELECT array_agg(k.attnum ORDER BY k.position) INTO key_columns
+    FROM pg_index AS i, unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, position)
+    WHERE i.indrelid = source AND i.indisprimary AND i.indisvalid AND k.position <= i.indnkeyatts;
+    IF key_columns IS NULL THEN
+        PERFORM embed._fail('PE003', format('table %s has no primary key', source),
+            'add one: a vectorizer must tell the rows apart, as in ALTER TABLE ... ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY');
+    END IF;
+    SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ') INTO odd
+    FROM pg_attribute AS a WHERE a.attrelid = source AND a.attnum = ANY (key_columns) AND NOT embed._key_type_is_plain(a.atttypid);
+    IF odd IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the primary key of %s has a type that cannot be queued: %s', source, odd),
+            'use types of Postgres itself, domains over these, or enums');
+    END IF;
+    RETURN key_columns;
+END $$;
+COMMENT ON FUNCTION embed._check_source(regclass) IS 'The primary key of a table that can have a vectorizer, or the reason why it cannot.';
+
+CREATE OR REPLACE FUNCTION embed._check_input(source regclass, columns smallint[])
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    odd text;
+BEGIN
+    SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ') INTO odd
+    FROM pg_attribute AS a
+    WHERE a.attrelid = source AND a.attnum = ANY (columns)
+        AND (a.atttypid = 'bytea'::regtype OR format_type(a.atttypid, NULL) ~ '(^|\.)(vector|halfvec|sparsevec)$');
+    IF odd IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the input of %s is not text: %s', source, odd), 'name columns whose values can be read as text');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_input(regclass, smallint[]) IS 'Refuse input columns that hold no text.';
+
+CREATE OR REPLACE FUNCTION embed._add_column(
+    source regclass, column_name text, column_type text, dimensions integer, OUT attnum smallint, OUT added boolean
+)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    kind text := COALESCE(column_type, CASE WHEN dimensions <= 4000 THEN 'halfvec' ELSE 'vector' END);
+    wanted text;
+    present record;
+BEGIN
+    IF kind NOT IN ('halfvec', 'vector') THEN
+        PERFORM embed._fail('PE003', format('a column of type %L cannot hold dense vectors', kind), 'use halfvec (2 bytes a dimension) or vector (4 bytes)');
+    END IF;
+    wanted := format('%s(%s)', embed._vector_type(kind), dimensions);
+    SELECT a.attnum, a.atttypid, a.atttypmod, a.attgenerated, format_type(a.atttypid, a.atttypmod) AS spelled INTO present
+    FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    added := present.attnum IS NULL;
+    IF added THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', source, column_name, wanted);
+        SELECT a.attnum INTO attnum FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND NOT a.attisdropped;
+        RETURN;
+    END IF;
+    IF present.attgenerated <> '' OR present.atttypmod <> dimensions OR NOT (
+        present.atttypid = embed._vector_type(kind)::regtype
+        OR (column_type IS NULL AND present.atttypid IN (embed._vector_type('vector')::regtype, embed._vector_type('halfvec')::regtype))) THEN
+        PERFORM embed._fail('PE003', format('column %I of %s exists with type %s, and the model needs %s', column_name, source, present.spelled, wanted),
+            'name another column, as in column_name => ''embedding_2'', or drop that one');
+    END IF;
+    attnum := present.attnum;
+END $$;
+COMMENT ON FUNCTION embed._add_column(regclass, text, text, integer) IS 'The column for the vectors: added, or taken when it has the right type.';
+
+CREATE OR REPLACE FUNCTION embed._partitions(source regclass)
+RETURNS oid[]
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT COALESCE(array_agg(t.relid::oid ORDER BY t.relid), '{}') FROM pg_partition_tree(source) AS t WHERE t.isleaf AND t.relid <> source
+$$;
+COMMENT ON FUNCTION embed._partitions(regclass) IS 'The leaf partitions that a table has now.';
+
+CREATE OR REPLACE FUNCTION embed._grant_columns(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+BEGIN
+    IF to_regrole('embed_worker') IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
+        EXECUTE format('GRANT SELECT (tableoid) ON %s TO embed_worker', v.source);
+    END IF;
+    EXECUTE format('GRANT SELECT (%s), UPDATE (%s) ON %s TO embed_worker',
+        (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ')
+            FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_column) AS a(attnum)) AS c),
+        embed._column_name(v.source, v.target_column), v.source);
+    IF NOT has_schema_privilege('embed_worker', (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = v.source), 'USAGE') THEN
+        BEGIN
+            EXECUTE format('GRANT USAGE ON SCHEMA %s TO embed_worker', (SELECT c.relnamespace::regnamespace FROM pg_class AS c WHERE c.oid = v.source));
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE WARNING 'role embed_worker may not use the schema of %', v.source
+                USING HINT = 'the schema''s owner must GRANT USAGE on it to embed_worker, or workers must connect as another role';
+        END;
+        IF NOT has_schema_privilege('embed_worker', (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = v.source), 'USAGE') THEN
+            RAISE WARNING 'role embed_worker may not use the schema of %', v.source
+                USING HINT = 'the schema''s owner must GRANT USAGE on it to embed_worker, or workers must connect as another role';
+        END IF;
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._grant_columns(integer) IS 'Let the worker role read the key, input and filter columns and write the vectors, and nothing else.';
+
+CREATE OR REPLACE FUNCTION embed._revoke_columns(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    listed text;
+BEGIN
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') INTO listed
+    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_column) AS a(attnum)) AS c;
+    IF to_regrole('embed_worker') IS NULL OR listed IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('REVOKE SELECT (%1$s), UPDATE (%1$s) ON %2$s FROM embed_worker', listed, v.source);
+    PERFORM embed._grant_columns(o.id) FROM embed._vectorizer AS o
+    WHERE o.source = v.source AND o.id <> v.id AND embed._column_name(o.source, o.target_column) IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION embed._revoke_columns(integer) IS 'Take from the worker role the columns of a vectorizer that no other vectorizer of the table needs.';
+
+CREATE OR REPLACE FUNCTION embed._free_name(source regclass, column_name text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT n.name FROM (
+        SELECT format('%s_%s', c.relname, column_name) AS name, 1 AS choice FROM pg_class AS c WHERE c.oid = source
+        UNION ALL
+        SELECT format('%s_%s_%s', s.nspname, c.relname, column_name), 2 FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = source
+        UNION ALL
+        SELECT format('%s_%s_%s', c.relname, column_name, c.oid), 3 FROM pg_class AS c WHERE c.oid = source
+    ) AS n
+    WHERE NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = n.name)
+    ORDER BY n.choice LIMIT 1
+$$;
+COMMENT ON FUNCTION embed._free_name(regclass, text) IS 'A name for a vectorizer that was given none: table_column, or schema_table_column when that is taken.';
+
+CREATE OR REPLACE FUNCTION embed._check_limits(name text, max_attempts integer)
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF name = '' THEN
+        PERFORM embed._fail('PE003', 'a vectorizer needs a name', 'leave it out, and it is named after its table and column');
+    ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
+        PERFORM embed._fail('PE003', format('max_attempts is %s', max_attempts), 'set it between 1 and 100');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_limits(text, integer) IS 'Refuse an empty name and a number of attempts out of bounds.';
+
+CREATE OR REPLACE FUNCTION embed.create_vectorizer(
+    source regclass,
+    input text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    column_name text DEFAULT 'embedding',
+    column_type text DEFAULT NULL,
+    name text DEFAULT NULL,
+    max_attempts integer DEFAULT 10,
+    backfill boolean DEFAULT true,
+    if_not_exists boolean DEFAULT false
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    key_columns smallint[] := embed._check_source(source);
+    read record;
+    kept record;
+    target record;
+    wanted integer;
+    chosen record;
+    id integer;
+BEGIN
+    max_attempts := COALESCE(max_attempts, 10);
+    PERFORM embed._check_limits(name, max_attempts);
+    IF column_name IS NULL OR column_name = '' THEN
+        PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
+    END IF;
+    name := COALESCE(name, embed._free_name(source, column_name));
+    IF if_not_exists AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source
+        AND embed._column_name(v.source, v.target_column) = quote_ident(column_name)) THEN
+        RETURN (SELECT v.name FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source
+            AND embed._column_name(v.source, v.target_column) = quote_ident(column_name));
+    END IF;
+    -- not inside the query: its planner would call the function to guess, and meet its error
+    wanted := CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END;
+    SELECT m.id, m.dimensions INTO chosen FROM embed._model AS m WHERE m.id = wanted;
+    read := embed._template(source, input, template);
+    PERFORM embed._check_input(source, read.columns);
+    kept := embed._filter(source, filter);
+    -- No writer may be half-way: each later change meets the triggers, each earlier one is seen by the backfill. A new
+    -- column needs the table alone; a weaker lock first would invite a deadlock.
+    EXECUTE format('LOCK TABLE %s IN %s MODE', embed._source_name(source),
+        CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND NOT a.attisdropped)
+            THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
+    target := embed._add_column(source, column_name, column_type, chosen.dimensions);
+    IF target.attnum = ANY (read.columns) THEN
+        PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', column_name));
+    END IF;
+    IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND v.target_column = target.attnum) THEN
+        PERFORM embed._fail('PE003', format('column %I of %s belongs to a vectorizer already', column_name, source),
+            'name another column, as in column_name => ''embedding_2'', or use embed.alter_vectorizer');
+    ELSIF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = create_vectorizer.name) THEN
+        PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
+    END IF;
+    INSERT INTO embed._vectorizer AS v (name, source, model_id, key_columns, input_columns, template, filter, filter_columns,
+        target_column, owns_target, partitions, max_attempts)
+    VALUES (name, source, chosen.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
+        target.attnum, target.added, embed._partitions(source), max_attempts)
+    RETURNING v.id INTO id;
+    PERFORM embed._build_triggers(id);
+    PERFORM embed._grant_columns(id);
+    IF backfill THEN
+        INSERT INTO embed._backfill (vectorizer_id, mode) VALUES (id, CASE WHEN target.added THEN 'missing' ELSE 'all' END);
+    END IF;
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+    RETURN name;
+END $$;
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean) IS
+    'Keep a column of vectors of a table''s text. The column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change.';
+
+CREATE OR REPLACE FUNCTION embed.create_vectorizer(
+    source regclass,
+    input text,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    column_name text DEFAULT 'embedding',
+    column_type text DEFAULT NULL,
+    name text DEFAULT NULL,
+    max_attempts integer DEFAULT 10,
+    backfill boolean DEFAULT true,
+    if_not_exists boolean DEFAULT false
+)
+RETURNS text
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
+        column_type, name, max_attempts, backfill, if_not_exists)
+$$;
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean) IS
+    'The same for one input column.';
+
+CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
+    vectorizer text,
+    input text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    max_attempts integer DEFAULT NULL,
+    rename_to text DEFAULT NULL
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    read record;
+    kept record;
+    again boolean := input IS NOT NULL OR template IS NOT NULL OR filter IS NOT NULL;
+BEGIN
+    v := embed._own_vectorizer(vectorizer, lock_table => again);
+    PERFORM embed._check_source(v.source), embed._check_limits(rename_to, max_attempts);
+    IF EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.name = rename_to AND c.id <> v.id) THEN
+        PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
+    END IF;
+    IF again THEN
+        PERFORM embed._revoke_columns(v.id);
+    END IF;
+    IF input IS NOT NULL OR template IS NOT NULL THEN
+        read := embed._template(v.source, input, template);
+        PERFORM embed._check_input(v.source, read.columns);
+        v.template := read.pieces;
+        v.input_columns := read.columns;
+    END IF;
+    IF filter IS NOT NULL THEN
+        -- the empty condition takes the filter away
+        kept := embed._filter(v.source, NULLIF(filter, ''));
+        v.filter := kept.pieces;
+        v.filter_columns := kept.columns;
+    END IF;
+    IF again AND EXISTS (SELECT FROM unnest(v.input_columns || v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL) THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L reads a column that was dropped', v.name), 'name other columns as input, and in the filter, in one call');
+    END IF;
+    UPDATE embed._vectorizer AS c
+    SET name = COALESCE(rename_to, c.name),
+        template = v.template,
+        input_columns = v.input_columns,
+        filter = v.filter,
+        filter_columns = v.filter_columns,
+        max_attempts = COALESCE(alter_vectorizer.max_attempts, c.max_attempts),
+        state = CASE WHEN again AND c.state = 'stopped' THEN 'active' ELSE c.state END,
+        reason = CASE WHEN again THEN NULL ELSE c.reason END
+    WHERE c.id = v.id;
+    IF again THEN
+        PERFORM embed._build_triggers(v.id);
+        PERFORM embed._grant_columns(v.id);
+        PERFORM embed._start_backfill(v.id, 'all');
+    END IF;
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+    RETURN COALESCE(rename_to, v.name);
+END $$;
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text) IS
+    'Change what a vectorizer reads, its filter ('''' takes it away), its name or its attempts. When the text changes, all rows are embedded again behind live rows; their old vectors stay until then.';
+
+CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
+    vectorizer text,
+    input text,
+    template text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    max_attempts integer DEFAULT NULL,
+    rename_to text DEFAULT NULL
+)
+RETURNS text
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to)
+$$;
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text) IS 'The same for one input column.';
+
+CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    INSERT INTO embed._backfill AS b (vectorizer_id, mode) VALUES (vectorizer, mode)
+    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
+        mode = CASE WHEN b.mode = 'all' OR excluded.mode = 'all' THEN 'all' ELSE 'missing' END
+$$;
+COMMENT ON FUNCTION embed._start_backfill(integer, text) IS 'Begin a backfill, or begin it again.';
+
+CREATE OR REPLACE FUNCTION embed.backfill(vectorizer text, mode text DEFAULT 'missing')
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF mode NOT IN ('missing', 'all') THEN
+        PERFORM embed._fail('PE003', format('there is no backfill mode %L', mode), 'use ''missing'' (rows without a vector) or ''all'' (every row again)');
+    END IF;
+    PERFORM embed._start_backfill((embed._own_vectorizer(vectorizer)).id, mode);
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+END $$;
+COMMENT ON FUNCTION embed.backfill(text, text) IS 'Look at the rows of a table again: those without a vector, or all of them.';
+
+CREATE OR REPLACE FUNCTION embed.drop_vectorizer(vectorizer text, drop_column boolean DEFAULT false, if_exists boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+BEGIN
+    IF if_exists AND embed._find_vectorizers(vectorizer) IS NULL THEN
+        RETURN;
+    END IF;
+    v := embed._own_vectorizer(vectorizer, lock_table => true);
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
+        PERFORM embed._drop_triggers(v.id), embed._revoke_columns(v.id);
+        IF drop_column AND embed._column_name(v.source, v.target_column) IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE %s DROP COLUMN %s', v.source, embed._column_name(v.source, v.target_column));
+        END IF;
+    END IF;
+    DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
+    PERFORM embed._forget_v1(v.id);
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+END $$;
+COMMENT ON FUNCTION embed.drop_vectorizer(text, boolean, boolean) IS
+    'Stop embedding a table: triggers, queue and catalog entry go, the column of vectors stays unless drop_column is true.';
+
+CREATE OR REPLACE FUNCTION embed._forget_v1(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer) THEN
+        RETURN;
+    END IF;
+    DELETE FROM embed._queue AS q WHERE q.vectorizer_id = vectorizer;
+    DELETE FROM embed._throughput AS t WHERE t.vectorizer_id = vectorizer;
+    PERFORM embed._drop_trigger_function(vectorizer);
+END $$;
+COMMENT ON FUNCTION embed._forget_v1(integer) IS 'Remove what a dropped vectorizer left in the queue.';
+
+CREATE OR REPLACE VIEW embed.vectorizers AS
+SELECT
+    v.name,
+    v.source,
+    m.name AS model,
+    (SELECT array_agg(a.attname::text ORDER BY k.position)
+        FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position)
+        JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = k.attnum) AS key,
+    (SELECT string_agg(CASE jsonb_typeof(p.piece)
+            WHEN 'number' THEN '{' || COALESCE((SELECT a.attname FROM pg_attribute AS a
+                WHERE a.attrelid = v.source AND a.attnum = (p.piece #>> '{}')::smallint AND NOT a.attisdropped), 'dropped column') || '}'
+            ELSE replace(replace(p.piece #>> '{}', '{', '{{'), '}', '}}') END, '' ORDER BY p.position)
+        FROM jsonb_array_elements(v.template) WITH ORDINALITY AS p(piece, position)) AS template,
+    (SELECT string_agg(CASE jsonb_typeof(p.piece)
+            WHEN 'number' THEN COALESCE((SELECT quote_ident(a.attname) FROM pg_attribute AS a
+                WHERE a.attrelid = v.source AND a.attnum = (p.piece #>> '{}')::smallint AND NOT a.attisdropped), 'dropped column')
+            ELSE p.piece #>> '{}' END, '' ORDER BY p.position)
+        FROM jsonb_array_elements(v.filter) WITH ORDINALITY AS p(piece, position)) AS filter,
+    (SELECT a.attname::text FROM pg_attribute AS a
+        WHERE a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped) AS column_name,
+    (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
+        WHERE a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped) AS column_type,
+    v.state,
+    v.reason,
+    v.max_attempts,
+    v.created_at
+FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;
+COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now.';

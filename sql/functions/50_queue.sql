@@ -1,0 +1,745 @@
+-- What workers call: claim, read, write, give back. Functions that touch the queue run with the owner's rights
+-- (SECURITY DEFINER); those that touch users' tables run with the worker's, which holds only the columns it needs.
+-- A user's transaction may lock tables, catalog and queue in any order. So that none of them meets a worker in a circle, a
+-- worker locks the table first, when it holds nothing else, and after that waits for nobody: it skips what is locked.
+
+CREATE OR REPLACE FUNCTION embed._first_due_v1(vectorizer integer, lane integer)
+RETURNS timestamptz
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+-- by the index and in its order, whatever the statistics say about a table that was empty a moment ago
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+DECLARE
+    slot text := format('embed_queue.floor_%s_%s', vectorizer, lane);
+    kept double precision[] := string_to_array(current_setting(slot, true), ' ');
+    began timestamptz := clock_timestamp();
+    below timestamptz := '-infinity';
+    until timestamptz;
+    first timestamptz;
+    took interval;
+BEGIN
+    IF kept[1] > extract(epoch FROM began) THEN
+        until := to_timestamp(kept[1]);
+        below := to_timestamp(kept[2]);
+    END IF;
+    SELECT q.available_at INTO first FROM embed._queue AS q
+    WHERE q.vectorizer_id = vectorizer AND q.priority = lane AND q.available_at > below AND q.available_at <= began
+    ORDER BY q.available_at LIMIT 1;
+    took := clock_timestamp() - began;
+    -- While somebody holds an old snapshot, no vacuum removes finished entries, and each look would step over all of them.
+    -- So a look that took long is remembered by the session, and for twenty times as long the next ones begin a minute
+    -- below what it found. Changes of a transaction that was open for longer than that wait for the next look at all.
+    IF until IS NOT NULL OR took > interval '1 millisecond' THEN
+        until := COALESCE(until, began + least(took * 20, interval '10 seconds'));
+        below := greatest(below, COALESCE(first, began) - interval '1 minute');
+        PERFORM set_config(slot, format('%s %s', extract(epoch FROM until), extract(epoch FROM below)), false);
+    END IF;
+    RETURN first;
+END $$;
+COMMENT ON FUNCTION embed._first_due_v1(integer, integer) IS 'When the first entry of a lane was due; NULL when none is due.';
+
+CREATE OR REPLACE FUNCTION embed._work_v1()
+RETURNS TABLE (
+    vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, column_type text,
+    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean
+)
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT v.id, v.name, m.name, m.family, m.options, m.space_id, m.dimensions, t.typname, v.max_attempts, v.reason,
+        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id),
+        embed._first_due_v1(v.id, 1) IS NOT NULL,
+        embed._first_due_v1(v.id, 2) IS NOT NULL
+    FROM embed._vectorizer AS v
+    JOIN embed._model AS m ON m.id = v.model_id
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE v.state = 'active'
+    ORDER BY v.id
+$$;
+COMMENT ON FUNCTION embed._work_v1() IS 'The active vectorizers with their models, and whether rows are due in each lane.';
+
+CREATE OR REPLACE FUNCTION embed._blame_v1(vectorizer integer, error text)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    UPDATE embed._vectorizer AS v SET reason = error WHERE v.id = vectorizer AND v.state = 'active' AND v.reason IS DISTINCT FROM error
+$$;
+COMMENT ON FUNCTION embed._blame_v1(integer, text) IS
+    'Tell in the catalog why the rows of an active vectorizer cannot be read or written: a lost right, row-level security; NULL when they can again.';
+
+CREATE OR REPLACE FUNCTION embed._bury_v1(vectorizer integer, key text, code text, error text, attempts integer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
+    SELECT v.id, _bury_v1.key, _bury_v1.code, _bury_v1.error, _bury_v1.attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer
+    ON CONFLICT ON CONSTRAINT _failure_pkey DO UPDATE
+    SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now()
+$$;
+COMMENT ON FUNCTION embed._bury_v1(integer, text, text, text, integer) IS 'List a row as failed whose table does not let its vector be written.';
+
+CREATE OR REPLACE FUNCTION embed._apart(attempts integer)
+RETURNS interval
+LANGUAGE sql
+VOLATILE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE WHEN attempts < 2 THEN interval '0' ELSE random() * least(60, 0.05 * 2 ^ least(attempts, 12)) * interval '1 second' END
+$$;
+COMMENT ON FUNCTION embed._apart(integer) IS
+    'How long an entry waits whose worker was lost, at random: so that entries which died together are not in the same hands again.';
+
+CREATE OR REPLACE FUNCTION embed._claim_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
+RETURNS TABLE (entries bigint[], attempts integer[], keys text[])
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+DECLARE
+    first timestamptz := embed._first_due_v1(vectorizer, lane);
+    moment timestamptz := clock_timestamp();
+    entry record;
+    room integer := max_rows;
+    claimed bigint[] := '{}';
+    limit_attempts integer;
+    last_attempt boolean;
+    lost text := 'its worker was lost';
+    part integer;
+BEGIN
+    SELECT v.max_attempts INTO limit_attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.state = 'active';
+    IF limit_attempts IS NULL OR first IS NULL THEN
+        RETURN;
+    END IF;
+    FOR entry IN
+        SELECT q.id, q.n, q.attempts, q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM lost AS lost FROM embed._queue AS q
+        WHERE q.vectorizer_id = vectorizer AND q.priority = lane AND q.available_at BETWEEN first AND moment
+        ORDER BY q.available_at
+        LIMIT max_rows  -- an entry has one row at least
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        -- Still held and yet due: whoever held it died. A row that kills its worker must not take others with it: from the
+        -- second death on the entry goes by itself, an eighth of it at a time and not all parts at once, until a single row
+        -- is left, which is given up when its attempts are spent.
+        IF entry.lost AND entry.attempts >= 2 AND entry.n > 1 THEN
+            CONTINUE WHEN cardinality(claimed) > 0;
+            part := (entry.n + 7) / 8;
+            INSERT INTO embed._queue (vectorizer_id, priority, n, attempts, enqueued_at, available_at, last_error, ids, keys)
+            SELECT q.vectorizer_id, q.priority, least(part, q.n - i), q.attempts, q.enqueued_at, moment + embed._apart(q.attempts), lost,
+                q.ids[i + 1:i + part], q.keys[i + 1:i + part]
+            FROM embed._queue AS q, generate_series(part, entry.n - 1, part) AS i WHERE q.id = entry.id;
+            UPDATE embed._queue AS q SET ids = q.ids[:part], keys = q.keys[:part], n = part WHERE q.id = entry.id;
+            claimed := ARRAY[entry.id];
+            EXIT;
+        ELSIF entry.lost AND entry.attempts >= limit_attempts THEN
+            INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
+            SELECT q.vectorizer_id, k.key, 'PE020', format('the worker was lost %s times while it held this row', q.attempts), q.attempts
+            FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = entry.id
+            ON CONFLICT (vectorizer_id, key) DO UPDATE SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
+            DELETE FROM embed._queue AS q WHERE q.id = entry.id;
+            CONTINUE;
+        ELSIF entry.lost AND entry.attempts >= 2 THEN
+            CONTINUE WHEN cardinality(claimed) > 0;
+            claimed := ARRAY[entry.id];
+            EXIT;
+        END IF;
+        -- Rows on their last attempt go by themselves: a batch that fails is given up as a whole.
+        last_attempt := COALESCE(last_attempt, entry.attempts + 1 >= limit_attempts);
+        EXIT WHEN last_attempt <> (entry.attempts + 1 >= limit_attempts);
+        claimed := claimed || entry.id;
+        room := room - entry.n;
+        EXIT WHEN room <= 0;
+    END LOOP;
+    IF cardinality(claimed) = 0 THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        WITH held AS (
+            UPDATE embed._queue AS q
+            SET worker = _claim_v1.worker, attempts = q.attempts + 1, available_at = clock_timestamp() + lease
+            WHERE q.id = ANY (claimed)
+            RETURNING q.id, q.attempts::integer, embed._keys(q) AS keys
+        )
+        SELECT array_agg(h.id), array_agg(h.attempts), array_agg(k.key) FROM held AS h, unnest(h.keys) AS k(key);
+END $$;
+COMMENT ON FUNCTION embed._claim_v1(integer, integer, integer, integer, interval) IS
+    'Take entries that nobody holds, up to so many rows, for the time of a lease. Returns three arrays of equal length, one element a row.';
+
+CREATE OR REPLACE FUNCTION embed._take_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
+RETURNS TABLE (entry bigint, attempts integer, key text, found boolean, input text, hash bigint)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    claim record;
+    source record := embed._source_v1(vectorizer);
+BEGIN
+    IF source.input IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
+    SELECT * INTO claim FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease);
+    IF claim.entries IS NULL THEN
+        RETURN;
+    END IF;
+    -- OFFSET 0 keeps one index probe a key, whatever the planner thinks of the table.
+    RETURN QUERY EXECUTE format(
+        'SELECT q.entry, q.attempts, q.key, r.found IS NOT NULL, r.input, embed._hash(r.input)
+         FROM unnest($1, $2, $3) AS q(entry, attempts, key)
+         LEFT JOIN LATERAL (SELECT true AS found, %s AS input FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
+        source.input, source.name, source.match)
+    USING claim.entries, claim.attempts, claim.keys;
+END $$;
+COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval) IS
+    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone. The caller commits before it works.';
+
+CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT target text, OUT kind oid)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+BEGIN
+    SELECT * INTO v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    IF v.id IS NULL THEN
+        RETURN;
+    ELSIF embed._problem(v) IS NOT NULL THEN
+        IF embed._stop_broken(vectorizer) THEN
+            RETURN;
+        END IF;
+        SELECT * INTO v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    END IF;
+    name := embed._source_name(v.source);
+    input := embed._input(v.source, v.input_columns, v.template, v.filter, 'r');
+    match := embed._key_match(v.source, v.key_columns, 'r', 'q.key');
+    target := embed._column_name(v.source, v.target_column);
+    SELECT a.atttypid INTO kind FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = v.target_column;
+    IF name IS NULL OR match IS NULL OR target IS NULL THEN
+        input := NULL;  -- dropped since we looked
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._source_v1(integer) IS 'The expressions that read and write a vectorizer''s rows now; all NULL, and the vectorizer stopped, when something it needs was dropped.';
+
+CREATE OR REPLACE FUNCTION embed._stop_broken(vectorizer integer)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    problem text;
+BEGIN
+    -- somebody may be mending it: look again with the row locked
+    SELECT * INTO v FROM embed._vectorizer AS c WHERE c.id = vectorizer FOR UPDATE;
+    problem := embed._problem(v);
+    UPDATE embed._vectorizer AS c SET state = 'stopped', reason = problem
+    WHERE c.id = vectorizer AND problem IS NOT NULL AND (c.state <> 'stopped' OR c.reason IS DISTINCT FROM problem);
+    RETURN v.id IS NULL OR problem IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION embed._stop_broken(integer) IS 'Stop a vectorizer that lacks something it needs; false when it lacks nothing.';
+
+CREATE OR REPLACE FUNCTION embed._problem(v embed._vectorizer)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE
+        WHEN NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN 'its table was dropped'
+        WHEN EXISTS (SELECT FROM unnest(v.input_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
+            THEN 'an input column was dropped; name another with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
+        WHEN NOT COALESCE(embed._key_is_readable(v.source, v.key_columns) AND v.key_columns = (SELECT array_agg(k.attnum ORDER BY k.place)
+                FROM pg_index AS i, unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, place)
+                WHERE i.indrelid = v.source AND i.indisprimary AND k.place <= i.indnkeyatts), false)
+            THEN 'its primary key was dropped or changed; drop the vectorizer and make it again'
+        WHEN (SELECT c.relispartition FROM pg_class AS c WHERE c.oid = v.source)
+            THEN 'its table became a partition; drop the vectorizer and make one on the partitioned table'
+        WHEN EXISTS (SELECT FROM unnest(v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
+            THEN 'a column of its filter was dropped; give another with embed.alter_vectorizer(''' || v.name || ''', filter => ...)'
+        WHEN embed._column_name(v.source, v.target_column) IS NULL
+            THEN 'the column of the vectors was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
+        WHEN NOT EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid JOIN embed._model AS m ON m.id = v.model_id
+                WHERE a.attrelid = v.source AND a.attnum = v.target_column AND a.atttypmod = m.dimensions AND t.typname IN ('vector', 'halfvec'))
+            THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
+        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled <> 'D'
+                AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')) < 2
+            THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
+    END
+$$;
+COMMENT ON FUNCTION embed._problem(embed._vectorizer) IS 'What keeps a vectorizer from working, with the way out; NULL when nothing does.';
+
+CREATE OR REPLACE FUNCTION embed._finish_v1(
+    worker integer,
+    vectorizer integer,
+    entries bigint[],
+    keys text[],
+    hashes bigint[],
+    vectors anyarray,
+    gone text[] DEFAULT '{}',
+    dead jsonb DEFAULT '[]'
+)
+RETURNS TABLE (written integer, postponed integer)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    source record := embed._source_v1(vectorizer);
+    done text[] := '{}';
+    busy text[] := '{}';
+    void text[] := '{}';
+    looked timestamptz;
+BEGIN
+    written := 0;
+    postponed := 0;
+    IF source.input IS NULL THEN
+        -- stopped meanwhile: the rows wait in the queue until it goes on
+        PERFORM embed._postpone_v1(worker, entries, interval '0', 'the vectorizer was stopped', false);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF (SELECT t.typelem FROM pg_type AS t WHERE t.oid = pg_typeof(vectors)) <> source.kind THEN
+        -- A cast would round them. The worker is about to learn of the new type.
+        PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the column of the vectors has another type now', false);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF cardinality(keys) > 0 THEN
+        -- Rows that a user's transaction holds are passed over: a worker that waits for a row while it holds others could
+        -- be one side of a deadlock. The hash is compared in the UPDATE itself, which READ COMMITTED evaluates again on a
+        -- row that changed meanwhile; such a row has its own entry in the queue.
+        EXECUTE format(
+            'WITH given AS (SELECT * FROM unnest($1, $2, $3) AS q(key, hash, vector)),
+             held AS MATERIALIZED (SELECT q.* FROM given AS q JOIN %1$s AS r ON %2$s FOR NO KEY UPDATE OF r SKIP LOCKED),
+             written AS (UPDATE %1$s AS r SET %3$s = q.vector FROM held AS q
+                 WHERE %2$s AND embed._hash(%4$s) IS NOT DISTINCT FROM q.hash AND (q.hash IS NOT NULL OR r.%3$s IS NOT NULL)
+                 RETURNING q.key)
+             SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w',
+            source.name, source.match, source.target, source.input)
+        INTO done USING keys, hashes, vectors;
+    END IF;
+    looked := clock_timestamp();
+    IF cardinality(done) < cardinality(keys) OR cardinality(gone) > 0 THEN
+        -- busy: locked by others, and still what was embedded. void: nothing there to embed, now.
+        EXECUTE format(
+            'SELECT COALESCE(array_agg(q.key) FILTER (WHERE q.mine AND r.found AND r.hash IS NOT DISTINCT FROM q.hash
+                     AND (q.hash IS NOT NULL OR r.has_vector)), ''{}''),
+                 COALESCE(array_agg(q.key) FILTER (WHERE r.found IS NULL OR r.hash IS NULL AND NOT r.has_vector), ''{}'')
+             FROM (SELECT k.key, k.hash, true AS mine FROM unnest($1, $2) AS k(key, hash) WHERE k.key <> ALL ($3)
+                 UNION ALL SELECT g.key, NULL, false FROM unnest($4) AS g(key)) AS q
+             LEFT JOIN LATERAL (SELECT true AS found, embed._hash(%s) AS hash, r.%s IS NOT NULL AS has_vector
+                 FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
+            source.input, source.target, source.name, source.match)
+        INTO busy, void USING keys, hashes, done, gone;
+    END IF;
+    PERFORM embed._settle_v1(worker, vectorizer, entries, done, busy, void, looked, dead);
+    written := cardinality(done);
+    postponed := cardinality(busy);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb) IS
+    'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction.';
+
+CREATE OR REPLACE FUNCTION embed._settle_v1(
+    worker integer, vectorizer integer, finished bigint[], done text[], busy text[], void text[], looked timestamptz, dead jsonb
+)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    held text[];
+BEGIN
+    -- Failures that somebody is about to retry: their rows are looked at again.
+    IF EXISTS (SELECT FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer) THEN
+        WITH mine AS (
+            SELECT f.key FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer AND f.key = ANY (done || void) FOR UPDATE SKIP LOCKED
+        )
+        SELECT array_agg(f.key) INTO held FROM embed._failure AS f
+        WHERE f.vectorizer_id = vectorizer AND f.key = ANY (done || void) AND NOT EXISTS (SELECT FROM mine WHERE mine.key = f.key);
+    END IF;
+    held := COALESCE(held, '{}');
+    busy := busy || held;
+    IF cardinality(busy) > 0 THEN
+        -- Held by somebody's transaction: again soon, then less and less often, for as long as it takes. No attempt is charged.
+        INSERT INTO embed._queue (vectorizer_id, priority, keys, n, attempts, locked, enqueued_at, available_at, last_error)
+        SELECT vectorizer, q.priority, array_agg(DISTINCT k.key), count(DISTINCT k.key), greatest(q.attempts - 1, 0), least(q.locked, 99) + 1, q.enqueued_at,
+            clock_timestamp() + least(10, 0.1 * 2 ^ least(q.locked, 8)) * interval '1 second', 'the row is locked by another transaction'
+        FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key)
+        WHERE q.id = ANY (finished) AND k.key = ANY (busy)
+        GROUP BY q.id;
+    END IF;
+    DELETE FROM embed._queue AS q WHERE q.id = ANY (finished);
+    IF NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer) THEN
+        RETURN;
+    END IF;
+    -- A row that was written is ours until we commit. One that was seen empty may have got another text since, and that
+    -- text may have failed in other hands: such a failure is younger than our look, and stays.
+    IF EXISTS (SELECT FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer) THEN
+        DELETE FROM embed._failure AS f
+        WHERE f.vectorizer_id = vectorizer AND f.key <> ALL (held) AND (f.key = ANY (done) OR (f.key = ANY (void) AND f.failed_at <= looked));
+    END IF;
+    IF jsonb_array_length(dead) > 0 THEN
+        INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
+        SELECT vectorizer, d.key, d.code, d.error, d.attempts
+        FROM jsonb_to_recordset(dead) AS d(key text, code text, error text, attempts integer)
+        WHERE d.key = ANY (done) AND d.key <> ALL (held)
+        ON CONFLICT (vectorizer_id, key) DO UPDATE
+        SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
+    END IF;
+    IF cardinality(done) > 0 THEN
+        INSERT INTO embed._throughput AS t (vectorizer_id, worker, bucket, rows)
+        VALUES (vectorizer, worker, date_bin('10 seconds', clock_timestamp(), 'epoch'), cardinality(done))
+        ON CONFLICT ON CONSTRAINT _throughput_pkey DO UPDATE SET rows = t.rows + excluded.rows;
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._settle_v1(integer, integer, bigint[], text[], text[], text[], timestamptz, jsonb) IS 'The queue''s side of _finish_v1.';
+
+CREATE OR REPLACE FUNCTION embed._postpone_v1(worker integer, entries bigint[], delay interval, error text, charge boolean)
+RETURNS integer
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH released AS (
+        UPDATE embed._queue AS q
+        SET worker = NULL, available_at = clock_timestamp() + delay, last_error = error,
+            attempts = CASE WHEN charge THEN q.attempts ELSE greatest(q.attempts - 1, 0) END
+        WHERE q.id IN (SELECT e.id FROM embed._queue AS e WHERE e.id = ANY (entries) AND e.worker = _postpone_v1.worker FOR UPDATE SKIP LOCKED)
+        RETURNING q.id
+    )
+    SELECT count(*)::integer FROM released
+$$;
+COMMENT ON FUNCTION embed._postpone_v1(integer, bigint[], interval, text, boolean) IS
+    'Put claimed entries back, due after a delay. Without charge the attempt is not counted.';
+
+CREATE OR REPLACE FUNCTION embed._renew_v1(worker integer, entries bigint[], lease interval)
+RETURNS integer
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH renewed AS (
+        UPDATE embed._queue AS q SET available_at = clock_timestamp() + lease
+        WHERE q.id IN (SELECT e.id FROM embed._queue AS e WHERE e.id = ANY (entries) AND e.worker = _renew_v1.worker FOR UPDATE SKIP LOCKED)
+        RETURNING q.id
+    )
+    SELECT count(*)::integer FROM renewed
+$$;
+COMMENT ON FUNCTION embed._renew_v1(integer, bigint[], interval) IS 'Prolong the lease of entries that a worker still works on.';
+
+CREATE OR REPLACE FUNCTION embed._rescue_v1()
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    -- All sessions end with the server, whatever their workers do: then no row is charged for it.
+    restarted boolean := NOT EXISTS (SELECT FROM embed._server AS s WHERE s.started_at = pg_postmaster_start_time());
+    freed integer;
+BEGIN
+    WITH lost AS (
+        SELECT q.id FROM embed._queue AS q
+        WHERE q.worker IS NOT NULL AND NOT EXISTS (SELECT FROM pg_locks AS l
+                WHERE l.locktype = 'advisory' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+                    AND l.classid = 1885695331 AND l.objid = q.worker::oid AND l.objsubid = 2)
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE embed._queue AS q
+    SET worker = NULL,
+        attempts = CASE WHEN restarted THEN greatest(q.attempts - 1, 0) ELSE q.attempts END,
+        last_error = CASE WHEN restarted THEN q.last_error ELSE 'its worker was lost' END,
+        available_at = clock_timestamp() + CASE WHEN restarted THEN interval '0' ELSE embed._apart(q.attempts) END
+    FROM lost WHERE q.id = lost.id;
+    GET DIAGNOSTICS freed = ROW_COUNT;
+    IF restarted THEN
+        DELETE FROM embed._server;
+        INSERT INTO embed._server (started_at) VALUES (pg_postmaster_start_time()) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN freed;
+END $$;
+COMMENT ON FUNCTION embed._rescue_v1() IS
+    'Make entries due at once whose worker is gone: a living worker''s session holds the advisory lock (1885695331, worker). The lease stands behind it where sessions are pooled.';
+
+CREATE OR REPLACE FUNCTION embed._page_v1(vectorizer integer, page_rows integer)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    source record := embed._source_v1(vectorizer);
+    plan record;
+    left_over bigint;
+    read record;
+BEGIN
+    IF source.input IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
+    SELECT * INTO plan FROM embed._backfill_plan_v1(vectorizer);
+    IF plan.columns IS NULL THEN
+        RETURN false;
+    END IF;
+    IF NOT plan.counted THEN
+        EXECUTE format('SELECT count(*) FROM %s AS r WHERE %s', source.name, plan.wanted) INTO left_over;
+    END IF;
+    EXECUTE format(
+        'SELECT array_agg(p.key ORDER BY p.place) FILTER (WHERE p.wanted) AS keys, count(*) AS seen, max(p.place) AS last,
+             (array_agg(to_jsonb(p.parts) ORDER BY p.place DESC))[1] AS parts
+         FROM (SELECT %s AS key, ARRAY[%s]::text[] AS parts, row_number() OVER (ORDER BY %s) AS place, %s AS wanted
+             FROM %s AS r WHERE %s ORDER BY %s LIMIT $1) AS p',
+        plan.key, plan.parts, plan.columns, plan.wanted, source.name, plan.beyond, plan.columns)
+    INTO read USING page_rows, plan.reached;
+    RETURN embed._backfill_push_v1(vectorizer, COALESCE(read.keys, '{}'),
+        (SELECT array_agg(v.value ORDER BY v.place) FROM jsonb_array_elements_text(read.parts) WITH ORDINALITY AS v(value, place)),
+        left_over, read.seen < page_rows);
+END $$;
+COMMENT ON FUNCTION embed._page_v1(integer, integer) IS
+    'Queue the next rows of a backfill, in the order of the primary key; false when there is none, or when another worker is at it.';
+
+CREATE OR REPLACE FUNCTION embed._backfill_plan_v1(
+    vectorizer integer,
+    OUT columns text, OUT key text, OUT parts text, OUT wanted text, OUT beyond text, OUT reached text[], OUT counted boolean
+)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    b embed._backfill;
+BEGIN
+    SELECT * INTO b FROM embed._backfill AS f WHERE f.vectorizer_id = vectorizer FOR UPDATE SKIP LOCKED;
+    IF b.vectorizer_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
+        string_agg('r.' || embed._column_name(v.source, k.attnum) || '::text', ', ' ORDER BY k.place),
+        format('(%s) > (%s)',
+            string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
+            string_agg(format('$2[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place))
+    INTO columns, parts, beyond
+    FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, place)
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = k.attnum;
+    IF b.position IS NULL THEN
+        beyond := '$2 IS NULL';
+    END IF;
+    key := embed._key_text(v.source, v.key_columns, 'r');
+    wanted := CASE WHEN b.mode = 'all' THEN 'true'
+        WHEN b.renew = '{}' THEN format('r.%s IS NULL', embed._column_name(v.source, v.target_column))
+        ELSE format('(r.%s IS NULL OR r.tableoid = ANY (%L::oid[]))', embed._column_name(v.source, v.target_column), b.renew) END;
+    reached := b.position;
+    counted := b.rows_left IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION embed._backfill_plan_v1(integer) IS 'Lock a backfill for this transaction and say how its next page is read.';
+
+CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    INSERT INTO embed._queue (vectorizer_id, priority, keys, n)
+    SELECT vectorizer, 2, array_agg(k.key ORDER BY k.place), count(*)
+    FROM unnest(keys) WITH ORDINALITY AS k(key, place)
+    GROUP BY (k.place - 1) / 240
+    ORDER BY (k.place - 1) / 240;
+    IF finished THEN
+        DELETE FROM embed._backfill AS b WHERE b.vectorizer_id = vectorizer;
+    ELSE
+        UPDATE embed._backfill AS b
+        SET position = COALESCE(reached, b.position),
+            rows_total = COALESCE(b.rows_total, counted),
+            rows_left = greatest(COALESCE(b.rows_left, counted) - cardinality(keys), 0)
+        WHERE b.vectorizer_id = vectorizer;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean) IS 'Queue a page of keys behind live rows, and move the cursor.';
+
+CREATE OR REPLACE FUNCTION embed._tend_v1()
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    partitions_of jsonb;
+    present oid[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(1885695330, 3) THEN
+        RETURN;
+    END IF;
+    -- this locks the tables that are partitioned
+    SELECT jsonb_object_agg(c.id, to_jsonb(embed._partitions(c.source))) INTO partitions_of FROM embed._vectorizer AS c;
+    FOR v IN SELECT c.* FROM embed._vectorizer AS c ORDER BY c.id LOOP
+        PERFORM FROM embed._vectorizer AS c WHERE c.id = v.id FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
+            DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
+            PERFORM embed._forget_v1(v.id);
+            CONTINUE;
+        END IF;
+        IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
+            CONTINUE;
+        END IF;
+        IF embed._trigger_is_stale(v) THEN
+            PERFORM embed._build_trigger_function(v.id);
+        END IF;
+        present := ARRAY(SELECT p.oid::oid FROM jsonb_array_elements_text(partitions_of -> v.id::text) WITH ORDINALITY AS p(oid, place) ORDER BY p.place);
+        IF partitions_of ? v.id::text AND v.partitions <> present THEN
+            PERFORM embed._renew_attached(v.id, ARRAY(SELECT p.oid FROM unnest(present) AS p(oid) WHERE p.oid <> ALL (v.partitions)));
+            UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
+        END IF;
+    END LOOP;
+    DELETE FROM embed._throughput AS t WHERE t.bucket < clock_timestamp() - interval '10 minutes';
+    DELETE FROM embed._queue AS q WHERE NOT EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.id = q.vectorizer_id)
+        AND q.vectorizer_id <= (SELECT COALESCE(max(c.id), 0) FROM embed._vectorizer AS c);
+END $$;
+COMMENT ON FUNCTION embed._tend_v1() IS
+    'What must be looked at now and then: dropped tables and columns, renamed keys, new partitions, old figures. One worker at a time.';
+
+CREATE OR REPLACE FUNCTION embed._renew_attached(vectorizer integer, partitions oid[])
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- A partition that was made as one had the triggers from its first row on: they came in the transaction of its
+    -- system columns, which nothing changes later.
+    INSERT INTO embed._backfill AS b (vectorizer_id, mode, renew)
+    SELECT vectorizer, 'missing', array_agg(p.oid)
+    FROM unnest(partitions) AS p(oid)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger AS g JOIN pg_attribute AS a ON a.attrelid = g.tgrelid AND a.attname = 'tableoid' AND a.attnum < 0
+        WHERE g.tgrelid = p.oid AND g.tgname = 'pg_embed_' || vectorizer || '_insert' AND g.xmin = a.xmin)
+    HAVING count(*) > 0
+    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
+        renew = b.renew || excluded.renew
+$$;
+COMMENT ON FUNCTION embed._renew_attached(integer, oid[]) IS
+    'Look at every row of partitions that were attached: whatever vectors they hold, their texts may have changed while nobody looked.';
+
+CREATE OR REPLACE FUNCTION embed._trigger_is_stale(v embed._vectorizer)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_proc AS p JOIN pg_index AS i ON i.indrelid = v.source AND i.indisprimary
+            WHERE p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id
+                AND strpos(p.prosrc, format('pg_get_indexdef(%s, %s, false) IS DISTINCT FROM %L',
+                    i.indexrelid, k.position, embed._column_name(v.source, k.attnum))) > 0))
+$$;
+COMMENT ON FUNCTION embed._trigger_is_stale(embed._vectorizer) IS 'Whether a trigger function was written for other names of the key columns.';
+
+CREATE OR REPLACE FUNCTION embed._prune_v1(vectorizer integer, n integer DEFAULT 1000)
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    source record := embed._source_v1(vectorizer);
+    looked timestamptz := clock_timestamp();
+    listed text[] := embed._failed_keys_v1(vectorizer, n);
+    void text[];
+BEGIN
+    IF source.input IS NULL OR cardinality(listed) = 0 THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
+        WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
+        source.name, source.match, source.input) INTO void USING listed;
+    IF cardinality(void) > 0 THEN
+        PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', '{}', void, looked, '[]');
+    END IF;
+    RETURN cardinality(void);
+END $$;
+COMMENT ON FUNCTION embed._prune_v1(integer, integer) IS 'Strike failures off the list whose rows are gone, or have no text any more.';
+
+CREATE OR REPLACE FUNCTION embed._failed_keys_v1(vectorizer integer, n integer)
+RETURNS text[]
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT COALESCE(array_agg(f.key), '{}')
+    FROM (SELECT c.key FROM embed._failure AS c WHERE c.vectorizer_id = vectorizer ORDER BY random() LIMIT n) AS f
+$$;
+COMMENT ON FUNCTION embed._failed_keys_v1(integer, integer) IS 'Some keys that are listed as failed.';
+
+CREATE OR REPLACE FUNCTION embed._pack_v1(vectorizer integer, n integer DEFAULT 20000)
+RETURNS integer
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH small AS MATERIALIZED (
+        SELECT q.id FROM embed._queue AS q
+        WHERE 50000 < (SELECT count(*) FROM (SELECT FROM embed._queue AS s
+                WHERE s.vectorizer_id = vectorizer AND s.priority IN (1, 2) AND s.n < 24 AND s.worker IS NULL LIMIT 50001) AS many)
+            AND q.vectorizer_id = vectorizer AND q.priority IN (1, 2) AND q.n < 24 AND q.worker IS NULL AND q.attempts = 0
+            AND q.available_at <= clock_timestamp()
+        ORDER BY q.priority, q.available_at LIMIT _pack_v1.n
+        FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        DELETE FROM embed._queue AS q USING small WHERE q.id = small.id RETURNING q.priority, embed._keys(q) AS keys, q.enqueued_at
+    ), ordered AS (
+        SELECT t.priority, k.key, t.enqueued_at, (row_number() OVER (PARTITION BY t.priority ORDER BY t.enqueued_at) - 1) / 240 AS pack
+        FROM taken AS t, unnest(t.keys) AS k(key)
+    ), packed AS (
+        INSERT INTO embed._queue (vectorizer_id, priority, keys, n, available_at, enqueued_at)
+        SELECT vectorizer, o.priority, array_agg(DISTINCT o.key), count(DISTINCT o.key), min(o.enqueued_at), min(o.enqueued_at)
+        FROM ordered AS o GROUP BY o.priority, o.pack
+        RETURNING n
+    )
+    SELECT COALESCE(sum(p.n), 0)::integer FROM packed AS p
+$$;
+COMMENT ON FUNCTION embed._pack_v1(integer, integer) IS 'Where small entries are many, bring some together, so that a long queue stays cheap to count.';

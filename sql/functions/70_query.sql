@@ -1,0 +1,117 @@
+-- embed() and its kin: STABLE outside, so that an index is used and each text is embedded once; VOLATILE inside.
+
+CREATE OR REPLACE FUNCTION embed._ask(request jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    id text := gen_random_uuid();
+    wait double precision := COALESCE(NULLIF(current_setting('embed.timeout', true), ''),
+        (SELECT t.settings ->> 'timeout' FROM embed._transport AS t), '30')::double precision;
+    answer jsonb;
+BEGIN
+    IF wait <= 0 OR wait > 3600 THEN
+        PERFORM embed._fail('PE003', format('embed.timeout is %s seconds', wait), 'set it between 0 and 3600');
+    END IF;
+    answer := embed._call((request || jsonb_build_object('v', 1, 'id', id, 'timeout', wait))::text, wait)::jsonb;
+    IF answer ? 'error' THEN
+        PERFORM embed._fail(COALESCE(answer #>> '{error,code}', 'PE020'), COALESCE(answer #>> '{error,message}', 'the sidecar failed'), answer #>> '{error,hint}');
+    ELSIF answer ->> 'id' IS DISTINCT FROM id THEN
+        PERFORM embed._fail('PE020', 'the sidecar''s answer belongs to another request', 'try again; if it happens again, report it');
+    END IF;
+    RETURN answer;
+END $$;
+COMMENT ON FUNCTION embed._ask(jsonb) IS 'Ask the sidecar; its errors become errors of SQL, with their SQLSTATE and hint.';
+
+CREATE OR REPLACE FUNCTION embed._query_model_id()
+RETURNS integer
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    used text;
+BEGIN
+    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;
+    IF used IS NOT NULL THEN
+        PERFORM embed._fail('PE002', 'this database''s vectorizers use several models',
+            'name one of: ' || used || ' in embed(text, model), or set embed.default_model');
+    END IF;
+    RETURN embed._default_model_id();
+END $$;
+COMMENT ON FUNCTION embed._query_model_id() IS 'The model of a query where the vectorizers do not agree on one: an error, or the default while there are none.';
+
+CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text)
+RETURNS vector
+LANGUAGE plpgsql
+STABLE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    chosen record;
+    wanted text := COALESCE(model, NULLIF(current_setting('embed.default_model', true), ''));
+    memo text;
+    slot text;
+BEGIN
+    IF input IS NULL THEN
+        RETURN NULL;
+    ELSIF wanted IS NULL THEN
+        SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m
+        WHERE m.id = (SELECT min(v.model_id) FROM embed._vectorizer AS v HAVING min(v.model_id) = max(v.model_id));
+        IF NOT FOUND THEN
+            SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m WHERE m.id = embed._query_model_id();
+        END IF;
+    ELSE
+        SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m WHERE m.name = wanted;
+        IF NOT FOUND THEN
+            PERFORM embed._model_id(wanted);
+        END IF;
+    END IF;
+    -- A few vectors are remembered in settings of the session, so that a plan that evaluates embed() for each row, too,
+    -- asks once. A long text is known by its digest.
+    memo := kind || chosen.space_id || CASE WHEN length(input) <= 500 THEN ':' || input
+        ELSE '#' || encode(sha256(convert_to(input, 'UTF8')), 'hex') END;
+    slot := hashtext(memo) & 63;
+    IF current_setting('embed_memo.key' || slot, true) = memo THEN
+        RETURN current_setting('embed_memo.vector' || slot, true);
+    END IF;
+    RETURN embed._vector_asked(input, chosen.name, chosen.family, chosen.options, chosen.space_id, kind, memo, slot);
+END $$;
+COMMENT ON FUNCTION embed._vector(text, text, text) IS 'The vector of a text, remembered in the session.';
+
+CREATE OR REPLACE FUNCTION embed._vector_asked(
+    input text, name text, family text, options jsonb, space_id text, kind text, memo text, slot text
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    vector text := embed._ask(jsonb_build_object('op', 'embed', 'kind', kind, 'texts', jsonb_build_array(input), 'space_id', space_id,
+        'model', jsonb_build_object('name', name, 'family', family, 'options', options))) #>> '{vectors,0}';
+BEGIN
+    IF vector IS NULL THEN
+        PERFORM embed._fail('PE020', 'the sidecar answered without a vector', 'see the sidecar''s log');
+    END IF;
+    PERFORM set_config('embed_memo.key' || slot, memo, false), set_config('embed_memo.vector' || slot, vector, false);
+    RETURN vector;
+END $$;
+COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
+
+CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL)
+RETURNS vector
+LANGUAGE sql
+STABLE PARALLEL UNSAFE
+AS $$ SELECT embed._vector(query, model, 'query') $$;
+COMMENT ON FUNCTION embed.embed(text, text) IS
+    'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). Without a model, the one that the vectorizers use. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed.embed_document(document text, model text DEFAULT NULL)
+RETURNS vector
+LANGUAGE sql
+STABLE PARALLEL UNSAFE
+AS $$ SELECT embed._vector(document, model, 'document') $$;
+COMMENT ON FUNCTION embed.embed_document(text, text) IS 'The vector of a text as a vectorizer would store it. No SET clause: it must inline.';

@@ -1,0 +1,99 @@
+-- Rights, from nothing: PUBLIC gets none. The three roles get theirs where they exist; without them everything is the owner's.
+
+REVOKE ALL ON SCHEMA embed FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA embed FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA embed FROM PUBLIC;
+
+ALTER TABLE embed._vectorizer ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._backfill ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
+
+DO $$
+DECLARE
+    belonging regclass;
+BEGIN
+    DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
+    DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
+    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue']::regclass[] LOOP
+        EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
+    END LOOP;
+    IF to_regrole('embed_owner') IS NOT NULL THEN
+        CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
+        CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
+            USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
+            WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'));
+        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue']::regclass[] LOOP
+            EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
+                USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
+                    WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
+        END LOOP;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._failure, embed._queue TO embed_owner;
+        GRANT SELECT (id, name, family, options, dimensions, metric, space_id, is_default) ON embed._model TO embed_owner;
+        GRANT EXECUTE ON FUNCTION
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean),
+            embed.alter_vectorizer(text, text[], text, text, integer, text),
+            embed.alter_vectorizer(text, text, text, text, integer, text),
+            embed.drop_vectorizer(text, boolean, boolean),
+            embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
+            embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
+            embed._check_limits(text, integer), embed._vector_type(text),
+            embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
+            embed._add_column(regclass, text, text, integer), embed._partitions(regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
+            embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
+            embed._template(regclass, text[], text), embed._filter(regclass, text), embed._column_number(regclass, text, text),
+            embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
+            embed._problem(embed._vectorizer)
+            TO embed_owner;
+    END IF;
+    IF to_regrole('embed_worker') IS NOT NULL THEN
+        GRANT EXECUTE ON FUNCTION
+            embed._work_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
+            embed._claim_v1(integer, integer, integer, integer, interval),
+            embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
+            embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb),
+            embed._settle_v1(integer, integer, bigint[], text[], text[], text[], timestamptz, jsonb),
+            embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
+            embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
+            embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
+            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer)
+            TO embed_worker;
+    END IF;
+END $$;
+
+DO $$
+DECLARE
+    role regrole;
+BEGIN
+    FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
+        EXECUTE format('GRANT SELECT ON embed.models, embed.vectorizers, embed.status, embed.failures TO %s', role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed._vector(text, text, text), embed.status(text), embed.failures(text),
+            embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
+            embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
+            embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
+            embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
+            embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
+            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text) TO %s', role);
+    END LOOP;
+END $$;
+
+-- Tables whose vectorizers are older than the role of the workers.
+DO $$
+DECLARE
+    vectorizer record;
+BEGIN
+    IF to_regrole('embed_worker') IS NULL THEN
+        RETURN;
+    END IF;
+    FOR vectorizer IN SELECT v.id, v.source FROM embed._vectorizer AS v
+        WHERE embed._problem(v) IS NULL AND NOT has_column_privilege('embed_worker', v.source, v.target_column, 'UPDATE') LOOP
+        BEGIN
+            PERFORM embed._grant_columns(vectorizer.id);
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE NOTICE 'role embed_worker may not read and write table %', vectorizer.source
+                USING HINT = 'its owner gives the rights by embed.alter_vectorizer(vectorizer, input => ...)';
+        END;
+    END LOOP;
+END $$;

@@ -1,0 +1,74 @@
+-- name: models
+-- The models of the catalog.
+SELECT m.name, m.family, m.dimensions, m.metric, m.max_tokens, m.is_default AS "default", m.options::text AS options
+FROM embed.models AS m
+ORDER BY m.name;
+
+-- name: models_in_use
+-- How to load the models that the vectorizers use, and the default.
+SELECT m.name, m.family, m.options
+FROM embed.models AS m
+WHERE m.is_default OR m.name IN (SELECT v.model FROM embed.vectorizers AS v)
+ORDER BY m.name;
+
+-- name: create_model
+-- Enter a model with the card that was read from it.
+SELECT embed.create_model(%(name)s, %(family)s, %(options)s, %(card)s, %(is_default)s) AS name;
+
+-- name: transport
+-- How the database reaches its sidecar.
+SELECT t.kind, t.settings FROM embed._transport AS t;
+
+-- name: create_vectorizer
+-- Keep vectors of columns or of a template.
+SELECT embed.create_vectorizer(
+    %(table)s::regclass,
+    %(columns)s::text[],
+    template => %(template)s,
+    model => %(model)s,
+    filter => %(filter)s,
+    column_name => %(column)s,
+    column_type => %(column_type)s,
+    name => %(name)s,
+    if_not_exists => %(if_not_exists)s
+) AS vectorizer;
+
+-- name: status
+-- How far the vectorizers are.
+SELECT
+    s.vectorizer_name AS vectorizer,
+    s.source::text AS "table",
+    s.model,
+    s.state,
+    s.reason,
+    s.pending,
+    s.in_flight,
+    s.failed,
+    s.backfill,
+    s.rows_per_second::float8 AS rows_per_second,
+    extract(epoch FROM s.oldest)::float8 AS oldest_seconds,
+    extract(epoch FROM s.time_left)::float8 AS seconds_left,
+    s.last_error
+FROM embed.status(%(vectorizer)s) AS s;
+
+-- name: failures
+-- Rows that were given up.
+SELECT f.vectorizer_name AS vectorizer, f.source::text AS "table", f.key, f.code, f.error, f.attempts, f.failed_at
+FROM embed.failures(%(vectorizer)s) AS f
+LIMIT %(most)s;
+
+-- name: retry
+-- Send failed rows again.
+SELECT embed.retry(%(vectorizer)s, %(key)s) AS rows;
+
+-- name: backfill
+-- Look at the rows of a table again.
+SELECT embed.backfill(%(vectorizer)s, %(mode)s);
+
+-- name: embed
+-- The vector of a text.
+SELECT embed.embed(%(text)s, %(model)s)::text AS vector;
+
+-- name: embed_document
+-- The vector of a text as a vectorizer would store it.
+SELECT embed.embed_document(%(text)s, %(model)s)::text AS vector;

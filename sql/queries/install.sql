@@ -1,0 +1,46 @@
+-- name: lock_installation
+-- One installation at a time in a database.
+SELECT pg_catalog.pg_advisory_xact_lock(1885695330, 2);
+
+-- name: seed_model
+-- Enter a model that the package knows, unless there is one of its name; the first is the default.
+INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id, is_default)
+SELECT m.name, m.family, m.options, m.card, (m.card ->> 'dimensions')::integer, m.card ->> 'metric', m.card ->> 'space_id',
+    NOT EXISTS (SELECT FROM embed._model AS d WHERE d.is_default)
+FROM (SELECT %(name)s::text AS name, %(family)s::text AS family, %(options)s::jsonb AS options, %(card)s::jsonb AS card) AS m
+ON CONFLICT (name) DO NOTHING;
+
+-- name: roles
+-- Which of our roles are there.
+SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('embed_reader', 'embed_owner', 'embed_worker') ORDER BY 1;
+
+-- name: query_schema
+-- Where embed() stands: beside pgvector's operators if that was allowed.
+SELECT s.nspname
+FROM pg_catalog.pg_proc AS p
+JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace
+WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model)', ' SELECT embed._vector(query, model, ''query'') ')
+ORDER BY s.nspname = 'embed'
+LIMIT 1;
+
+-- name: drop_vectorizers
+-- Take the triggers and the worker's rights off every table; vectors stay.
+SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v;
+
+-- name: drop_query_functions
+-- Remove embed() from pgvector's schema.
+DO $$
+DECLARE
+    home text;
+BEGIN
+    SELECT pg_catalog.quote_ident(s.nspname) INTO home
+    FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS s ON s.oid = e.extnamespace WHERE e.extname = 'vector';
+    IF home <> 'embed' AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p
+        WHERE p.oid = pg_catalog.to_regprocedure(home || '.embed(text, text)') AND p.prosrc = 'SELECT embed.embed(query, model)') THEN
+        EXECUTE 'DROP FUNCTION ' || home || '.embed(text, text)';
+    END IF;
+END $$;
+
+-- name: drop_schema
+-- Remove everything of ours.
+DROP SCHEMA embed CASCADE;

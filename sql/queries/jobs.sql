@@ -1,0 +1,71 @@
+-- name: work
+-- The active vectorizers, and what is due.
+SELECT * FROM embed._work_v1();
+
+-- name: take
+-- Claim rows of one lane and read their texts.
+SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, make_interval(secs => %(lease)s));
+
+-- name: finish
+-- Write vectors and take the entries out of the queue.
+SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(vectors)s, %(gone)s, %(dead)s);
+
+-- name: postpone
+-- Put entries back for later.
+SELECT embed._postpone_v1(%(worker)s, %(entries)s, make_interval(secs => %(delay)s), %(error)s, %(charge)s);
+
+-- name: blame
+-- Tell why rows cannot be read or written; NULL when they can again.
+SELECT embed._blame_v1(%(vectorizer)s, %(error)s);
+
+-- name: bury
+-- List a row as failed whose table does not let its vector be written.
+SELECT embed._bury_v1(%(vectorizer)s, %(key)s, %(code)s, %(error)s, %(attempts)s);
+
+-- name: renew
+-- Prolong the leases of what is in hand.
+SELECT embed._renew_v1(%(worker)s, %(entries)s, make_interval(secs => %(lease)s));
+
+-- name: page
+-- Queue the next rows of a backfill.
+SELECT embed._page_v1(%(vectorizer)s, %(rows)s);
+
+-- name: rescue
+-- Free what dead workers held.
+SELECT embed._rescue_v1();
+
+-- name: tend
+-- Look after dropped tables, renamed keys, new partitions.
+SELECT embed._tend_v1();
+
+-- name: pack
+-- Bring small entries together.
+SELECT embed._pack_v1(%(vectorizer)s);
+
+-- name: prune
+-- Strike failures of vanished rows off the list.
+SELECT embed._prune_v1(%(vectorizer)s);
+
+-- name: vector_types
+-- The oids of pgvector's types and of arrays of them.
+SELECT t.typname, t.oid, t.typarray
+FROM pg_catalog.pg_type AS t
+JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = t.oid AND d.deptype = 'e'
+JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'vector'
+WHERE t.typname IN ('vector', 'halfvec');
+
+-- name: be_alive
+-- Hold the lock that tells others this worker lives; false when its number is taken.
+SELECT pg_catalog.pg_try_advisory_lock(1885695331, %(worker)s);
+
+-- name: go_idle
+-- Hold the lock that makes triggers send a NOTIFY; false when another idle worker holds it.
+SELECT pg_catalog.pg_try_advisory_lock(1885695330, 1);
+
+-- name: go_busy
+-- Let that lock go.
+SELECT pg_catalog.pg_advisory_unlock(1885695330, 1);
+
+-- name: listen
+-- Be told of new work.
+LISTEN pg_embed_work;

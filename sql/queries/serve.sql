@@ -1,0 +1,28 @@
+-- name: models
+-- The models of the catalog, by name.
+SELECT m.name, m.family, m.options, m.is_default FROM embed.models AS m;
+
+-- name: mailbox_settings
+-- No statement of a door takes long; a database that hangs is left and tried again.
+SET statement_timeout = '30s';
+SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE;
+
+-- name: mailbox_listen
+-- Hear of new requests; each notification carries a request's id.
+LISTEN pg_embed_mailbox;
+
+-- name: mailbox_attend
+-- Tell the transport that somebody listens.
+SELECT embed._mailbox_attend_v1();
+
+-- name: mailbox_waiting
+-- Requests whose notification may have been missed.
+SELECT w.id FROM embed._mailbox_waiting_v1(%(most)s) AS w (id);
+
+-- name: mailbox_serve
+-- Write answers, and take requests that no other sidecar has taken.
+SELECT s.id, s.request FROM embed._mailbox_serve_v1(%(answered)s, %(answers)s, %(wanted)s) AS s;
+
+-- name: mailbox_sweep
+-- Delete what nobody waits for any more.
+SELECT embed._mailbox_sweep_v1(%(older_than)s);

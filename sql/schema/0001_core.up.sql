@@ -1,0 +1,116 @@
+-- The catalog, the queue and the transport row. Runs once; frozen after release.
+-- Everything with a leading underscore is private: users see the views and functions of sql/functions.
+
+CREATE TABLE embed._model (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE CHECK (name <> ''),
+    family text NOT NULL CHECK (family <> ''),
+    options jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
+    card jsonb NOT NULL CHECK (jsonb_typeof(card) = 'object'),
+    dimensions integer NOT NULL CHECK (dimensions BETWEEN 1 AND 16000),
+    metric text NOT NULL CHECK (metric IN ('cosine', 'ip', 'l2')),
+    space_id text NOT NULL CHECK (space_id <> ''),
+    is_default boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX _model_one_default ON embed._model (is_default) WHERE is_default;
+COMMENT ON TABLE embed._model IS 'Models as configured: how to load one, and what its card said. Holds names of keys, never keys.';
+
+-- Columns are kept by attribute number, tables by oid: a rename changes nothing here.
+CREATE TABLE embed._vectorizer (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE CHECK (name <> ''),
+    source regclass NOT NULL,
+    model_id integer NOT NULL REFERENCES embed._model (id),
+    key_columns smallint[] NOT NULL CHECK (cardinality(key_columns) > 0),
+    input_columns smallint[] NOT NULL CHECK (cardinality(input_columns) > 0),
+    template jsonb NOT NULL CHECK (jsonb_typeof(template) = 'array'),
+    filter jsonb CHECK (jsonb_typeof(filter) = 'array'),
+    filter_columns smallint[] NOT NULL DEFAULT '{}',
+    target_column smallint NOT NULL,
+    owns_target boolean NOT NULL,
+    partitions oid[] NOT NULL DEFAULT '{}',
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused', 'stopped')),
+    reason text,
+    max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (source, target_column)
+);
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which column.';
+
+-- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
+CREATE TABLE embed._backfill (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    mode text NOT NULL CHECK (mode IN ('all', 'missing')),
+    renew oid[] NOT NULL DEFAULT '{}',
+    position text[],
+    rows_total bigint,
+    rows_left bigint,
+    started_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE embed._backfill IS 'Backfills under way; rows_left is counted when the first page is read. In renew are partitions whose filled rows are looked at, too.';
+
+-- One row is up to 240 keys of one vectorizer: ids when the key is one whole number, keys otherwise. available_at serves as due time, as backoff and as end of a lease:
+-- whoever claims an entry moves it into the future, so that the claim reads exactly the entries that are due.
+-- No CHECKs here, on purpose: four of them cost a third of the trigger's time, and only our functions write this table.
+CREATE TABLE embed._queue (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    vectorizer_id integer NOT NULL,
+    priority smallint NOT NULL DEFAULT 1,
+    n integer NOT NULL,
+    attempts smallint NOT NULL DEFAULT 0,
+    locked smallint NOT NULL DEFAULT 0,
+    worker integer,
+    available_at timestamptz NOT NULL DEFAULT now(),
+    enqueued_at timestamptz NOT NULL DEFAULT now(),
+    ids bigint[],
+    keys text[],
+    last_error text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_analyze_scale_factor = 0,
+        autovacuum_analyze_threshold = 50000);
+-- Long key arrays go out of line, uncompressed: claiming rewrites the short row only, and counting reads short rows.
+ALTER TABLE embed._queue ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE embed._queue ALTER COLUMN ids SET STORAGE EXTERNAL;
+CREATE INDEX _queue_due ON embed._queue (vectorizer_id, priority, available_at);
+COMMENT ON TABLE embed._queue IS 'Keys of rows to look at: priority 1 changed now, 2 backfill. Written by triggers, in the transaction of the change.';
+
+CREATE TABLE embed._failure (
+    vectorizer_id integer NOT NULL REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    key text NOT NULL,
+    code text NOT NULL,
+    error text NOT NULL,
+    attempts integer NOT NULL,
+    failed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (vectorizer_id, key)
+);
+COMMENT ON TABLE embed._failure IS 'Dead letters: rows that were given up, with the error. embed.retry sends them again.';
+
+CREATE UNLOGGED TABLE embed._throughput (
+    vectorizer_id integer NOT NULL,
+    worker integer NOT NULL,
+    bucket timestamptz NOT NULL,
+    rows bigint NOT NULL,
+    PRIMARY KEY (vectorizer_id, bucket, worker)
+);
+COMMENT ON TABLE embed._throughput IS 'Rows done in each ten seconds; the last few minutes are kept, for the rate in embed.status.';
+
+CREATE UNLOGGED TABLE embed._server (
+    started_at timestamptz PRIMARY KEY
+);
+COMMENT ON TABLE embed._server IS 'When the server was started that workers know; empty after a crash, as all unlogged tables are.';
+
+CREATE TABLE embed._transport (
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    kind text NOT NULL,
+    settings jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE embed._transport IS 'How embed() reaches the sidecar. Set by the owner; no session setting can redirect it.';
+
+CREATE UNLOGGED TABLE embed._mailbox (
+    id uuid PRIMARY KEY,
+    request text NOT NULL,
+    answer text,
+    taken_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE embed._mailbox IS 'Requests and answers of the dblink transport.';

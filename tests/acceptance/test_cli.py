@@ -1,0 +1,265 @@
+"""The commands that look at a database, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pg_embed.install import installed_revision, migrate
+from tests.acceptance.command import TIMEOUT, as_json, pg_embed, psql, running, succeeds
+
+HEAVY = {"torch", "transformers", "numpy", "psycopg", "sqlalchemy", "alembic", "uvloop"}
+FAKE = ("--family", "fake", "--option", "dimensions=4")
+Db = psycopg.Connection[tuple[object, ...]]
+
+
+@pytest.fixture
+def docs(db: Db, dsn: str) -> str:
+    """A database with a small model and a vectorizer on three rows; its DSN."""
+    succeeds("models", "--dsn", dsn, "create", "small", *FAKE, "--default")
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs VALUES (1, 'one'), (2, 'two'), (3, NULL)")
+    succeeds("vectorize", "--dsn", dsn, "docs", "body")
+    return dsn
+
+
+def embed_all(dsn: str, db: Db) -> None:
+    with running("worker", dsn) as worker:
+        worker.wait_for("worker_started")
+        db.execute("SELECT embed.wait('docs')")
+        assert worker.end() == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["up", "--help"], ["install", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import json, sys\nfrom pg_embed.cli import main\n"
+        f"sys.argv = {['pg-embed', *arguments]!r}\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=True
+    )
+    assert HEAVY.isdisjoint(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_install_upgrade_uninstall(bare_dsn: str) -> None:
+    assert as_json("install", bare_dsn)["previous"] is None
+    assert as_json("upgrade", bare_dsn)["previous"] == migrate.head()
+    assert "up to date" in succeeds("install", bare_dsn)
+    succeeds("uninstall", bare_dsn)
+    assert installed_revision(bare_dsn) is None
+
+
+def test_dsn_may_come_from_the_environment(bare_dsn: str) -> None:
+    succeeds("install", PG_EMBED_DSN=bare_dsn)
+    assert installed_revision(bare_dsn) == migrate.head()
+
+
+def test_upgrade_of_a_bare_database_says_install(bare_dsn: str) -> None:
+    done = pg_embed("upgrade", bare_dsn)
+    assert done.returncode == 1
+    assert "pg-embed install" in done.stderr
+
+
+def test_printed_sql_installs_upgrades_and_uninstalls_under_psql(bare_dsn: str) -> None:
+    for arguments in (["install", "--sql"], ["upgrade", "--sql", "--from", migrate.head()]):
+        done = psql(bare_dsn, succeeds(*arguments))
+        assert done.returncode == 0, done.stderr
+        assert installed_revision(bare_dsn) == migrate.head()
+    assert [model["name"] for model in as_json("models", "--dsn", bare_dsn)] == ["all-MiniLM-L6-v2"]
+    done = psql(bare_dsn, succeeds("uninstall", "--sql"))
+    assert done.returncode == 0, done.stderr
+    assert installed_revision(bare_dsn) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["status"], 2, "dsn"),
+        (["install", "dbname=x port=1 host=127.0.0.1"], 1, "error: connection"),
+        (["upgrade", "--sql"], 2, "--from"),
+        (["upgrade", "--sql", "--from", "9999"], 2, "there is no revision '9999'"),
+        (["serve", "--http-port", "0"], 2, "--no-worker"),
+        (["serve", "--no-worker"], 2, "the sidecar has no door"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_wrong_use_and_failures_are_plain_words(arguments: list[str], status: int, words: str) -> None:
+    done = pg_embed(*arguments)
+    assert done.returncode == status, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_errors_of_the_database_have_their_hint(dsn: str) -> None:
+    done = pg_embed("retry", dsn, "--vectorizer", "nobody")
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()
+    assert error == "error: there is no vectorizer 'nobody', nor a table of that name that has one"
+    assert hint.startswith("hint: make one with")
+
+
+def test_commands_on_a_bare_database_say_install(bare_dsn: str) -> None:
+    done = pg_embed("status", bare_dsn)
+    assert done.returncode == 1
+    assert "hint: run: pg-embed install DSN" in done.stderr
+
+
+def test_debug_shows_the_traceback(bare_dsn: str) -> None:
+    assert "Traceback" in pg_embed("status", bare_dsn, PG_EMBED_DEBUG="1").stderr
+
+
+def test_a_wrong_setting_is_named(dsn: str) -> None:
+    done = pg_embed("worker", dsn, PG_EMBED_WORKER_LEASE="soon")
+    assert done.returncode == 2
+    assert "PG_EMBED_WORKER_LEASE" in done.stderr
+
+
+def test_models_are_created_without_a_sidecar(dsn: str, db: Db) -> None:
+    made = as_json("models", "--dsn", dsn, "create", "small", *FAKE)
+    assert made["card"]["dimensions"] == 4
+    assert db.execute("SELECT dimensions FROM embed.models WHERE name = 'small'").fetchone() == (4,)
+
+
+def test_a_wrong_option_of_a_model_is_wrong_use(dsn: str) -> None:
+    done = pg_embed("models", "--dsn", dsn, "create", "small", "--family", "fake", "--option", "size=4")
+    assert done.returncode == 2
+    assert "'size'" in done.stderr
+    done = pg_embed("models", "--dsn", dsn, "create", "small", "--family", "fake", "--option", "size")
+    assert "NAME=VALUE" in done.stderr
+
+
+def test_vectorize_worker_status(docs: str, db: Db) -> None:
+    embed_all(docs, db)
+    assert db.execute("SELECT count(embedding) FROM docs").fetchone() == (2,)
+    (row,) = as_json("status", docs)
+    assert (row["vectorizer"], row["pending"], row["failed"]) == ("docs_embedding", 0, 0)
+    assert "docs_embedding" in succeeds("status", docs)
+
+
+def test_vectorize_knows_templates_and_filters(db: Db, dsn: str) -> None:
+    succeeds("models", "--dsn", dsn, "create", "small", *FAKE)
+    db.execute('CREATE TABLE "My Docs" (id bigint PRIMARY KEY, title text, body text, draft boolean)')
+    arguments = [
+        "--template",
+        "{title}: {body}",
+        "--model",
+        "small",
+        "--filter",
+        "NOT draft",
+        "--column",
+        "v",
+    ]
+    made = as_json("vectorize", "--dsn", dsn, '"My Docs"', *arguments, "--name", "mine")
+    assert made == {"vectorizer": "mine"}
+    told = db.execute("SELECT template, filter, column_name FROM embed.vectorizers").fetchone()
+    assert told == ("{title}: {body}", "(NOT draft)", "v")
+
+
+def test_failures_are_listed_and_sent_again(db: Db, dsn: str) -> None:
+    succeeds("models", "--dsn", dsn, "create", "picky", *FAKE, "--option", "fail_on=two", "--default")
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
+    succeeds("vectorize", "--dsn", dsn, "docs", "body")
+    embed_all(dsn, db)
+    (failure,) = as_json("failures", dsn)
+    assert (failure["key"], failure["code"]) == ("2", "PE021")
+    assert as_json("retry", dsn, "--key", "2") == {"rows": 1}
+    assert succeeds("failures", dsn).strip() == "no row was given up"
+
+
+def test_backfill_queues_rows_again(docs: str, db: Db) -> None:
+    embed_all(docs, db)
+    db.execute("UPDATE docs SET embedding = NULL")
+    succeeds("backfill", "--dsn", docs, "docs")
+    embed_all(docs, db)
+    assert db.execute("SELECT count(embedding) FROM docs").fetchone() == (2,)
+
+
+def test_worker_logs_json_when_told(dsn: str) -> None:
+    with running("worker", dsn, PG_EMBED_LOG_FORMAT="json") as worker:
+        line = json.loads(worker.wait_for("worker_started"))
+        assert line["level"] == "info"
+        assert line["worker"] > 0
+        assert worker.end() == 0
+        worker.wait_for("worker_stopped")
+
+
+def test_doctor_finds_what_is_missing(dsn: str, docs: str) -> None:
+    done = pg_embed("doctor", docs, "--json")
+    told = json.loads(done.stdout)
+    states = {check["name"]: check["state"] for check in told["checks"]}
+    assert done.returncode == 1
+    assert not told["holds"]
+    assert (states["server"], states["schema"], states["roles"]) == ("ok", "ok", "ok")
+    assert (states["transport"], states["workers"]) == ("warning", "failed")
+    assert "pg-embed worker" in pg_embed("doctor", docs).stdout
+
+
+def test_doctor_stops_where_nothing_is_installed(bare_dsn: str) -> None:
+    done = pg_embed("doctor", bare_dsn, "--json")
+    last = json.loads(done.stdout)["checks"][-1]
+    assert (done.returncode, last["name"], last["state"]) == (1, "schema", "failed")
+    assert last["advice"] == "run: pg-embed install DSN"
+
+
+def test_doctor_of_an_unreachable_server() -> None:
+    done = pg_embed("doctor", "host=127.0.0.1 port=1", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["checks"][0]["name"] == "connection"
+
+
+def test_serve_opens_the_door_of_the_transport(docs: str, serve_folder: Path, db: Db) -> None:
+    from pg_embed.embedded.account import choose_account
+
+    spool = serve_folder / "spool"
+    spool.mkdir(mode=0o700)
+    choose_account(serve_folder / "nowhere").own(spool)
+    assert as_json("install", docs, "--spool", spool)["transport"] == "spool"
+    with running("serve", docs) as sidecar:
+        sidecar.wait_for(str(spool))
+        sidecar.wait_for("worker_started")
+        vector = as_json("embed", "--dsn", docs, "one")["vector"]
+        assert len(vector) == 4
+        db.execute("SELECT embed.wait('docs')")
+        found = db.execute("SELECT id FROM docs ORDER BY embedding <=> embed('one') LIMIT 1").fetchone()
+        assert found == (1,)
+        assert as_json("doctor", docs)["holds"]
+        assert sidecar.end() == 0
+    assert not (spool / "alive").exists()
+
+
+def test_a_second_signal_ends_at_once(db: Db, dsn: str) -> None:
+    slow = ("--option", "delay=60.0")
+    succeeds("models", "--dsn", dsn, "create", "slow", *FAKE, *slow, "--default")
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    succeeds("vectorize", "--dsn", dsn, "docs", "body")
+    with running("worker", dsn) as worker:
+        worker.wait_for("worker_started")
+        while as_json("status", dsn)[0]["in_flight"] == 0:
+            pass
+        worker.process.terminate()
+        worker.wait_for("worker_stopping")
+        assert worker.end() == 1
+
+
+def test_rows_in_hand_are_left_after_the_grace_time(db: Db, dsn: str) -> None:
+    succeeds("models", "--dsn", dsn, "create", "slow", *FAKE, "--option", "delay=60.0", "--default")
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    succeeds("vectorize", "--dsn", dsn, "docs", "body")
+    with running("worker", dsn, PG_EMBED_SERVE_GRACE="0.2") as worker:
+        worker.wait_for("worker_started")
+        while as_json("status", dsn)[0]["in_flight"] == 0:
+            pass
+        assert worker.end() == 0
+    assert db.execute("SELECT count(embedding) FROM docs").fetchone() == (0,)

@@ -1,0 +1,11 @@
+"""The plugins of the tests, one subject each."""
+
+from __future__ import annotations
+
+pytest_plugins = [
+    "tests.fix_models",
+    "tests.fix_pg",
+    "tests.fix_second_server",
+    "tests.fix_serve",
+    "tests.fix_worker",
+]

@@ -1,0 +1,94 @@
+"""What must hold once all is at rest, whatever was killed and when: one query that finds no row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from pg_embed.records import ModelSpec
+from tests.faults.deadly import registry
+from tests.faults.tables import Column, Table
+
+REST_TIMEOUT = 60  # seconds until all work is done, once the faults are over
+CHECK = """
+    (SELECT '{table}.{column}', row.key,
+        concat('text ', row.text, '; vector ', row.vector, ', should be ', row.expected, '; ', row.failure)
+    FROM (
+        SELECT {key} AS key, {text} AS text, t.{column} AS vector, e.known, e.expected,
+            (SELECT f.error FROM embed.failures AS f
+                WHERE f.vectorizer_name = '{vectorizer}' AND f.key = {key}) AS failure
+        FROM {table} AS t LEFT JOIN expected AS e ON e.model = '{model}' AND e.text = {text}
+    ) AS row
+    WHERE CASE
+        WHEN row.text IS NULL THEN row.vector IS NOT NULL OR row.failure IS NOT NULL
+        WHEN row.known IS NULL THEN true
+        WHEN row.expected IS NULL THEN row.vector IS NOT NULL OR row.failure IS NULL
+        ELSE row.vector IS DISTINCT FROM row.expected::{kind} OR row.failure IS NOT NULL
+    END)
+    UNION ALL
+    (SELECT 'a failure without a row of {table}', f.key, f.error FROM embed.failures AS f
+        WHERE f.vectorizer_name = '{vectorizer}' AND NOT EXISTS (SELECT FROM {table} WHERE {key} = f.key))
+"""
+LEFTOVERS = """
+    SELECT 'queue', q.vectorizer_id::text, q::text FROM embed._queue AS q
+    UNION ALL SELECT 'backfill', b.vectorizer_id::text, b::text FROM embed._backfill AS b
+    UNION ALL SELECT 'vectorizer', v.name, v.reason FROM embed._vectorizer AS v WHERE v.state <> 'active'
+"""
+
+
+def rest(connection: psycopg.Connection[Any], tables: Sequence[Table], timeout: float = REST_TIMEOUT) -> None:
+    """Wait until nothing is queued, then strike vanished rows off the list of failures."""
+    started = time.monotonic()
+    for table in tables:
+        connection.execute(
+            "SELECT embed.wait(%s::regclass, make_interval(secs => %s))", (table.name, timeout)
+        )
+    print(f"rest took {time.monotonic() - started:.1f} s")
+    connection.execute("SELECT embed._prune_v1(v.id, 1000000) FROM embed._vectorizer AS v")
+
+
+def violations(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> list[tuple[Any, ...]]:
+    """The rows of the one query that must find none."""
+    _expect(connection, tables)
+    checks = [_check(table, column) for table in tables for column in table.columns]
+    return connection.execute(" UNION ALL ".join([*checks, LEFTOVERS])).fetchall()
+
+
+def _check(table: Table, column: Column) -> str:
+    return CHECK.format(
+        table=table.name,
+        column=column.name,
+        key=table.key_text,
+        text=column.text,
+        vectorizer=f"{table.name.strip(chr(34))}_{column.name}",
+        model=column.model.name,
+        kind=column.kind,
+    )
+
+
+def _expect(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+    """Fill a temporary table with the vector of each text that is there now; none where the model refuses."""
+    connection.execute("DROP TABLE IF EXISTS expected")
+    connection.execute(
+        'CREATE TEMPORARY TABLE expected (model text, text text COLLATE "C", known boolean, expected vector)'
+    )
+    families = registry()
+    texts: dict[str, tuple[ModelSpec, set[str]]] = {}
+    for table in tables:
+        for column in table.columns:
+            found = connection.execute(f"SELECT DISTINCT {column.text} FROM {table.name}").fetchall()
+            texts.setdefault(column.model.name, (column.model, set()))[1].update(
+                text for (text,) in found if text is not None
+            )
+    with connection.cursor() as cursor, cursor.copy("COPY expected FROM STDIN") as rows:
+        for name, (spec, known) in texts.items():
+            embedder = families.load(spec)
+            refused = spec.options.get("fail_on")
+            good = [text for text in known if not (refused and refused in text)]
+            for text, vector in zip(good, embedder.embed(good, "document").dense, strict=True):
+                rows.write_row((name, text, True, str([float(number) for number in vector])))
+            for text in known.difference(good):
+                rows.write_row((name, text, True, None))

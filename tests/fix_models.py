@@ -1,0 +1,127 @@
+"""Models for tests: MiniLM, a hosted one on a local server, and one whose calls a test lets go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from pg_embed.errors import PgEmbedError
+from pg_embed.models.presets import presets
+from pg_embed.models.registry import Registry, default_registry
+from pg_embed.protocols import Embedder
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
+from tests.providers.openai_server import OpenAIServer, serving
+
+PATIENCE = 20.0  # seconds that a test waits for another thread before it fails
+STEPPED = ModelSpec("stepped", "stepped")
+CARD = Card(
+    family="stepped",
+    checkpoint="none",
+    outputs=("dense",),
+    dimensions=1,
+    max_tokens=100,
+    metric="cosine",
+    space_id="stepped",
+    concurrency=2,
+    max_batch_items=4,
+    max_batch_tokens=100,
+)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a `SteppedEmbedder`, which waits until the test lets it go."""
+
+    texts: list[str]
+    kind: Kind
+    thread: str
+    _gate: threading.Event
+    _error: BaseException | None = None
+
+    def go(self, error: BaseException | None = None) -> None:
+        """Let the call end, with an error if given."""
+        self._error = error
+        self._gate.set()
+
+
+class SteppedEmbedder:
+    """A vector is its text's length, tokens are words; a call waits for the test, unless `free`."""
+
+    def __init__(self, free: bool = False, **card: object) -> None:
+        self.card = replace(CARD, **card)  # type: ignore[arg-type]
+        self.calls: list[Call] = []
+        self.closed = threading.Event()
+        self._free = free
+        self._changed = threading.Condition()
+        self._seen = 0
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Words."""
+        return [len(text.split()) for text in texts]
+
+    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+        """Wait, then lengths."""
+        call = Call(list(texts), kind, threading.current_thread().name, threading.Event())
+        with self._changed:
+            self.calls.append(call)
+            self._changed.notify_all()
+        if not self._free:
+            assert call._gate.wait(PATIENCE), "the test never let the call go"
+        if call._error is not None:
+            raise call._error
+        return Embeddings(
+            np.array([[len(text)] for text in texts], np.float32), sum(self.count_tokens(texts))
+        )
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed.set()
+
+    def next_call(self) -> Call:
+        """Wait for the next call to begin; in a test on an event loop, by `asyncio.to_thread`."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.calls) > self._seen, PATIENCE), "no call came"
+            self._seen += 1
+            return self.calls[self._seen - 1]
+
+
+class OneModel(Registry):
+    """A registry whose every model is what a function makes."""
+
+    def __init__(self, make: Callable[[ModelSpec], Embedder | PgEmbedError]) -> None:
+        super().__init__()
+        self.loads: list[ModelSpec] = []
+        self._make = make
+
+    def load(self, spec: ModelSpec) -> Embedder:
+        """Make it, or raise it."""
+        self.loads.append(spec)
+        made = self._make(spec)
+        if isinstance(made, PgEmbedError):
+            raise made
+        return made
+
+
+@pytest.fixture
+def stepped() -> SteppedEmbedder:
+    """A model whose calls the test lets go."""
+    return SteppedEmbedder()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[Embedder]:
+    """all-MiniLM-L6-v2, from its package."""
+    embedder = default_registry().load(presets()["all-MiniLM-L6-v2"].spec)
+    yield embedder
+    embedder.close()
+
+
+@pytest.fixture
+def openai_server() -> Iterator[OpenAIServer]:
+    """OpenAI's contract on this machine."""
+    with serving() as server:
+        yield server

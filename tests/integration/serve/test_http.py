@@ -1,0 +1,178 @@
+"""The HTTP door, as the official OpenAI client and as curl see it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import psycopg
+import pytest
+
+from pg_embed.engine import EngineSettings
+from pg_embed.models.hashing import load
+from pg_embed.records import Kind, ModelSpec
+from pg_embed.serve.directory import CatalogDirectory, StaticDirectory
+from pg_embed.serve.settings import ServeSettings
+from tests.fix_serve import FAKE, SLOW, RunningSidecar
+
+PROMPTED = ModelSpec("prompted", "fake", {"dimensions": 4, "query_prompt": "query: "})
+PICKY = ModelSpec("picky", "fake", {"dimensions": 4, "fail_on": "poison", "unavailable_on": "storm"})
+
+
+def vectors(texts: list[str], model: ModelSpec = FAKE, kind: Kind = "document") -> list[list[float]]:
+    return [[float(number) for number in row] for row in load(model).embed(texts, kind).dense]
+
+
+def base(sidecar: RunningSidecar) -> str:
+    assert sidecar.sidecar is not None
+    return next(address for address in sidecar.sidecar.addresses if address.startswith("http"))
+
+
+@pytest.fixture(scope="module")
+def sidecar() -> Iterator[RunningSidecar]:
+    directory = StaticDirectory([FAKE, SLOW, PROMPTED, PICKY], default="fake")
+    with RunningSidecar(ServeSettings(http_port=0, http_timeout=5), directory=directory) as running:
+        yield running
+
+
+@pytest.fixture
+def client(sidecar: RunningSidecar) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="none", base_url=f"{base(sidecar)}/v1", max_retries=0) as found:
+        yield found
+
+
+@pytest.fixture
+def web(sidecar: RunningSidecar) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base(sidecar)) as found:
+        yield found
+
+
+def test_the_official_client_gets_vectors_and_usage(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="fake", input=["one", "two"])  # asks for base64 by itself
+    assert [entry.embedding for entry in answer.data] == vectors(["one", "two"])
+    assert [entry.index for entry in answer.data] == [0, 1]
+    assert (answer.model, answer.usage.prompt_tokens, answer.usage.total_tokens) == ("fake", 2, 2)
+
+
+def test_floats_and_base64_are_the_same_vectors(client: openai.OpenAI) -> None:
+    floats = client.embeddings.create(model="fake", input="žluťoučký 🦄", encoding_format="float")
+    coded = client.embeddings.create(model="fake", input="žluťoučký 🦄", encoding_format="base64")
+    decoded = np.frombuffer(base64.b64decode(str(coded.data[0].embedding)), "<f4")
+    assert decoded.tolist() == np.array(floats.data[0].embedding, np.float32).tolist()
+    assert floats.data[0].embedding == pytest.approx(vectors(["žluťoučký 🦄"])[0], rel=1e-6)
+
+
+def test_queries_and_documents_are_told_apart(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="prompted", input="x", extra_body={"input_type": "query"})
+    assert answer.data[0].embedding == vectors(["x"], PROMPTED, "query")[0]
+    assert answer.data[0].embedding != vectors(["x"], PROMPTED, "document")[0]
+
+
+def test_without_a_model_the_default_is_meant(web: httpx.Client) -> None:
+    answer = web.post("/v1/embeddings", json={"input": "x"})
+    assert answer.json()["model"] == "fake"
+
+
+def test_dimensions_must_be_those_of_the_model(client: openai.OpenAI) -> None:
+    assert len(client.embeddings.create(model="fake", input="x", dimensions=4).data[0].embedding) == 4
+    with pytest.raises(openai.BadRequestError, match="has 4 dimensions"):
+        client.embeddings.create(model="fake", input="x", dimensions=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "code"),
+    [
+        ({"model": "none", "input": "x"}, openai.NotFoundError, "PE001"),
+        ({"model": "fake", "input": [1, 2, 3]}, openai.BadRequestError, "PE023"),
+        ({"model": "fake", "input": []}, openai.BadRequestError, "PE023"),
+        ({"model": "picky", "input": "poison"}, openai.BadRequestError, "PE021"),
+        ({"model": "picky", "input": "storm"}, openai.InternalServerError, "PE020"),
+    ],
+)
+def test_errors_are_those_that_the_client_knows(
+    client: openai.OpenAI, asked: dict[str, Any], error: type[openai.APIStatusError], code: str
+) -> None:
+    with pytest.raises(error) as raised:
+        client.embeddings.create(**asked)
+    assert raised.value.code == code
+
+
+def test_a_client_tries_again_when_the_sidecar_was_overloaded() -> None:
+    narrow = ModelSpec(
+        "narrow", "fake", {"dimensions": 4, "delay": 0.3, "concurrency": 1, "max_batch_items": 1}
+    )
+    settings = ServeSettings(http_port=0)
+    engine = EngineSettings(max_queued_queries=1)
+    running = RunningSidecar(settings, engine=engine, directory=StaticDirectory([narrow]))
+    with running, httpx.Client(base_url=base(running)) as web:
+        from concurrent.futures import ThreadPoolExecutor
+
+        def ask(number: int) -> httpx.Response:
+            return web.post("/v1/embeddings", json={"input": f"text {number}", "input_type": "query"})
+
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(ask, range(6)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].json()["error"]["code"] == "PE012"
+
+
+def test_a_slow_model_is_a_gateway_timeout() -> None:
+    settings = ServeSettings(http_port=0, http_timeout=0.2)
+    with RunningSidecar(settings) as running, httpx.Client(base_url=base(running)) as web:
+        assert web.post("/v1/embeddings", json={"model": "slow", "input": "x"}).status_code == 504
+
+
+def test_tokens_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("open sesame\n")
+    settings = ServeSettings(http_port=0, http_token_file=tmp_path / "token")
+    with RunningSidecar(settings, directory=StaticDirectory([FAKE])) as running:
+        for key, status in (("open sesame", 200), ("open", 401), ("", 401)):
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            with httpx.Client(base_url=base(running), headers=headers) as web:
+                assert web.post("/v1/embeddings", json={"input": "x"}).status_code == status
+                assert web.get("/metrics").status_code == status
+                assert web.get("/healthz").status_code == 200
+
+
+def test_operators_see_health_readiness_and_metrics(web: httpx.Client) -> None:
+    web.post("/v1/embeddings", json={"input": "x"})
+    assert web.get("/healthz").text == "ok\n"
+    assert web.get("/readyz").text == "ready\n"
+    metrics = web.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert 'pg_embed_requests_total{code="ok",door="http"}' in metrics.text
+
+
+def test_a_graceful_stop_answers_what_is_in_hand() -> None:
+    import threading
+
+    running = RunningSidecar(ServeSettings(http_port=0))
+    running.start()
+    with httpx.Client(base_url=base(running)) as web:
+        threading.Timer(0.3, running.stop).start()
+        assert web.post("/v1/embeddings", json={"model": "slow", "input": "x"}).status_code == 200
+        running.stop()
+        with pytest.raises(httpx.ConnectError):
+            web.get("/healthz")
+
+
+def test_models_are_those_of_the_catalog(dsn: str, db: psycopg.Connection[Any]) -> None:
+    running = RunningSidecar(ServeSettings(http_port=0), directory=CatalogDirectory(dsn))
+    with running, httpx.Client(base_url=base(running)) as web:
+        asked = {"model": "mine", "input": "x"}
+        assert web.post("/v1/embeddings", json=asked).json()["error"]["code"] == "PE001"
+        card = '{"dimensions": 4, "metric": "cosine", "space_id": "s", "max_tokens": 10}'
+        db.execute(
+            "INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id)"
+            """ VALUES ('mine', 'fake', '{"dimensions": 4}', %s, 4, 'cosine', 's')""",
+            (card,),
+        )
+        assert web.post("/v1/embeddings", json=asked).status_code == 200
+        assert web.post("/v1/embeddings", json={"input": "x"}).json()["model"] == "mine"

@@ -1,0 +1,349 @@
+"""What goes wrong: models that refuse, that fail for now, that are misconfigured, and tables in the way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from pg_embed.errors import InputRejected, ModelMisconfigured, ModelUnavailable, Overloaded
+from tests.fix_worker import (
+    NEVER,
+    Connection,
+    GatedFake,
+    StartWorker,
+    broken_rows,
+    create_docs,
+    create_fake_model,
+    insert_docs,
+    vector,
+)
+from tests.sql.helpers import value
+
+
+@pytest.fixture
+def docs(db: Connection) -> Connection:
+    """`docs`, empty, with a vectorizer of three attempts."""
+    create_fake_model(db)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', backfill => false, max_attempts => 3)")
+    return db
+
+
+def failures(db: Connection) -> list[tuple[str, str, int]]:
+    return db.execute("SELECT key, code, attempts FROM embed.failures").fetchall()
+
+
+def entry(db: Connection) -> tuple[int, timedelta, str]:
+    """Attempts, wait and last error of the one entry that was put back."""
+    while True:
+        row = db.execute("SELECT attempts, available_at - now(), last_error FROM embed._queue").fetchone()
+        if row is not None and row[2] is not None:
+            return row[0], row[1], row[2]
+
+
+def test_one_refused_row_is_found_and_the_others_go_through(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(fail_on="poison")
+    start_worker(dsn, model)
+    insert_docs(docs, *("poison" if number in (0, 77, 199) else f"text {number}" for number in range(200)))
+    docs.execute("SELECT embed.wait('docs')")
+    assert [row[0] for row in failures(docs)] == ["1", "200", "78"]
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT count(embedding) FROM docs") == 197
+    assert len(model.calls) < 60, "a refused row is found by halving"
+
+
+def test_nothing_but_refused_rows_ends_too(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    start_worker(dsn, GatedFake(fail_on="poison"))
+    insert_docs(docs, *["poison"] * 33)
+    docs.execute("SELECT embed.wait('docs')")
+    assert len(failures(docs)) == 33
+
+
+def test_a_row_that_is_refused_is_not_sent_again_by_itself(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(fail_on="poison")
+    start_worker(dsn, model)
+    insert_docs(docs, "poison")
+    docs.execute("SELECT embed.wait('docs')")
+    insert_docs(docs, "good")
+    docs.execute("SELECT embed.wait('docs')")
+    assert model.texts == ["poison", "good"]
+
+
+def test_an_unavailable_model_is_tried_again_with_growing_waits(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake()
+    model.refuse = lambda texts: ModelUnavailable("not now")
+    start_worker(dsn, model, backoff=1_000.0, backoff_limit=NEVER, repair_wait=0.01)
+    insert_docs(docs, "one")
+    attempts, first, error = entry(docs)
+    assert (attempts, error) == (1, "not now")
+    assert timedelta(seconds=990) < first <= timedelta(seconds=1_250)
+    docs.execute("UPDATE embed._queue SET available_at = now(), last_error = NULL; NOTIFY pg_embed_work")
+    attempts, second, error = entry(docs)
+    assert attempts == 2
+    assert timedelta(seconds=1_990) < second <= timedelta(seconds=2_500)
+    assert failures(docs) == []
+
+
+def test_the_provider_s_own_wait_is_honoured(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    model = GatedFake()
+    model.refuse = lambda texts: ModelUnavailable("slow down", retry_after=2_000.0)
+    start_worker(dsn, model)
+    insert_docs(docs, "one")
+    _, wait, error = entry(docs)
+    assert error == "slow down"
+    assert timedelta(seconds=1_990) < wait <= timedelta(seconds=2_500)
+
+
+def test_rows_go_through_once_the_model_is_back(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake()
+    errors = iter([ModelUnavailable("one"), ModelUnavailable("two")])
+    model.refuse = lambda texts: next(errors, None)
+    start_worker(dsn, model)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert failures(docs) == []
+
+
+def test_a_row_is_given_up_when_its_attempts_are_spent_and_not_before(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake()
+    model.refuse = lambda texts: ModelUnavailable("not now")
+    start_worker(dsn, model)
+    insert_docs(docs, "one", "two")
+    docs.execute("SELECT embed.wait('docs')")
+    assert failures(docs) == [("1", "PE020", 3), ("2", "PE020", 3)]
+    assert len(model.calls) == 3
+
+
+def test_a_new_row_is_not_given_up_with_an_old_one(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    insert_docs(docs, "old")
+    docs.execute("UPDATE embed._queue SET attempts = 2")
+    insert_docs(docs, "new")
+    model = GatedFake()
+    model.refuse = lambda texts: ModelUnavailable("not now")
+    start_worker(dsn, model, backoff=NEVER, backoff_limit=NEVER, repair_wait=0.01)
+    while not failures(docs) or value(docs, "SELECT count(*) FROM embed._queue WHERE last_error IS NULL"):
+        pass
+    assert failures(docs) == [("1", "PE020", 3)]
+    assert value(docs, "SELECT attempts FROM embed._queue") == 1
+
+
+@pytest.mark.parametrize("error", [ModelMisconfigured("no key"), Overloaded("full")])
+def test_what_is_nobody_s_fault_is_charged_to_nobody(
+    docs: Connection, dsn: str, start_worker: StartWorker, error: Exception
+) -> None:
+    model = GatedFake()
+    errors = iter([error] * 8)
+    model.refuse = lambda texts: next(errors, None)
+    start_worker(dsn, model)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    assert failures(docs) == []
+    assert len(model.calls) == 9, "more often than there are attempts"
+    assert broken_rows(docs) == []
+
+
+def test_a_model_that_cannot_be_loaded_charges_nobody_and_tells(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("UPDATE embed._model SET family = 'nothing'")
+    start_worker(dsn)
+    insert_docs(docs, "one")
+    attempts, _, error = entry(docs)
+    assert attempts == 0
+    assert "nothing" in error
+    assert value(docs, "SELECT last_error FROM embed.status") == error
+    docs.execute("UPDATE embed._model SET family = 'fake'")
+    docs.execute("SELECT embed.retry('docs')")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_model_of_another_space_than_the_catalog_says_writes_nothing(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    start_worker(dsn, GatedFake(document_prompt="another: "))
+    insert_docs(docs, "one")
+    attempts, _, error = entry(docs)
+    assert attempts == 0
+    assert "another space" in error
+    assert value(docs, "SELECT count(embedding) FROM docs") == 0
+    assert failures(docs) == []
+
+
+def test_a_failing_vectorizer_does_not_stop_another(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(docs, "broken", unavailable_on="")
+    docs.execute(
+        "UPDATE embed._model SET options = options || '{\"unavailable_on\": \"e\"}' WHERE name = 'broken'"
+    )
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body', model => 'broken')")
+    docs.execute("INSERT INTO other SELECT i, 'never' FROM generate_series(1, 1000) AS i")
+    start_worker(dsn, backoff=NEVER, backoff_limit=NEVER, repair_wait=NEVER)
+    for number in range(5):
+        insert_docs(docs, f"text {number}")
+        docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT count(embedding) FROM other") == 0
+
+
+def test_a_hanging_model_does_not_stop_another_vectorizer(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(docs, "slow", dimensions=5)
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body', model => 'slow')")
+    docs.execute("INSERT INTO other SELECT i, 'text' FROM generate_series(1, 10000) AS i")
+    slow = GatedFake(shut=True, dimensions=5)
+    start_worker(dsn, {"slow": slow})
+    slow.next_call()
+    for number in range(3):
+        insert_docs(docs, f"text {number}")
+        docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    slow.open()
+    docs.execute("SELECT embed.wait('other')")
+
+
+def test_an_unexpected_error_is_logged_and_the_row_tried_again(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake()
+    errors = iter([RuntimeError("a bug")])
+    model.refuse = lambda texts: next(errors, None)
+    start_worker.expected = "a bug"
+    start_worker(dsn, model)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_an_error_with_a_null_character_is_told_without_it(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake()
+    model.refuse = lambda texts: InputRejected("bad\0byte") if "bad" in texts else ModelUnavailable("la\0ter")
+    start_worker(dsn, model)
+    insert_docs(docs, "bad")
+    docs.execute("SELECT embed.wait('docs')")
+    insert_docs(docs, "later")
+    docs.execute("SELECT embed.wait('docs')")
+    assert docs.execute("SELECT key, error FROM embed.failures ORDER BY key").fetchall() == [
+        ("1", "badbyte"),
+        ("2", "later"),
+    ]
+
+
+def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_written(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF OLD.title = 'archived' THEN RAISE 'archived rows are read-only'; END"
+        " IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard()"
+    )
+    insert_docs(docs, *(f"text {number}" for number in range(100)), None)
+    docs.execute("INSERT INTO docs VALUES (500, 'archived', 'a'), (501, 'archived', 'b')")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT count(embedding) FROM docs") == 100
+    found = docs.execute("SELECT key, code, error FROM embed.failures").fetchall()
+    assert found == [
+        (key, "P0001", "the table refuses its vector: archived rows are read-only") for key in ("500", "501")
+    ]
+    docs.execute("ALTER TABLE docs DISABLE TRIGGER guard")
+    assert value(docs, "SELECT embed.retry('docs')") == 2
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+
+
+def test_a_filter_that_fails_on_a_row_is_told_and_stops_no_other_table(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, n int, body text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body', filter => '1 / n > 0')")
+    docs.execute("INSERT INTO other VALUES (1, 0, 'x'), (2, 1, 'y')")
+    start_worker.expected = "division by zero"
+    start_worker(dsn)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    while value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'") is None:
+        pass
+    assert (
+        value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'")
+        == "division by zero"
+    )
+    docs.execute("SELECT embed.alter_vectorizer('other', filter => '')")
+    docs.execute("SELECT embed.wait('other')")
+    assert broken_rows(docs, "other", vectorizer="other_embedding") == []
+    assert value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'") is None
+
+
+@pytest.mark.parametrize("kind", ["text", "vector(5)"])
+def test_a_column_whose_type_was_changed_stops_only_its_vectorizer(
+    docs: Connection, dsn: str, start_worker: StartWorker, kind: str
+) -> None:
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body')")
+    docs.execute(f"ALTER TABLE other ALTER embedding TYPE {kind}")
+    docs.execute("INSERT INTO other VALUES (1, 'x')")
+    start_worker(dsn)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    docs.execute("SELECT embed._tend_v1()")
+    found = docs.execute(
+        "SELECT state, reason FROM embed.vectorizers WHERE name = 'other_embedding'"
+    ).fetchone()
+    assert found is not None
+    assert found[0] == "stopped"
+    assert "another type" in found[1]
+
+
+def test_the_column_may_change_between_halfvec_and_vector(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    start_worker(dsn)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("ALTER TABLE docs ALTER embedding TYPE vector(4)")
+    insert_docs(docs, "two")
+    docs.execute("SELECT embed.wait('docs')")
+    assert value(docs, "SELECT embedding = %s::vector FROM docs WHERE id = 2", vector("two"))
+
+
+def test_a_locked_table_stops_only_itself(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body')")
+    docs.execute("INSERT INTO other VALUES (1, 'x')")
+    docs.execute(
+        "INSERT INTO embed._failure SELECT id, '9', 'PE021', 'x', 1 FROM embed._vectorizer"
+        " WHERE name ~ 'other'"
+    )
+    with psycopg.connect(dsn) as user:
+        user.execute("LOCK TABLE other IN ACCESS EXCLUSIVE MODE")
+        start_worker(dsn, tend_every=0.01)
+        for number in range(3):
+            insert_docs(docs, f"text {number}")
+            docs.execute("SELECT embed.wait('docs')")
+    docs.execute("SELECT embed.wait('other')")
+    assert broken_rows(docs, "other", vectorizer="other_embedding") == []

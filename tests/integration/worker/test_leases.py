@@ -1,0 +1,249 @@
+"""Claims and leases: who holds what, what becomes of the entries of the dead, and how workers share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fix_worker import (
+    NEVER,
+    Connection,
+    GatedFake,
+    StartWorker,
+    broken_rows,
+    create_docs,
+    create_fake_model,
+    insert_docs,
+)
+from tests.sql.helpers import queued, value
+
+DEAD = 7  # the number of a worker whose session never was
+
+
+@pytest.fixture
+def docs(db: Connection) -> Connection:
+    """`docs` with four rows, queued one by one for a vectorizer of three attempts."""
+    create_fake_model(db)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', backfill => false, max_attempts => 3)")
+    for text in ("one", "two", "three", "four"):
+        insert_docs(db, text)
+    return db
+
+
+def claim(db: Connection, worker: int, rows: int = 100, lease: str = "1 hour", lane: int = 1) -> list[str]:
+    """The keys that a worker gets."""
+    row = db.execute(
+        "SELECT c.keys FROM embed._vectorizer AS v, embed._claim_v1(%s, v.id, %s, %s, %s) AS c",
+        [worker, lane, rows, lease],
+    ).fetchone()
+    return sorted(row[0]) if row and row[0] else []
+
+
+def expire(db: Connection) -> None:
+    """Let every lease end now."""
+    db.execute(
+        "UPDATE embed._queue SET available_at = clock_timestamp() - interval '1 second'"
+        " WHERE worker IS NOT NULL"
+    )
+
+
+def entries(db: Connection, columns: str) -> list[tuple[Any, ...]]:
+    return db.execute(f"SELECT {columns} FROM embed._queue ORDER BY id").fetchall()
+
+
+def test_claim_skips_rows_leased_by_another_worker(docs: Connection) -> None:
+    assert claim(docs, 1, rows=2) == ["1", "2"]
+    assert claim(docs, 2, rows=1) == ["3"]
+    assert claim(docs, 1) == ["4"]
+    assert claim(docs, 2) == []
+    assert entries(docs, "worker, attempts") == [(1, 1), (1, 1), (2, 1), (1, 1)]
+
+
+def test_claim_takes_the_oldest_first_and_stops_at_the_number_of_rows(docs: Connection) -> None:
+    insert_docs(docs, "five", "six", "seven")
+    assert claim(docs, 1, rows=3) == ["1", "2", "3"]
+    assert claim(docs, 1, rows=2) == ["4", "5", "6", "7"], "an entry is taken whole"
+
+
+def test_claim_of_one_lane_leaves_the_other(docs: Connection) -> None:
+    docs.execute("UPDATE embed._queue SET priority = 2 WHERE 4 = ANY (ids)")
+    assert claim(docs, 1, lane=1) == ["1", "2", "3"]
+    assert claim(docs, 1, lane=2) == ["4"]
+
+
+def test_claim_of_a_paused_vectorizer_gets_nothing(docs: Connection) -> None:
+    docs.execute("SELECT embed.pause('docs')")
+    assert claim(docs, 1) == []
+
+
+def test_an_expired_lease_is_taken_over(docs: Connection) -> None:
+    claim(docs, 1)
+    assert claim(docs, 2) == []
+    expire(docs)
+    assert claim(docs, 2) == ["1", "2", "3", "4"]
+    assert entries(docs, "worker, attempts") == [(2, 2)] * 4
+
+
+def test_a_lease_is_renewed_by_its_holder_only(docs: Connection) -> None:
+    claim(docs, 1, lease="1 second")
+    renew = "SELECT embed._renew_v1(%s, array_agg(id), '1 hour') FROM embed._queue"
+    assert value(docs, renew, 2) == 0
+    assert value(docs, renew, 1) == 4
+    assert value(docs, "SELECT bool_and(available_at > now() + interval '30 minutes') FROM embed._queue")
+
+
+def test_what_is_put_back_is_put_back_by_its_holder_only(docs: Connection) -> None:
+    claim(docs, 1)
+    postpone = "SELECT embed._postpone_v1(%s, array_agg(id), '0', 'why', %s) FROM embed._queue"
+    assert value(docs, postpone, 2, True) == 0
+    assert value(docs, postpone, 1, True) == 4
+    assert entries(docs, "worker, attempts, last_error") == [(None, 1, "why")] * 4
+    claim(docs, 1)
+    assert value(docs, postpone, 1, False) == 4
+    assert entries(docs, "attempts") == [(1,)] * 4, "without charge the attempt is not counted"
+
+
+def test_entries_of_the_dead_are_halved_from_the_second_death_on(docs: Connection) -> None:
+    docs.execute("DELETE FROM embed._queue")
+    docs.execute(
+        "INSERT INTO embed._queue (vectorizer_id, ids, n) SELECT id, '{1,2,3,4,5}', 5 FROM embed._vectorizer"
+    )
+    assert claim(docs, DEAD) == ["1", "2", "3", "4", "5"]
+    expire(docs)
+    assert claim(docs, DEAD) == ["1", "2", "3", "4", "5"]
+    expire(docs)
+    assert claim(docs, DEAD) == ["1", "2"]
+    assert sorted(entries(docs, "ids, n, attempts, worker")) == [
+        ([1, 2], 2, 3, DEAD),
+        ([3, 4, 5], 3, 2, None),
+    ]
+    assert claim(docs, 1) == ["3", "4", "5"]
+
+
+def test_halving_keeps_keys_that_are_texts(docs: Connection) -> None:
+    docs.execute("DELETE FROM embed._queue")
+    docs.execute(
+        "INSERT INTO embed._queue (vectorizer_id, keys, n, attempts, worker, priority)"
+        " SELECT id, '{a,b,c}', 3, 2, %s, 2 FROM embed._vectorizer",
+        [DEAD],
+    )
+    assert claim(docs, 1, lane=2) == ["a"]
+    assert claim(docs, 1, lane=2) == ["b", "c"]
+    assert sorted(entries(docs, "keys, n, priority")) == [(["a"], 1, 2), (["b", "c"], 2, 2)]
+
+
+def test_a_row_that_kills_its_workers_is_given_up_alone(docs: Connection) -> None:
+    for _ in range(3):
+        claim(docs, DEAD, rows=1)
+        docs.execute("UPDATE embed._queue SET available_at = 'epoch' WHERE worker IS NOT NULL")
+    assert claim(docs, 1) == ["2", "3", "4"]
+    found = docs.execute("SELECT key, code, error, attempts FROM embed.failures").fetchall()
+    assert found == [("1", "PE020", "the worker was lost 3 times while it held this row", 3)]
+
+
+def test_a_poison_row_among_many_takes_no_other_with_it(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("DELETE FROM embed._queue")
+    insert_docs(docs, *(f"text {number}" for number in range(5, 101)))
+    for _ in range(40):  # workers that die as soon as they hold row 50
+        keys = claim(docs, DEAD, rows=1)
+        if "50" in keys:
+            docs.execute("UPDATE embed._queue SET available_at = 'epoch' WHERE worker IS NOT NULL")
+        else:
+            docs.execute(
+                "UPDATE embed._queue SET worker = NULL, attempts = 0, available_at = now()"
+                " WHERE worker IS NOT NULL"
+            )
+    assert [row[0] for row in docs.execute("SELECT key FROM embed.failures").fetchall()] == ["50"]
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    assert value(docs, "SELECT count(embedding) FROM docs WHERE id > 4") == 95
+
+
+def test_a_dead_worker_s_rows_are_due_as_soon_as_another_comes(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    assert claim(docs, DEAD) == ["1", "2", "3", "4"]
+    start_worker(dsn, poll=NEVER)
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_living_worker_s_rows_are_left_to_it(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    model = GatedFake(shut=True)
+    holder = start_worker(dsn, model, live_slots=1)
+    call = model.next_call()
+    start_worker(dsn, tend_every=0.01)
+    insert_docs(docs, "five")
+    while value(docs, "SELECT embedding FROM docs WHERE id = 5") is None:
+        pass
+    docs.execute("SELECT embed._rescue_v1()")
+    assert {row[0] for row in entries(docs, "worker")} == {holder.number}
+    call.go()
+    model.open()
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_lease_lasts_as_long_as_its_worker_works(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(shut=True)
+    start_worker(dsn, model, lease=0.3)
+    model.next_call()
+    first = value(docs, "SELECT max(available_at) FROM embed._queue")
+    while value(docs, "SELECT min(available_at) FROM embed._queue") <= first:
+        pass
+    assert value(docs, "SELECT count(*) FROM embed._queue WHERE attempts = 1 AND worker IS NOT NULL") > 0
+    model.open()
+    docs.execute("SELECT embed.wait('docs')")
+
+
+def test_two_workers_share_the_work(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    insert_docs(docs, *(f"text {number}" for number in range(960)))
+    models = [GatedFake(shut=True), GatedFake(shut=True)]
+    for model in models:
+        start_worker(dsn, model, batch_rows=240)
+    calls = [model.next_call() for model in models]
+    assert not set(calls[0].texts) & set(calls[1].texts)
+    for model in models:
+        model.open()
+    docs.execute("SELECT embed.wait('docs')")
+    texts = [text for model in models for text in model.texts]
+    assert len(texts) == len(set(texts)) == 964, "each row was embedded once"
+    assert broken_rows(docs) == []
+
+
+def test_what_a_slow_worker_finishes_after_its_lease_does_no_harm(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(shut=True)
+    start_worker(dsn, model, lease=NEVER, live_slots=1)
+    call = model.next_call()
+    docs.execute("UPDATE embed._queue SET available_at = 'epoch', worker = NULL")
+    docs.execute("UPDATE docs SET body = 'changed' WHERE id = 2")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    call.go()
+    model.open()
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_small_entries_are_packed_when_they_are_many(docs: Connection) -> None:
+    docs.execute(
+        "INSERT INTO embed._queue (vectorizer_id, ids, n) SELECT v.id, ARRAY[i], 1"
+        " FROM embed._vectorizer AS v, generate_series(1, 51000) AS i"
+    )
+    before = set(queued(docs))
+    oldest = value(docs, "SELECT min(enqueued_at) FROM embed._queue")
+    while value(docs, "SELECT embed._pack_v1(id) FROM embed._vectorizer"):
+        pass
+    assert set(queued(docs)) == before
+    assert value(docs, "SELECT count(*) FROM embed._queue") < 51_000
+    assert value(docs, "SELECT max(n) FROM embed._queue") <= 240
+    assert value(docs, "SELECT bool_and(n = cardinality(coalesce(keys, ids::text[]))) FROM embed._queue")
+    assert value(docs, "SELECT min(enqueued_at) FROM embed._queue") == oldest

@@ -1,0 +1,49 @@
+"""A database that was dumped and restored: everything has other oids, and nobody's INSERT may fail."""
+
+from __future__ import annotations
+
+import subprocess
+
+import psycopg
+import pytest
+
+from pg_embed.embedded.binaries import find_binaries
+from tests.fix_pg import Server, fresh_database
+from tests.fix_worker import Connection, StartWorker, broken_rows, create_docs, create_fake_model, insert_docs
+from tests.sql.helpers import value
+
+
+@pytest.fixture
+def docs(db: Connection) -> Connection:
+    """`docs`, plain, and `parts`, partitioned, each with a vectorizer."""
+    create_fake_model(db)
+    create_docs(db, "one", "two")
+    db.execute("CREATE TABLE parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE parts_1 PARTITION OF parts DEFAULT")
+    for table in ("docs", "parts"):
+        db.execute("SELECT embed.create_vectorizer(%s::regclass, 'body', filter => 'id < 100')", [table])
+    return db
+
+
+def test_a_restored_database_goes_on(
+    docs: Connection, server: Server, dsn: str, start_worker: StartWorker
+) -> None:
+    start_worker(dsn).stop()
+    programs = find_binaries() / "bin"
+    with fresh_database(server) as name:
+        dump = subprocess.run([programs / "pg_dump", "-d", dsn], capture_output=True, check=True, timeout=60)
+        with psycopg.connect(server.dsn(name), autocommit=True) as other:
+            other.execute("CREATE TABLE so_that_oids_differ (id int PRIMARY KEY)")
+            restore = [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", server.dsn(name)]
+            subprocess.run(restore, input=dump.stdout, capture_output=True, check=True, timeout=60)
+            insert_docs(other, "three")
+            other.execute("INSERT INTO parts VALUES (1, 'one'); INSERT INTO parts_1 VALUES (2, 'two')")
+            other.execute(
+                "UPDATE docs SET body = 'changed' WHERE id = 1; UPDATE parts SET body = body || '!'"
+            )
+            start_worker(server.dsn(name))
+            for table in ("docs", "parts"):
+                other.execute("SELECT embed.wait(%s::regclass)", [table])
+                assert broken_rows(other, table, vectorizer=f"{table}_embedding") == []
+            assert value(other, "SELECT bool_and(state = 'active') FROM embed.vectorizers")
+            start_worker.end()

@@ -1,0 +1,351 @@
+"""Nobody gets the rights of our SECURITY DEFINER functions: by shadowed names, quoting, casts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pg_embed.resources import sql_dir
+from tests.fix_pg import MakeRole, Role
+from tests.fix_worker import Connection, create_docs, create_fake_model
+from tests.sql.helpers import queued, refused, value
+
+INLINED = {"_hash", "_keys", "embed", "embed_document"}  # must have no SET clause, or they would not inline
+
+LEAK = """
+CREATE FUNCTION {schema}.leak() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user <> session_user THEN
+        CREATE TABLE IF NOT EXISTS public.leaked AS SELECT current_user AS by;
+    END IF;
+    RETURN 'x';
+END $$
+"""
+
+
+@pytest.fixture
+def owner(db: Connection, make_role: MakeRole) -> Role:
+    """A member of embed_owner with a schema of its own; whoever else runs its code leaves a mark."""
+    create_fake_model(db)
+    role = make_role("embed_owner")
+    db.execute(f'CREATE SCHEMA mine AUTHORIZATION "{role.name}"')
+    db.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    return role
+
+
+@pytest.fixture
+def attacker(owner: Role) -> Iterator[Connection]:
+    """A connection of that owner, with its schema first."""
+    with psycopg.connect(owner.dsn, autocommit=True) as connection:
+        connection.execute("SET search_path = mine, public")
+        yield connection
+
+
+def leaked(db: Connection) -> bool:
+    return bool(value(db, "SELECT to_regclass('public.leaked') IS NOT NULL"))
+
+
+def test_every_function_pins_its_search_path(db: Connection) -> None:
+    found = db.execute(
+        "SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'embed'::regnamespace AND prokind <> 'p'"
+    ).fetchall()
+    assert len(found) > 50
+    path = "search_path=pg_catalog, embed, pg_temp"
+    assert {name for name, settings in found if path not in (settings or [])} == INLINED
+
+
+def test_no_procedure_defines_its_security(db: Connection) -> None:
+    found = value(
+        db,
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'embed'::regnamespace AND"
+        " prokind = 'p' AND prosecdef",
+    )
+    assert found == 0, "one that commits cannot pin its search_path"
+
+
+def test_no_function_that_defines_its_security_is_inlined(db: Connection) -> None:
+    names = db.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'embed'::regnamespace AND prosecdef"
+    ).fetchall()
+    assert not {name for (name,) in names} & INLINED
+
+
+def test_every_function_has_a_comment(db: Connection) -> None:
+    create_fake_model(db)
+    create_docs(db, "one")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    found = db.execute(
+        "SELECT p.oid::regprocedure::text FROM pg_proc AS p WHERE obj_description(p.oid, 'pg_proc') IS NULL"
+        " AND (p.pronamespace = 'embed'::regnamespace OR p.proname = 'embed')"
+    ).fetchall()
+    assert found == []
+
+
+def test_every_table_and_view_has_a_comment(db: Connection) -> None:
+    found = db.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'embed'::regnamespace AND relkind IN ('r', 'v')"
+        " AND obj_description(oid, 'pg_class') IS NULL AND relname <> '_schema_version'"
+    ).fetchall()
+    assert found == []
+
+
+def test_every_function_says_its_volatility_and_whether_it_is_parallel() -> None:
+    files = [*(sql_dir() / "functions").glob("*.sql"), *(sql_dir() / "transports").glob("*.sql")]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for head in re.findall(r"(?s)CREATE OR REPLACE FUNCTION (embed\..*?)\nAS ", text):
+            assert re.search(r"\b(VOLATILE|STABLE|IMMUTABLE)\b", head), f"{file.name}: {head}"
+            assert re.search(r"\bPARALLEL (SAFE|UNSAFE|RESTRICTED)\b", head), f"{file.name}: {head}"
+
+
+def test_public_may_execute_nothing_of_ours(db: Connection) -> None:
+    create_fake_model(db)
+    create_docs(db, "one")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    found = db.execute(
+        "SELECT p.oid::regprocedure::text FROM pg_proc AS p, aclexplode(coalesce(p.proacl,"
+        " acldefault('f', p.proowner))) AS a"
+        " WHERE p.pronamespace = 'embed'::regnamespace AND a.grantee = 0"
+    ).fetchall()
+    assert found == []
+
+
+def test_public_may_read_nothing_of_ours(db: Connection) -> None:
+    found = db.execute(
+        "SELECT c.relname FROM pg_class AS c, aclexplode(c.relacl) AS a"
+        " WHERE c.relnamespace = 'embed'::regnamespace AND a.grantee = 0"
+    ).fetchall()
+    assert found == []
+    assert not value(db, "SELECT has_schema_privilege('public', 'embed', 'USAGE')")
+
+
+@pytest.mark.parametrize("schema", ["public", "mine", "pg_temp"])
+def test_functions_operators_and_types_of_others_are_not_taken(
+    db: Connection, owner: Role, attacker: Connection, schema: str
+) -> None:
+    attacker.execute(LEAK.format(schema=schema))
+    attacker.execute(f"SET search_path = {schema}, pg_catalog, public")
+    for name, arguments, result in (
+        ("format", "text, VARIADIC text[]", "text"),
+        ("array_agg", "text", "text[]"),
+        ("clock_timestamp", "", "timestamptz"),
+        ("now", "", "timestamptz"),
+        ("pg_notify", "text, text", "void"),
+        ("quote_ident", "text", "text"),
+        ("current_setting", "text, boolean", "text"),
+        ("hashtext", "text", "integer"),
+        ("length", "text", "integer"),
+        ("pg_try_advisory_lock_shared", "integer, integer", "boolean"),
+        ("pg_get_indexdef", "integer, integer, boolean", "text"),
+        ("to_regclass", "text", "regclass"),
+        ("gen_random_uuid", "", "uuid"),
+    ):
+        body = (
+            f"SELECT {schema}.leak(); SELECT NULL::{result}"
+            if result != "void"
+            else f"SELECT {schema}.leak()::void"
+        )
+        if result == "void":
+            body = f"SELECT {schema}.leak()"
+        attacker.execute(
+            f"CREATE FUNCTION {schema}.{name}({arguments}) RETURNS {'text' if result == 'void' else result}"
+            f" LANGUAGE sql AS $$ {body} $$"
+        )
+    for symbol, left, right in (
+        ("=", "integer", "integer"),
+        ("=", "text", "text"),
+        ("<=", "timestamptz", "timestamptz"),
+        ("+", "timestamptz", "interval"),
+        ("||", "text", "text"),
+        ("=", "oid", "oid"),
+        ("=", "oid", "regclass"),
+    ):
+        result = {"=": "boolean", "<=": "boolean", "+": "timestamptz", "||": "text"}[symbol]
+        name = f"op_{abs(hash((symbol, left, right)))}"
+        attacker.execute(
+            f"CREATE FUNCTION {schema}.{name}({left}, {right}) RETURNS {result} LANGUAGE sql"
+            f" AS $$ SELECT {schema}.leak(); SELECT NULL::{result} $$"
+        )
+        attacker.execute(
+            f"CREATE OPERATOR {schema}.{symbol} (FUNCTION = {schema}.{name}, LEFTARG ="
+            f" {left}, RIGHTARG = {right})"
+        )
+    for name in ("bigint", "text", "regclass", "interval", "jsonb"):
+        attacker.execute(
+            f'CREATE DOMAIN {schema}."{name}" AS pg_catalog.text CHECK ({schema}.leak() IS NOT NULL)'
+        )
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body pg_catalog.text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    attacker.execute("INSERT INTO mine.docs VALUES (1, 'one')")
+    attacker.execute("UPDATE mine.docs SET body = 'two'")
+    attacker.execute("SELECT * FROM embed.status('mine.docs')")
+    attacker.execute("SELECT * FROM embed.failures('mine.docs')")
+    attacker.execute("SELECT * FROM embed.why('mine.docs', '1')")
+    with pytest.raises(psycopg.Error):
+        attacker.execute("SELECT embed.wait('mine.docs', '0')")
+    with pytest.raises(psycopg.Error):
+        attacker.execute("SELECT embed.embed('x')")
+    attacker.execute("SELECT embed.retry('mine.docs')")
+    attacker.execute("SELECT embed.drop_vectorizer('mine.docs')")
+    assert not leaked(db)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "id $body$ LANGUAGE plpgsql; CREATE TABLE public.leaked (a int); --",
+        "id $function$; CREATE TABLE public.leaked (a int); --",
+        "id'); CREATE TABLE public.leaked (a int); --",
+        "id', false) IS NULL; CREATE TABLE public.leaked (a int); --",
+        "$1",
+        "%s %I %L",
+        "/* */ --",
+    ],
+)
+def test_a_column_s_name_does_not_break_out(
+    db: Connection, owner: Role, attacker: Connection, column: str
+) -> None:
+    quoted = '"' + column.replace('"', '""') + '"'
+    attacker.execute(f"CREATE TABLE mine.docs ({quoted} int PRIMARY KEY, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    attacker.execute("INSERT INTO mine.docs VALUES (1, 'one')")
+    attacker.execute("UPDATE mine.docs SET body = 'two'")
+    attacker.execute(f"ALTER TABLE mine.docs RENAME {quoted} TO other")
+    attacker.execute("INSERT INTO mine.docs VALUES (2, 'two')")
+    attacker.execute(f"ALTER TABLE mine.docs RENAME other TO {quoted}")
+    assert queued(db) == ["1", "1", "2"]
+    assert not leaked(db)
+
+
+def test_a_vectorizer_s_name_does_not_break_out(db: Connection, owner: Role, attacker: Connection) -> None:
+    name = "v'; $body$; $function$; CREATE TABLE public.leaked (a int); --"
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', name => %s)", [name])
+    attacker.execute("INSERT INTO mine.docs VALUES (1, 'one')")
+    assert queued(db, name) == ["1"]
+    assert not leaked(db)
+
+
+def test_a_key_of_an_enum_with_a_cast_of_its_owner_s_is_written_by_postgres_itself(
+    db: Connection, owner: Role, attacker: Connection
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.mood AS ENUM ('sad', 'happy')")
+    attacker.execute(
+        "CREATE FUNCTION mine.cast(mine.mood) RETURNS text LANGUAGE sql AS $$ SELECT mine.leak() $$"
+    )
+    attacker.execute("CREATE TABLE mine.docs (id mine.mood PRIMARY KEY, n int, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    attacker.execute("CREATE CAST (mine.mood AS text) WITH FUNCTION mine.cast(mine.mood) AS ASSIGNMENT")
+    attacker.execute("INSERT INTO mine.docs VALUES ('sad', 1, 'one')")
+    attacker.execute("UPDATE mine.docs SET body = 'two'")
+    attacker.execute("ALTER TABLE mine.docs RENAME id TO renamed")
+    attacker.execute("INSERT INTO mine.docs VALUES ('happy', 1, 'two')")
+    attacker.execute("UPDATE mine.docs SET body = 'three' WHERE renamed = 'happy'")
+    assert queued(db) == ["sad", "sad", "happy", "happy"]
+    assert not leaked(db)
+
+
+def test_a_composite_key_has_the_same_guard(db: Connection, owner: Role, attacker: Connection) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.mood AS ENUM ('sad', 'happy')")
+    attacker.execute(
+        "CREATE FUNCTION mine.cast(mine.mood) RETURNS text LANGUAGE sql AS $$ SELECT mine.leak() $$"
+    )
+    attacker.execute("CREATE TABLE mine.docs (a mine.mood, b int, body text, PRIMARY KEY (b, a))")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    attacker.execute("CREATE CAST (mine.mood AS text) WITH FUNCTION mine.cast(mine.mood) AS ASSIGNMENT")
+    attacker.execute("INSERT INTO mine.docs VALUES ('sad', 1, 'one')")
+    assert queued(db) == ['["1", "sad"]']
+    assert not leaked(db)
+
+
+@pytest.mark.parametrize("key", ["bigint", "text", "uuid"])
+def test_a_key_that_is_given_a_type_of_its_owner_s_is_not_cast(
+    db: Connection, owner: Role, attacker: Connection, key: str
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.evil AS (a int)")
+    for target, answer in (("text", "'1'::text"), ("bigint", "1::bigint"), ("uuid", "gen_random_uuid()")):
+        attacker.execute(
+            f"CREATE FUNCTION mine.to_{target}(mine.evil) RETURNS {target} LANGUAGE sql"
+            f" AS $$ SELECT mine.leak(); SELECT {answer} $$"
+        )
+        attacker.execute(
+            f"CREATE CAST (mine.evil AS {target}) WITH FUNCTION mine.to_{target}(mine.evil) AS IMPLICIT"
+        )
+    attacker.execute(f"CREATE TABLE mine.docs (id {key} PRIMARY KEY, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    attacker.execute(f"DROP TRIGGER pg_embed_{identity}_update ON mine.docs")
+    attacker.execute("ALTER TABLE mine.docs ALTER id TYPE mine.evil USING ROW(1)::mine.evil")
+    attacker.execute("INSERT INTO mine.docs VALUES (ROW(2), 'two')")
+    attacker.execute(
+        f"CREATE TRIGGER again BEFORE INSERT ON mine.docs FOR EACH ROW EXECUTE FUNCTION"
+        f" embed._enqueue_{identity}()"
+    )
+    attacker.execute("INSERT INTO mine.docs VALUES (ROW(4), 'four')")
+    assert refused(attacker, f"SELECT embed._build_trigger_function({identity})")[0] == "PE003"
+    attacker.execute("INSERT INTO mine.docs VALUES (ROW(5), 'five')")
+    assert not leaked(db)
+    db.execute("SELECT embed._tend_v1()")
+    assert value(db, "SELECT state FROM embed.vectorizers") == "stopped"
+    attacker.execute("INSERT INTO mine.docs VALUES (ROW(3), 'three')")
+    assert not leaked(db)
+
+
+def test_a_key_of_a_user_s_own_type_is_refused(db: Connection, owner: Role, attacker: Connection) -> None:
+    attacker.execute("CREATE TYPE mine.pair AS (a int, b int)")
+    attacker.execute("CREATE DOMAIN mine.twin AS mine.pair")
+    for kind in ("mine.pair", "mine.twin", "public.vector(3)"):
+        attacker.execute(f"CREATE TABLE mine.docs (id {kind} PRIMARY KEY, body text)")
+        state, message, hint = refused(attacker, "SELECT embed.create_vectorizer('mine.docs', 'body')")
+        assert state == "PE003"
+        assert kind in message
+        assert "enums" in hint
+        attacker.execute("DROP TABLE mine.docs")
+
+
+def test_the_trigger_function_works_on_no_other_table(
+    db: Connection, owner: Role, attacker: Connection
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.evil AS (a int)")
+    attacker.execute(
+        "CREATE FUNCTION mine.to_bigint(mine.evil) RETURNS bigint LANGUAGE sql AS $$"
+        " SELECT mine.leak(); SELECT 1::bigint $$"
+    )
+    attacker.execute("CREATE CAST (mine.evil AS bigint) WITH FUNCTION mine.to_bigint(mine.evil) AS IMPLICIT")
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body text)")
+    attacker.execute("CREATE TABLE mine.parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    attacker.execute("CREATE TABLE mine.other (id mine.evil) PARTITION BY LIST (id)")
+    attacker.execute("CREATE TABLE mine.other_rest PARTITION OF mine.other DEFAULT")
+    attacker.execute("CREATE TABLE mine.trap (id mine.evil)")
+    for table in ("docs", "parts"):
+        attacker.execute(f"SELECT embed.create_vectorizer('mine.{table}', 'body')")
+    for (identity,) in db.execute("SELECT id FROM embed._vectorizer").fetchall():
+        for table in ("trap", "other"):
+            attacker.execute(
+                f"CREATE TRIGGER t{identity} AFTER INSERT ON mine.{table} FOR EACH ROW"
+                f" EXECUTE FUNCTION embed._enqueue_{identity}()"
+            )
+            state, message, _ = refused(attacker, f"INSERT INTO mine.{table} VALUES (ROW(1))")
+            assert state == "42501"
+            assert "another table" in message
+            attacker.execute(f"DROP TRIGGER t{identity} ON mine.{table}")
+    assert not leaked(db)
+
+
+def test_another_owner_may_not_use_the_trigger_function(
+    db: Connection, attacker: Connection, make_role: MakeRole
+) -> None:
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    other = make_role("embed_owner")
+    assert not value(
+        db, "SELECT has_function_privilege(%s, %s, 'EXECUTE')", other.name, f"embed._enqueue_{identity}()"
+    )

@@ -1,0 +1,145 @@
+"""The essentials on the oldest server that is tested, PostgreSQL 15 with ICU and contrib types."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fix_pg import MakeRole
+from tests.fix_worker import (
+    Connection,
+    StartWorker,
+    broken_rows,
+    create_docs,
+    create_fake_model,
+    insert_docs,
+)
+from tests.sql.helpers import clear_queue, queued, refused, value
+
+pytestmark = pytest.mark.dblink  # the marker of the second server
+
+
+@pytest.fixture
+def docs15(db15: Connection) -> Connection:
+    """`docs` with three rows and a vectorizer, on the second server."""
+    create_fake_model(db15)
+    create_docs(db15, "one", None, "three")
+    db15.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    return db15
+
+
+def test_the_whole_cycle(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    start_worker(dsn15, tend_every=0.05)
+    insert_docs(docs15, "four", "five")
+    docs15.execute("UPDATE docs SET body = 'changed' WHERE id = 1; DELETE FROM docs WHERE id = 3")
+    docs15.execute(
+        "MERGE INTO docs USING (VALUES (2), (9)) AS s (id) ON docs.id = s.id"
+        " WHEN MATCHED THEN UPDATE SET body = 'merged'"
+        " WHEN NOT MATCHED THEN INSERT (id, body) VALUES (9, 'new')"
+    )
+    docs15.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs15) == []
+    assert docs15.execute("SELECT pending, in_flight, failed FROM embed.status").fetchall() == [(0, 0, 0)]
+    assert value(docs15, "SELECT state FROM embed.why('docs', 1)") == "embedded"
+
+
+def test_a_filter_a_template_and_a_failure(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(docs15, "picky", fail_on="bad", document_prompt="p")
+    docs15.execute(
+        "SELECT embed.create_vectorizer('docs', template => '{id}: {body}', model => 'picky',"
+        " column_name => 'e2', column_type => 'vector', filter => 'id <> 1 AND title IS NULL')"
+    )
+    insert_docs(docs15, "bad", "good")
+    start_worker(dsn15)
+    docs15.execute("SELECT embed.wait('docs')")
+    assert [row[0] for row in docs15.execute("SELECT key FROM embed.failures").fetchall()] == ["4"]
+    text = "CASE WHEN id <> 1 AND title IS NULL THEN concat(id, ': ', body) END"
+    assert broken_rows(docs15, text=text, column="e2", vectorizer="docs_e2", document_prompt="p") == []
+
+
+def test_partitions_and_renames(db15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(db15)
+    db15.execute("CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    db15.execute("CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (1) TO (10)")
+    db15.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    db15.execute("INSERT INTO docs_1 VALUES (1, 'one'); INSERT INTO docs VALUES (2, 'two')")
+    db15.execute("CREATE TABLE docs_2 PARTITION OF docs DEFAULT; INSERT INTO docs_2 VALUES (20, 'twenty')")
+    db15.execute("ALTER TABLE docs RENAME id TO number; INSERT INTO docs VALUES (3, 'three')")
+    start_worker(dsn15)
+    db15.execute("SELECT embed.wait('docs')")
+    assert broken_rows(db15, key="number::text") == []
+    assert value(db15, "SELECT count(embedding) FROM docs") == 4
+
+
+def test_a_text_that_a_collation_takes_for_the_same_is_another_text(docs15: Connection) -> None:
+    docs15.execute(
+        "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+    )
+    docs15.execute("CREATE TABLE names (id text COLLATE caseless PRIMARY KEY, body text COLLATE caseless)")
+    docs15.execute("SELECT embed.create_vectorizer('names', 'body')")
+    docs15.execute("INSERT INTO names VALUES ('a', 'text')")
+    clear_queue(docs15)
+    docs15.execute("UPDATE names SET body = 'TEXT'")
+    assert queued(docs15, "names_embedding") == ["a"]
+
+
+def test_keys_under_a_caseless_collation_find_their_rows(
+    docs15: Connection, dsn15: str, start_worker: StartWorker
+) -> None:
+    docs15.execute(
+        "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+    )
+    docs15.execute("CREATE TABLE names (id text COLLATE caseless PRIMARY KEY, body text COLLATE caseless)")
+    docs15.execute("INSERT INTO names VALUES ('a', 'one'), ('B', 'two'), ('é', 'three')")
+    docs15.execute("SELECT embed.create_vectorizer('names', 'body')")
+    start_worker(dsn15, page_rows=1)
+    docs15.execute("SELECT embed.wait('names')")
+    docs15.execute("UPDATE names SET id = upper(id), body = upper(body)")
+    docs15.execute("SELECT embed.wait('names')")
+    assert value(docs15, "SELECT count(embedding) FROM names") == 3
+    assert broken_rows(docs15, "names", text='body COLLATE "C"', vectorizer="names_embedding") == []
+
+
+def test_a_key_of_an_extension_s_type_is_refused(docs15: Connection) -> None:
+    docs15.execute("CREATE EXTENSION IF NOT EXISTS citext")
+    docs15.execute("CREATE TABLE names (id citext PRIMARY KEY, body citext)")
+    state, message, hint = refused(docs15, "SELECT embed.create_vectorizer('names', 'body')")
+    assert state == "PE003"
+    assert "citext" in message
+    assert "enums" in hint
+
+
+def test_a_text_of_an_extension_s_type_is_input_like_any_other(
+    docs15: Connection, dsn15: str, start_worker: StartWorker
+) -> None:
+    docs15.execute("CREATE EXTENSION IF NOT EXISTS citext")
+    docs15.execute("CREATE TABLE names (id int PRIMARY KEY, body citext)")
+    docs15.execute("SELECT embed.create_vectorizer('names', 'body')")
+    docs15.execute("INSERT INTO names VALUES (1, 'text')")
+    start_worker(dsn15)
+    docs15.execute("SELECT embed.wait('names')")
+    docs15.execute("UPDATE names SET body = 'TEXT'")
+    docs15.execute("SELECT embed.wait('names')")
+    assert broken_rows(docs15, "names", text="body::text", vectorizer="names_embedding") == []
+
+
+@pytest.mark.parametrize("name", ["no", "no such", "a.b.c.d", 'odd "quote', "", "public."])
+def test_an_odd_name_of_a_vectorizer_is_told_in_our_words(docs15: Connection, name: str) -> None:
+    state, message, _ = refused(docs15, "SELECT embed.drop_vectorizer(%s)", name)
+    assert state == "PE003"
+    assert name in message
+
+
+def test_the_roles_hold_here_too(
+    docs15: Connection, make_role15: MakeRole, start_worker: StartWorker
+) -> None:
+    worker, writer = make_role15("embed_worker"), make_role15()
+    docs15.execute(f'GRANT INSERT ON docs TO "{writer.name}"')
+    docs15.execute(f'SET ROLE "{writer.name}"')
+    docs15.execute("INSERT INTO docs (id, body) VALUES (9, 'nine')")
+    docs15.execute("RESET ROLE")
+    start_worker(worker.dsn)
+    docs15.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs15) == []
+    docs15.execute(f'SET ROLE "{worker.name}"')
+    assert refused(docs15, "SELECT title FROM docs")[0] == "42501"
+    docs15.execute("RESET ROLE")
