@@ -117,14 +117,17 @@ DECLARE
     limit_attempts integer;
     last_attempt boolean;
     lost text := 'its worker was lost';
+    suspect integer;  -- so many deaths make an entry one that may have caused them
+    suspected boolean := false;
     part integer;
 BEGIN
     SELECT v.max_attempts INTO limit_attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.state = 'active';
     IF limit_attempts IS NULL OR first IS NULL THEN
         RETURN;
     END IF;
+    suspect := least(2, limit_attempts);
     FOR entry IN
-        SELECT q.id, q.n, q.attempts, q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM lost AS lost FROM embed._queue AS q
+        SELECT q.id, q.n, q.attempts, q.alone, q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM lost AS lost FROM embed._queue AS q
         WHERE q.vectorizer_id = vectorizer AND q.priority = lane AND q.available_at BETWEEN first AND moment
         ORDER BY q.available_at
         LIMIT max_rows  -- an entry has one row at least
@@ -132,27 +135,26 @@ BEGIN
     LOOP
         -- Still held and yet due: whoever held it died. A row that kills its worker must not take others with it: from the
         -- second death on the entry goes by itself, an eighth of it at a time and not all parts at once, until a single row
-        -- is left, which is given up when its attempts are spent.
-        IF entry.lost AND entry.attempts >= 2 AND entry.n > 1 THEN
+        -- is left. It is given up when its attempts are spent and it killed a worker that held nothing else.
+        IF entry.lost AND entry.attempts >= suspect THEN
             CONTINUE WHEN cardinality(claimed) > 0;
-            part := (entry.n + 7) / 8;
-            INSERT INTO embed._queue (vectorizer_id, priority, n, attempts, enqueued_at, available_at, last_error, ids, keys)
-            SELECT q.vectorizer_id, q.priority, least(part, q.n - i), q.attempts, q.enqueued_at, moment + embed._apart(q.attempts), lost,
-                q.ids[i + 1:i + part], q.keys[i + 1:i + part]
-            FROM embed._queue AS q, generate_series(part, entry.n - 1, part) AS i WHERE q.id = entry.id;
-            UPDATE embed._queue AS q SET ids = q.ids[:part], keys = q.keys[:part], n = part WHERE q.id = entry.id;
+            IF entry.n > 1 THEN
+                part := (entry.n + 7) / 8;
+                INSERT INTO embed._queue (vectorizer_id, priority, n, attempts, enqueued_at, available_at, last_error, ids, keys)
+                SELECT q.vectorizer_id, q.priority, least(part, q.n - i), suspect, q.enqueued_at, moment + embed._apart(q.attempts), lost,
+                    q.ids[i + 1:i + part], q.keys[i + 1:i + part]
+                FROM embed._queue AS q, generate_series(part, entry.n - 1, part) AS i WHERE q.id = entry.id;
+                UPDATE embed._queue AS q SET ids = q.ids[:part], keys = q.keys[:part], n = part, attempts = suspect WHERE q.id = entry.id;
+            ELSIF entry.alone AND entry.attempts >= limit_attempts THEN
+                INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
+                SELECT q.vectorizer_id, k.key, 'PE020', format('the worker was lost %s times while it held this row', q.attempts), q.attempts
+                FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = entry.id
+                ON CONFLICT (vectorizer_id, key) DO UPDATE SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
+                DELETE FROM embed._queue AS q WHERE q.id = entry.id;
+                CONTINUE;
+            END IF;
             claimed := ARRAY[entry.id];
-            EXIT;
-        ELSIF entry.lost AND entry.attempts >= limit_attempts THEN
-            INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
-            SELECT q.vectorizer_id, k.key, 'PE020', format('the worker was lost %s times while it held this row', q.attempts), q.attempts
-            FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = entry.id
-            ON CONFLICT (vectorizer_id, key) DO UPDATE SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
-            DELETE FROM embed._queue AS q WHERE q.id = entry.id;
-            CONTINUE;
-        ELSIF entry.lost AND entry.attempts >= 2 THEN
-            CONTINUE WHEN cardinality(claimed) > 0;
-            claimed := ARRAY[entry.id];
+            suspected := true;
             EXIT;
         END IF;
         -- Rows on their last attempt go by themselves: a batch that fails is given up as a whole.
@@ -168,7 +170,8 @@ BEGIN
     RETURN QUERY
         WITH held AS (
             UPDATE embed._queue AS q
-            SET worker = _claim_v1.worker, attempts = q.attempts + 1, available_at = clock_timestamp() + lease
+            SET worker = _claim_v1.worker, attempts = q.attempts + 1, alone = suspected AND q.n = 1,
+                available_at = clock_timestamp() + lease
             WHERE q.id = ANY (claimed)
             RETURNING q.id, q.attempts::integer, embed._keys(q) AS keys
         )

@@ -57,6 +57,7 @@ CREATE TABLE embed._queue (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     vectorizer_id integer NOT NULL,
     priority smallint NOT NULL DEFAULT 1,
+    alone boolean NOT NULL DEFAULT false,
     n integer NOT NULL,
     attempts smallint NOT NULL DEFAULT 0,
     locked smallint NOT NULL DEFAULT 0,

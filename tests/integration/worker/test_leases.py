@@ -42,10 +42,18 @@ def claim(db: Connection, worker: int, rows: int = 100, lease: str = "1 hour", l
 
 
 def expire(db: Connection) -> None:
-    """Let every lease end now."""
+    """Let every lease have ended, before anything else was due."""
     db.execute(
-        "UPDATE embed._queue SET available_at = clock_timestamp() - interval '1 second'"
+        "UPDATE embed._queue SET available_at = clock_timestamp() - interval '30 seconds'"
         " WHERE worker IS NOT NULL"
+    )
+
+
+def make_due(db: Connection) -> None:
+    """Let the entries that nobody holds wait no longer, in the order of their ids."""
+    db.execute(
+        "UPDATE embed._queue SET available_at ="
+        " clock_timestamp() - interval '30 seconds' + id * interval '1 us' WHERE worker IS NULL"
     )
 
 
@@ -105,24 +113,26 @@ def test_what_is_put_back_is_put_back_by_its_holder_only(docs: Connection) -> No
     assert entries(docs, "attempts") == [(1,)] * 4, "without charge the attempt is not counted"
 
 
-def test_entries_of_the_dead_are_halved_from_the_second_death_on(docs: Connection) -> None:
+def test_entries_of_the_dead_are_cut_into_eighths_from_the_second_death_on(docs: Connection) -> None:
     docs.execute("DELETE FROM embed._queue")
+    everything = [str(number) for number in range(1, 21)]
     docs.execute(
-        "INSERT INTO embed._queue (vectorizer_id, ids, n) SELECT id, '{1,2,3,4,5}', 5 FROM embed._vectorizer"
+        "INSERT INTO embed._queue (vectorizer_id, ids, n) SELECT id, %s::bigint[], 20 FROM embed._vectorizer",
+        [everything],
     )
-    assert claim(docs, DEAD) == ["1", "2", "3", "4", "5"]
+    assert claim(docs, DEAD) == sorted(everything)
     expire(docs)
-    assert claim(docs, DEAD) == ["1", "2", "3", "4", "5"]
+    assert claim(docs, DEAD) == sorted(everything)
     expire(docs)
-    assert claim(docs, DEAD) == ["1", "2"]
+    assert claim(docs, DEAD) == ["1", "2", "3"]
     assert sorted(entries(docs, "ids, n, attempts, worker")) == [
-        ([1, 2], 2, 3, DEAD),
-        ([3, 4, 5], 3, 2, None),
+        ([1, 2, 3], 3, 3, DEAD),
+        *((list(range(first, first + 3)), 3, 2, None) for first in range(4, 19, 3)),
+        ([19, 20], 2, 2, None),
     ]
-    assert claim(docs, 1) == ["3", "4", "5"]
 
 
-def test_halving_keeps_keys_that_are_texts(docs: Connection) -> None:
+def test_parts_of_an_entry_of_the_dead_wait_apart_and_go_one_by_one(docs: Connection) -> None:
     docs.execute("DELETE FROM embed._queue")
     docs.execute(
         "INSERT INTO embed._queue (vectorizer_id, keys, n, attempts, worker, priority)"
@@ -130,37 +140,50 @@ def test_halving_keeps_keys_that_are_texts(docs: Connection) -> None:
         [DEAD],
     )
     assert claim(docs, 1, lane=2) == ["a"]
-    assert claim(docs, 1, lane=2) == ["b", "c"]
-    assert sorted(entries(docs, "keys, n, priority")) == [(["a"], 1, 2), (["b", "c"], 2, 2)]
+    waits = "SELECT bool_and(available_at > enqueued_at) FROM embed._queue WHERE worker IS NULL"
+    assert value(docs, waits) is True
+    make_due(docs)
+    assert claim(docs, 1, lane=2) == ["b"]
+    assert claim(docs, 1, lane=2) == ["c"]
+    assert sorted(entries(docs, "keys, n, priority")) == [(["a"], 1, 2), (["b"], 1, 2), (["c"], 1, 2)]
 
 
 def test_a_row_that_kills_its_workers_is_given_up_alone(docs: Connection) -> None:
     for _ in range(3):
         claim(docs, DEAD, rows=1)
-        docs.execute("UPDATE embed._queue SET available_at = 'epoch' WHERE worker IS NOT NULL")
+        expire(docs)
     assert claim(docs, 1) == ["2", "3", "4"]
     found = docs.execute("SELECT key, code, error, attempts FROM embed.failures").fetchall()
     assert found == [("1", "PE020", "the worker was lost 3 times while it held this row", 3)]
 
 
+@pytest.mark.parametrize("max_attempts", [1, 2, 3, 10])
+@pytest.mark.parametrize("poison", ["5", "16", "50", "100"])
 def test_a_poison_row_among_many_takes_no_other_with_it(
-    docs: Connection, dsn: str, start_worker: StartWorker
+    docs: Connection, poison: str, max_attempts: int
 ) -> None:
     docs.execute("DELETE FROM embed._queue")
+    docs.execute("SELECT embed.alter_vectorizer('docs', max_attempts => %s)", [max_attempts])
     insert_docs(docs, *(f"text {number}" for number in range(5, 101)))
-    for _ in range(40):  # workers that die as soon as they hold row 50
-        keys = claim(docs, DEAD, rows=1)
-        if "50" in keys:
-            docs.execute("UPDATE embed._queue SET available_at = 'epoch' WHERE worker IS NOT NULL")
+    done = set()
+    while value(docs, "SELECT count(*) FROM embed._queue"):
+        keys = claim(docs, DEAD, rows=1)  # it dies as soon as it holds the poison, and does all else
+        if poison in keys:
+            expire(docs)
         else:
-            docs.execute(
-                "UPDATE embed._queue SET worker = NULL, attempts = 0, available_at = now()"
-                " WHERE worker IS NOT NULL"
-            )
-    assert [row[0] for row in docs.execute("SELECT key FROM embed.failures").fetchall()] == ["50"]
-    start_worker(dsn)
-    docs.execute("SELECT embed.wait('docs')")
-    assert value(docs, "SELECT count(embedding) FROM docs WHERE id > 4") == 95
+            docs.execute("DELETE FROM embed._queue WHERE worker = %s", [DEAD])
+            done.update(keys)
+        make_due(docs)
+    assert [row[0] for row in docs.execute("SELECT key FROM embed.failures").fetchall()] == [poison]
+    assert done == {str(number) for number in range(5, 101)} - {poison}
+
+
+def test_rows_that_died_in_one_batch_are_tried_alone_before_they_are_given_up(docs: Connection) -> None:
+    docs.execute("SELECT embed.alter_vectorizer('docs', max_attempts => 1)")
+    claim(docs, DEAD)
+    expire(docs)
+    assert [claim(docs, 1) for _ in range(5)] == [["1"], ["2"], ["3"], ["4"], []]
+    assert entries(docs, "attempts, alone") == [(2, True)] * 4
 
 
 def test_a_dead_worker_s_rows_are_due_as_soon_as_another_comes(
@@ -223,7 +246,7 @@ def test_what_a_slow_worker_finishes_after_its_lease_does_no_harm(
     model = GatedFake(shut=True)
     start_worker(dsn, model, lease=NEVER, live_slots=1)
     call = model.next_call()
-    docs.execute("UPDATE embed._queue SET available_at = 'epoch', worker = NULL")
+    docs.execute("UPDATE embed._queue SET available_at = now() - interval '30 seconds', worker = NULL")
     docs.execute("UPDATE docs SET body = 'changed' WHERE id = 2")
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
