@@ -94,7 +94,7 @@ def test_live_rows_go_before_the_backfill(db: Connection, dsn: str, start_worker
     create_fake_model(db)
     create_docs(db, *(f"old {number}" for number in range(400)))
     db.execute("SELECT embed.create_vectorizer('docs', 'body')")
-    model = GatedFake(shut=True)
+    model = GatedFake(shut=True, concurrency=4)
     start_worker(dsn, model, page_rows=400, batch_rows=32, backfill_slots=1)
     first = model.next_call()
     assert first.texts[0].startswith("old")
@@ -117,7 +117,7 @@ def test_a_row_that_is_to_be_backfilled_and_changes_gets_its_new_vector(
     create_fake_model(db)
     create_docs(db, "old")
     db.execute("SELECT embed.create_vectorizer('docs', 'body')")
-    model = GatedFake(shut=True)
+    model = GatedFake(shut=True, concurrency=4)
     start_worker(dsn, model)
     assert model.next_call().texts == ["old"]
     db.execute("UPDATE docs SET body = 'new'")
