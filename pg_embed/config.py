@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.errors import InvalidArgument
@@ -37,13 +38,20 @@ class Unsound(ValueError):
         self.setting = setting
 
 
+def read_mode(text: str) -> int:
+    """A file's mode as chmod takes it; who may do what, and nothing more."""
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError(f"{text!r} is not a mode such as 0660")
+    return int(text, 8)
+
+
 def _octal(room: Any) -> Any:
     """Modes are written as chmod takes them."""
     if isinstance(room, dict) and isinstance(room.get("socket_mode"), str):
         try:
-            return {**room, "socket_mode": int(room["socket_mode"], 8)}
+            return {**room, "socket_mode": read_mode(room["socket_mode"])}
         except ValueError as exc:
-            raise Unsound("socket_mode", f"{room['socket_mode']!r} is not a mode such as 0660") from exc
+            raise Unsound("socket_mode", str(exc)) from exc
     return room
 
 
@@ -78,6 +86,11 @@ def read() -> Settings:
     """The settings of this process's environment; what is wrong in it is named."""
     try:
         return Settings()
+    except SettingsError as exc:
+        raise InvalidArgument(
+            f"a variable of pg_embed cannot be read: {exc}",
+            hint=f"settings are {PREFIX}<ROOM>_<SETTING>, such as {PREFIX}LOG_LEVEL",
+        ) from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         unsound = first.get("ctx", {}).get("error")

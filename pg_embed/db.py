@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
+OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 
 def _by_sqlstate() -> dict[str, type[errors.PgEmbedError]]:
@@ -27,7 +30,7 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
     message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
     hint = exc.diag.message_hint
     cls = _by_sqlstate().get(exc.sqlstate or "", errors.DatabaseError)
-    if not installing and exc.sqlstate in ("3F000", "42883", "42P01") and "embed." in message + str(exc):
+    if not installing and exc.sqlstate in ("3F000", "42883", "42P01") and OURS.search(message):
         return errors.NotInstalled(
             "pg_embed is not installed in this database, or an older version of it is",
             hint="run: pg-embed install DSN",
@@ -44,8 +47,19 @@ def translated(*, installing: bool = False) -> Iterator[None]:
         raise translate(exc, installing=installing) from exc
 
 
+def checked(dsn: str) -> str:
+    """The DSN, if libpq can read it; what it cannot read may hold a password, and is not repeated."""
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        hint = "write postgresql://user@host/name without a driver's name, or libpq's key=value words"
+        raise errors.InvalidArgument("the DSN cannot be read", hint=hint) from None
+    return dsn
+
+
 def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Connection[Any]:
     """A connection for commands; an unreachable server is an error of ours."""
+    checked(dsn)
     with translated():
         return psycopg.connect(
             dsn,

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 
 from pg_embed.cli.app import app
@@ -30,6 +31,7 @@ COMMANDS = (
     "doctor",
 )
 DEBUG = "PG_EMBED_DEBUG"
+INTERRUPTED = 130  # as shells say it
 
 
 def main() -> None:
@@ -37,20 +39,26 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
     status = _run()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a shell can close them
+            with suppress(OSError):
+                stream.flush()
     if threading.active_count() > 1:
         os._exit(status)  # a model that still computes would be torn by the interpreter's end, and abort
     sys.exit(status)
 
 
 def _run() -> int:
-    for command in COMMANDS:
-        import_module(f"pg_embed.cli.{command}")
     try:
+        for command in COMMANDS:
+            import_module(f"pg_embed.cli.{command}")
+        if any(_is_torn(argument) for argument in sys.argv):
+            raise InvalidArgument("an argument is not valid UTF-8")
         app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except InvalidArgument as error:
         _explain(error)
         return 2
@@ -62,6 +70,11 @@ def _run() -> int:
         hint = f"this is a fault of pg_embed's; {DEBUG}=1 shows where"
         _explain(PgEmbedError(f"unexpected {type(error).__name__}: {error}", hint=hint))
     return 1
+
+
+def _is_torn(argument: str) -> bool:
+    """Whether bytes of an argument were no text."""
+    return any("\udc80" <= character <= "\udcff" for character in argument)
 
 
 def _explain(error: PgEmbedError) -> None:

@@ -15,7 +15,10 @@ def backfill(
     dsn: DsnOption,
     vectorizer: Annotated[str, typer.Argument(help="By its name or its table's.", show_default=False)],
     everything: Annotated[
-        bool, typer.Option("--all", help="Every row again, not only those without vector.")
+        bool,
+        typer.Option(
+            "--all", envvar="PG_EMBED_BACKFILL_ALL", help="Every row again, not only those without vector."
+        ),
     ] = False,
 ) -> None:
     """Queue the rows of a table that have no vector, or all of them, behind rows that change."""

@@ -8,7 +8,7 @@ import typer
 
 from pg_embed.cli.app import app
 from pg_embed.cli.options import Dsn, Json
-from pg_embed.cli.output import print_json
+from pg_embed.cli.output import print_json, say
 
 MARKS = {"ok": "ok     ", "warning": "WARNING", "failed": "FAILED ", "skipped": "skipped"}
 
@@ -26,7 +26,10 @@ def doctor(dsn: Dsn, as_json: Json = False) -> None:
             if check.advice:
                 typer.echo(f"         {check.advice}")
     holds = all(check.state != "failed" for check in checks)
+    skipped = [check.name for check in checks if check.state == "skipped"]
     if as_json:
-        print_json({"holds": holds, "checks": [asdict(check) for check in checks]})
+        print_json({"holds": holds, "skipped": skipped, "checks": [asdict(check) for check in checks]})
+    elif skipped:
+        say(f"not looked at: {', '.join(skipped)}")
     if not holds:
         raise typer.Exit(1)

@@ -23,7 +23,14 @@ Token = Annotated[Path | None, typer.Option(help="plpython: the file with its to
 Spool = Annotated[Path | None, typer.Option(help="spool: a folder that server and sidecar share.")]
 Loopback = Annotated[str | None, typer.Option(help="dblink: how the server reaches itself.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds that embed() waits; 30 by default.")]
-From = Annotated[str | None, typer.Option("--from", help="With --sql: the revision that the database is at.")]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        envvar=["PG_EMBED_UPGRADE_FROM", "PG_EMBED_INSTALL_FROM"],
+        help="With --sql: the revision that the database is at.",
+    ),
+]
 
 
 def install(

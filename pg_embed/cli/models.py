@@ -18,7 +18,7 @@ app.add_typer(models, name="models")
 @models.callback(invoke_without_command=True)
 def show(context: typer.Context, dsn: OptionalDsnOption = None, as_json: Json = False) -> None:
     """List the models of a database, or add one."""
-    context.obj = dsn
+    context.obj = (dsn, as_json)
     if context.invoked_subcommand is None:
         from pg_embed.cli.database import ask
 
@@ -47,7 +47,7 @@ def create(
     from pg_embed.models.registry import default_registry
     from pg_embed.records import ModelSpec
 
-    database = _named(dsn or context.obj)
+    database = _named(dsn or context.obj[0])
     options = dict(_option(text) for text in option or [])
     say(f"loading {name} …")
     embedder = default_registry().load(ModelSpec(name, family, options))
@@ -57,7 +57,7 @@ def create(
         embedder.close()
     words = {"name": name, "family": family, "options": Jsonb(options), "card": Jsonb(card)}
     ask(database, "create_model", **words, is_default=default)
-    if as_json:
+    if as_json or context.obj[1]:
         print_json({"name": name, "card": card})
     else:
         typer.echo(f"model {name}: {card['dimensions']} dimensions, {card['metric']}")

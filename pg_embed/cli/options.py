@@ -23,3 +23,13 @@ DataDir = Annotated[
 ]
 NO_DSN = "no database is named: give its DSN, or set PG_EMBED_DSN"
 Sql = Annotated[bool, typer.Option("--sql", help="Print what psql can run, and do not connect.")]
+
+
+def mode(text: str) -> int:
+    """A file's mode, as an option gives it."""
+    from pg_embed.config import read_mode
+
+    try:
+        return read_mode(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc

@@ -8,17 +8,10 @@ from typing import Annotated
 import typer
 
 from pg_embed.cli.app import app
-from pg_embed.cli.options import OptionalDsn
+from pg_embed.cli.options import OptionalDsn, mode
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, show_default=False)]
 Secret = Annotated[Path | None, typer.Option(help="A file with the token that callers must show.")]
-
-
-def _mode(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is not a mode such as 0660") from exc
 
 
 @app.command()
@@ -26,7 +19,7 @@ def serve(
     dsn: OptionalDsn = None,
     socket: Annotated[Path | None, typer.Option(help="Unix socket, for plpython on this host.")] = None,
     socket_mode: Annotated[
-        int | None, typer.Option(parser=_mode, metavar="MODE", help="Who may connect to it, such as 0660.")
+        int | None, typer.Option(parser=mode, metavar="MODE", help="Who may connect to it, such as 0660.")
     ] = None,
     tcp_host: Annotated[str | None, typer.Option(help="Address for plpython on other hosts.")] = None,
     tcp_port: Port = None,

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pg_embed import db, statements
-from pg_embed.errors import PgEmbedError
+from pg_embed.errors import PgEmbedError, TransportMissing
 from pg_embed.install import migrate
 
 State = Literal["ok", "warning", "failed", "skipped"]
@@ -52,7 +52,7 @@ def examine(dsn: str) -> Iterator[Check]:
         for name, look in CHECKS.items():
             check = _look(name, look, connection)
             yield check
-            if name == "schema" and check.state in ("failed", "skipped"):
+            if name == "schema" and check.state == "failed":
                 return
 
 
@@ -60,6 +60,8 @@ def _look(name: str, look: Callable[[Connection], Check], connection: Connection
     try:
         with db.translated():
             return look(connection)
+    except TransportMissing:
+        return Check(name, "skipped", "there is no transport to ask by")
     except PgEmbedError as exc:
         if isinstance(exc.__cause__, psycopg.errors.InsufficientPrivilege):
             return Check(name, "skipped", str(exc), "ask as the role that owns schema embed")
@@ -136,6 +138,8 @@ def _query_function(connection: Connection) -> Check:
 
 def _transport(connection: Connection) -> Check:
     rows = _rows(connection, "transport")
+    if rows and rows[0]["kind"] == "none" and rows[0]["settings"].get("chosen"):
+        return Check("transport", "ok", "none, as chosen: queries are embedded by the client")
     if not rows or rows[0]["kind"] == "none":
         advice = "run: pg-embed install DSN with --socket, --host or --spool, or --transport dblink"
         return Check("transport", "warning", "none: embed() cannot reach a sidecar", advice)

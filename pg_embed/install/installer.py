@@ -106,15 +106,23 @@ def uninstall(dsn: str) -> None:
 
 
 def install_sql(models: Sequence[tuple[ModelSpec, Card]] = ()) -> str:
-    """The whole installation as text that psql runs, without a transport: `pg-embed upgrade` sets one up."""
+    """The whole installation as text that psql runs, any number of times; it sets up no transport.
+
+    That is left to `pg-embed upgrade`.
+    """
     parts = [
         "-- pg_embed: run with psql, as the role that shall own it.",
         "\\set ON_ERROR_STOP on",
         "BEGIN;",
         script.read("install", "roles.sql"),
         script.read("install", "prepare.sql"),
+        SQL["is_fresh"] + " \\gset",
+        "\\if :fresh",
         migrate.upgrade_sql(),
         script.read("transports", "none.sql"),
+        "\\else",
+        _literal(SQL["check_revision"], {"revision": migrate.head()}) + ";",
+        "\\endif",
         script.functions(),
         *(_literal(SQL["seed_model"], _seed(spec, card)) + ";" for spec, card in models),
         "RESET search_path;",
@@ -141,7 +149,8 @@ def upgrade_sql(revision: str) -> str:
 
 def uninstall_sql() -> str:
     """The removal as text that psql runs."""
-    parts = [SQL["drop_vectorizers"], SQL["drop_query_functions"], SQL["drop_schema"]]
+    loopback = statements.load("transports")["drop_loopback"]
+    parts = [SQL["drop_vectorizers"], loopback, SQL["drop_query_functions"], SQL["drop_schema"]]
     return "\n\n".join(["\\set ON_ERROR_STOP on", "BEGIN;", *parts, "COMMIT;"]) + "\n"
 
 

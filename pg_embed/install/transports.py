@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 import psycopg
@@ -26,6 +27,10 @@ SETTINGS: Mapping[TransportKind, tuple[str, ...]] = {
     "none": (),
 }
 COMMON = ("timeout",)
+CHOSEN = "chosen"  # marks that "none" was wanted, and not for want of better
+PATHS = ("socket", "token_file", "directory")  # on the server's host, which has another working directory
+PORTS = ("port", "loopback_port")
+MAX_TIMEOUT = 3600.0  # seconds
 
 Connection = psycopg.Connection[Any]
 Settings = Mapping[str, Any]
@@ -49,14 +54,17 @@ class Chosen:
 
 
 def set_up(connection: Connection, wanted: str | None = None, settings: Settings | None = None) -> Chosen:
-    """Set up the transport that is wanted, or the best one; with nothing said, keep the one there is."""
+    """Set up the transport that is wanted, or the best one; with none named, keep the one there is."""
+    settings = _checked(settings or {})
     kept = _kept(connection)
-    if wanted is None and settings is None and kept is not None:
+    if wanted is None and kept is not None and not set(settings) - set(COMMON):
+        connection.execute(statements.load("transports")["adjust_transport"], _parameters(kept, settings))
         connection.execute(body(kept))
         return Chosen(kept, {kept: "it was chosen before"})
-    settings = _checked(settings or {})
     probes = probe(connection, settings)
     kind = choose(probes, wanted).kind
+    if wanted == "none":
+        settings = {**settings, CHOSEN: True}
     install_transport(connection, kind, settings)
     return Chosen(kind, {found.kind: found.reason for found in probes})
 
@@ -107,8 +115,8 @@ def _kept(connection: Connection) -> TransportKind | None:
     row = connection.execute(statements.load("transports")["current_transport"]).fetchone()
     if row is None:
         return None
-    kind, is_own = row
-    return kind if is_own and kind != "none" else None
+    kind, stands = row
+    return kind if stands else None
 
 
 def _checked(settings: Settings) -> Settings:
@@ -117,11 +125,21 @@ def _checked(settings: Settings) -> Settings:
         raise InvalidArgument(
             f"no transport has a setting {unknown[0]!r}", hint=f"there are: {', '.join(sorted(known))}"
         )
-    return {name: value for name, value in settings.items() if value is not None}
+    told = {name: value for name, value in settings.items() if value is not None}
+    for name in PATHS:
+        if name in told and not PurePath(told[name]).is_absolute():
+            raise InvalidArgument(f"the transport's {name} {str(told[name])!r} is not an absolute path")
+    for name in PORTS:
+        if name in told and not (str(told[name]).isdecimal() and 1 <= int(told[name]) <= 65_535):
+            raise InvalidArgument(f"the transport's {name} {told[name]} is not a port from 1 to 65535")
+    if not 0 < told.get("timeout", 1) <= MAX_TIMEOUT:
+        raise InvalidArgument(f"the transport's timeout must be up to {MAX_TIMEOUT:g} seconds, and not zero")
+    return told
 
 
 def _parameters(kind: TransportKind, settings: Settings) -> dict[str, Any]:
-    wanted = {name: settings[name] for name in (*SETTINGS[kind], *COMMON) if name in settings}
+    names = (*SETTINGS[kind], *COMMON, *([CHOSEN] if kind == "none" else []))
+    wanted = {name: settings[name] for name in names if name in settings}
     return {"kind": kind, "settings": Jsonb({name: _plain(value) for name, value in wanted.items()})}
 
 

@@ -83,7 +83,10 @@ class CatalogDirectory:
     async def _read(self) -> StaticDirectory:
         with db.translated():
             connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name="pg_embed http"
+                db.checked(self._dsn),
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name="pg_embed http",
             )
             async with connection:
                 rows = await (await connection.execute(self._query)).fetchall()

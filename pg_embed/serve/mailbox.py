@@ -40,7 +40,7 @@ class MailboxDoor:
     """
 
     def __init__(self, answer: Answer, dsn: str, *, max_requests: int) -> None:
-        self.address = f"mailbox of {_spell(dsn)}"
+        self.address = f"mailbox of {_spell(db.checked(dsn))}"
         self._answer = answer
         self._dsn = dsn
         self._sql = statements.load("serve")

@@ -15,7 +15,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, translate
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
 from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.packing import register
@@ -44,7 +44,7 @@ class Worker:
     """Works on one database until it is stopped; `stop` lets it finish what is in hand, `abort` does not."""
 
     def __init__(self, dsn: str, models: Models, settings: WorkerSettings | None = None) -> None:
-        self._dsn = dsn
+        self._dsn = checked(dsn)
         self._models = models
         self._settings = settings or WorkerSettings()
         self._stop = asyncio.Event()

@@ -2,6 +2,21 @@
 -- One installation at a time in a database.
 SELECT pg_catalog.pg_advisory_xact_lock(1885695330, 2);
 
+-- name: is_fresh
+-- Whether nothing is installed yet.
+SELECT pg_catalog.to_regclass('embed._schema_version') IS NULL AS fresh
+
+-- name: check_revision
+-- Fails where another revision is installed.
+DO $check$
+BEGIN
+    IF (SELECT v.version_num FROM embed._schema_version AS v) <> %(revision)s THEN
+        RAISE EXCEPTION USING MESSAGE = 'another revision of pg_embed is installed: '
+            || (SELECT v.version_num FROM embed._schema_version AS v),
+            HINT = 'print its upgrade with: pg-embed upgrade --sql --from REVISION';
+    END IF;
+END $check$
+
 -- name: seed_model
 -- Enter a model that the package knows, unless there is one of its name; the first is the default.
 INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id, is_default)

@@ -33,14 +33,21 @@ CREATE EXTENSION IF NOT EXISTS plpython3u;
 SELECT embed._transport_set(%(kind)s, %(settings)s);
 
 -- name: current_transport
--- What was chosen, and whether it was for this database: a copy's loopback leads to the original.
+-- What there is, and whether it stands: a copy's loopback leads to the original, and none may be for want of better.
 SELECT
     t.kind,
-    t.kind <> 'dblink' OR EXISTS (
-        SELECT FROM pg_foreign_server AS s
-        WHERE s.srvname = 'pg_embed_loopback' AND 'dbname=' || current_database() = ANY (s.srvoptions)
-    ) AS is_own
+    CASE t.kind
+        WHEN 'none' THEN t.settings ? 'chosen'
+        WHEN 'dblink' THEN EXISTS (
+            SELECT FROM pg_foreign_server AS s
+            WHERE s.srvname = 'pg_embed_loopback' AND 'dbname=' || current_database() = ANY (s.srvoptions))
+        ELSE true
+    END AS stands
 FROM embed._transport AS t;
+
+-- name: adjust_transport
+-- Change what all transports have, and leave the rest.
+UPDATE embed._transport AS t SET settings = t.settings || %(settings)s WHERE t.kind = %(kind)s;
 
 -- name: drop_loopback
 -- Remove what lies outside our schema.

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from pg_embed.install import installed_revision, migrate
-from tests.acceptance.command import TIMEOUT, as_json, pg_embed, psql, running, succeeds
+from tests.acceptance.command import COMMAND, TIMEOUT, as_json, pg_embed, psql, running, succeeds
+from tests.fix_pg import MakeRole
 
 HEAVY = {"torch", "transformers", "numpy", "psycopg", "sqlalchemy", "alembic", "uvloop"}
 FAKE = ("--family", "fake", "--option", "dimensions=4")
@@ -263,3 +264,59 @@ def test_rows_in_hand_are_left_after_the_grace_time(db: Db, dsn: str) -> None:
             pass
         assert worker.end() == 0
     assert db.execute("SELECT count(embedding) FROM docs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("command", [["status"], ["install"], ["worker"], ["serve", "--http-port", "0"]])
+def test_a_dsn_that_cannot_be_read_is_not_repeated(command: list[str]) -> None:
+    done = pg_embed(*command, "postgresql+psycopg://bob:s3cret@localhost/db")
+    assert done.returncode in (1, 2)
+    assert "the DSN cannot be read" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_doctor_does_not_repeat_a_dsn_either() -> None:
+    done = pg_embed("doctor", "postgresql+psycopg://bob:s3cret@localhost/db", "--json")
+    assert done.returncode == 1
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_a_missing_table_in_a_schema_of_a_like_name_is_told(docs: str, db: Db) -> None:
+    db.execute("CREATE SCHEMA myembed")
+    done = pg_embed("vectorize", "--dsn", docs, "myembed.docs", "body")
+    assert 'relation "myembed.docs" does not exist' in done.stderr
+
+
+def test_doctor_holds_where_none_was_chosen(bare_dsn: str) -> None:
+    succeeds("install", bare_dsn, "--transport", "none")
+    told = as_json("doctor", bare_dsn)
+    states = {check["name"]: check["state"] for check in told["checks"]}
+    assert (told["holds"], told["skipped"]) == (True, ["sidecar", "models"])
+    assert states["transport"] == "ok"
+
+
+def test_doctor_of_a_role_that_may_only_search_looks_at_what_it_may(
+    docs: str, db: Db, make_role: MakeRole
+) -> None:
+    role = make_role("embed_reader")
+    told = json.loads(pg_embed("doctor", role.dsn, "--json").stdout)
+    states = {check["name"]: check["state"] for check in told["checks"]}
+    assert (states["schema"], states["workers"], states["queue"]) == ("ok", "failed", "ok")
+    assert "transport" in told["skipped"]
+
+
+def test_json_may_stand_before_the_subcommand(dsn: str) -> None:
+    done = succeeds("models", "--dsn", dsn, "--json", "create", "small", *FAKE)
+    assert json.loads(done)["name"] == "small"
+
+
+def test_closed_streams_and_torn_arguments_are_no_traceback() -> None:
+    for line in ("pg-embed --version >&-", "pg-embed --version 2>&-"):
+        done = subprocess.run(
+            ["/bin/sh", "-c", line.replace("pg-embed", COMMAND)],
+            capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        [COMMAND.encode(), b"embed", b"\xff\xfe"], capture_output=True, timeout=TIMEOUT, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, b"error: an argument is not valid UTF-8\n")

@@ -163,7 +163,9 @@ def changed(text: str, changes: dict[str, str]) -> str:
 @pytest.mark.plpython
 @pytest.mark.timeout(300)
 def test_installation_on_your_own_server(bare_dsn15: str, serve_folder: Path, tmp_path: Path) -> None:
-    for process in run_section(OWN, bare_dsn15, tmp_path, {"/run/pg_embed": str(serve_folder)}):
+    for process in run_section(
+        OWN, bare_dsn15, tmp_path, {"sudo install": "install", "/run/pg_embed": str(serve_folder)}
+    ):
         assert process.end() == 0
 
 

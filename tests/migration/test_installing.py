@@ -79,6 +79,20 @@ def test_the_printed_script_runs_in_psql_and_makes_the_same(bare_dsn: str, dsn: 
     assert shape(bare_dsn) == shape(dsn)
 
 
+def test_the_printed_script_runs_twice_and_keeps_the_transport(bare_dsn: str, bare_db: Connection) -> None:
+    text = installing.install_sql()
+    assert psql(bare_dsn, text).returncode == 0
+    installing.install(bare_dsn, transport="spool", settings={"directory": "/nowhere"})
+    before = shape(bare_dsn)
+    done = psql(bare_dsn, text)
+    assert done.returncode == 0, done.stderr
+    assert shape(bare_dsn) == before
+    bare_db.execute("UPDATE embed._schema_version SET version_num = 'older'")
+    done = psql(bare_dsn, text)
+    assert done.returncode != 0
+    assert "pg-embed upgrade --sql --from" in done.stderr
+
+
 def test_an_upgrade_follows_a_script_run_by_hand(bare_dsn: str, dsn: str) -> None:
     assert psql(bare_dsn, installing.install_sql()).returncode == 0
     installing.install(bare_dsn)

@@ -38,6 +38,8 @@ def test_variables_are_read_into_the_rooms(monkeypatch: pytest.MonkeyPatch) -> N
         ("PG_EMBED_WORKER_BATCH_ROWS", "0"),
         ("PG_EMBED_LOG_LEVEL", "loud"),
         ("PG_EMBED_SERVE_SOCKET_MODE", "everybody"),
+        ("PG_EMBED_SERVE_SOCKET_MODE", "7777"),
+        ("PG_EMBED_SERVE_SOCKET_MODE", "-1"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_setting(
@@ -59,3 +61,9 @@ def test_variables_lists_every_setting() -> None:
     assert listed["PG_EMBED_WORKER_LEASE"] == 60.0
     assert listed["PG_EMBED_SERVE_HTTP_HOST"] == "127.0.0.1"
     assert listed["PG_EMBED_DEBUG"] is False
+
+
+def test_a_variable_of_a_room_s_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PG_EMBED_LOG", "debug")
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        config.read()

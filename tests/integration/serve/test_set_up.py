@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pg_embed.errors import InvalidArgument, TransportMissing
-from pg_embed.install import install, transports, uninstall
+from pg_embed.install import install, transports, uninstall, uninstall_sql
 from pg_embed.serve.settings import ServeSettings
 from tests.fix_pg import MakeRole
 from tests.fix_second_server import SecondServer
@@ -98,7 +98,14 @@ def test_another_choice_and_an_uninstall_leave_no_role_and_no_server(bare_db15: 
             "SELECT rolname FROM pg_roles WHERE rolname = 'embed_mailbox_' || %s", (name,)
         ).fetchall()
 
-    for remove in (lambda: transports.set_up(bare_db15, "none"), lambda: uninstall(bare_dsn15)):
+    def by_hand() -> None:
+        bare_db15.execute("\n".join(line for line in uninstall_sql().splitlines() if line[:1] != "\\"))
+
+    for remove in (
+        lambda: transports.set_up(bare_db15, "none"),
+        lambda: uninstall(bare_dsn15),
+        by_hand,
+    ):
         install(bare_dsn15, transport="dblink")
         assert len(roles()) == 1
         assert row(bare_db15)[1]["role"] == roles()[0][0]
@@ -145,3 +152,39 @@ def test_where_no_role_can_be_created_one_can_be_named(
     with RunningSidecar(place.serve), place.connect() as session:
         assert "vectors" in call(session, request(["x"]))
         assert "password" not in str(row(session))
+
+
+def test_an_upgrade_with_a_new_timeout_keeps_the_transport(bare_dsn: str, bare_db: Db) -> None:
+    install(bare_dsn, settings={"directory": "/nowhere"})
+    assert install(bare_dsn, settings={"timeout": 60.0}).transport == "spool"
+    assert row(bare_db) == ("spool", {"directory": "/nowhere", "timeout": 60.0})
+
+
+@pytest.mark.dblink
+def test_none_that_was_chosen_stays_and_none_for_want_of_better_does_not(
+    bare_dsn15: str, bare_db15: Db
+) -> None:
+    install(bare_dsn15, transport="none")
+    assert install(bare_dsn15).transport == "none"
+    assert install(bare_dsn15, transport="auto").transport == "dblink"
+    transports.set_up(bare_db15, "none")
+    bare_db15.execute("UPDATE embed._transport SET settings = '{}'")
+    assert install(bare_dsn15).transport == "dblink"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"socket": "sidecar.sock"},
+        {"directory": "spool"},
+        {"host": "a", "port": 70_000},
+        {"loopback_port": "x"},
+        {"timeout": float("nan")},
+        {"timeout": -5.0},
+        {"timeout": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_can_never_work_are_refused(db: Db, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        transports.set_up(db, None, settings)
