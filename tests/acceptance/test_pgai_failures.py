@@ -21,7 +21,7 @@ from tests.fix_worker import (
     insert_docs,
     vector,
 )
-from tests.providers.openai_server import OpenAIServer
+from tests.providers.server import ProviderServer
 from tests.sql.helpers import clear_queue, queued, value
 
 WORKERS = 10
@@ -38,7 +38,7 @@ def docs(db: Connection) -> Connection:
 
 
 def test_1_one_poison_row_among_200_keeps_no_other_row_out(
-    db: Connection, dsn: str, start_worker: StartWorker, openai_server: OpenAIServer
+    db: Connection, dsn: str, start_worker: StartWorker, openai_server: ProviderServer
 ) -> None:
     spec = ModelSpec("provider", "openai", {"base_url": openai_server.base_url, "model": "small"})
     model = default_registry().load(spec)

@@ -12,12 +12,13 @@ import stamina
 from pg_embed.errors import InputRejected, InvalidArgument, ModelError, ModelMisconfigured, ModelUnavailable
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.hosted import ATTEMPTS
-from pg_embed.models.openai import OpenAIEmbedder, load
+from pg_embed.models.openai import load
+from pg_embed.models.provider import HostedEmbedder
 from pg_embed.records import ModelSpec
-from tests.providers.openai_server import Fault, OpenAIServer
+from tests.providers.server import Fault, ProviderServer
 
 KEY = "sk-test-0123456789abcdef"
-Connect = Callable[..., OpenAIEmbedder]
+Connect = Callable[..., HostedEmbedder]
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +29,11 @@ def no_pauses() -> Iterator[None]:
 
 
 @pytest.fixture
-def connect(openai_server: OpenAIServer) -> Iterator[Connect]:
+def connect(openai_server: ProviderServer) -> Iterator[Connect]:
     """Models on the server; closed at the end."""
-    made: list[OpenAIEmbedder] = []
+    made: list[HostedEmbedder] = []
 
-    def connect(**options: Any) -> OpenAIEmbedder:
+    def connect(**options: Any) -> HostedEmbedder:
         options = {"base_url": openai_server.base_url, "model": "small", "dimensions": 8, **options}
         made.append(load(ModelSpec("openai", "openai", {k: v for k, v in options.items() if v is not None})))
         return made[-1]
@@ -52,7 +53,7 @@ def test_vectors_and_tokens_are_the_servers(connect: Connect) -> None:
     assert embeddings.tokens == 4
 
 
-def test_a_list_of_numbers_will_do_instead_of_base64(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_a_list_of_numbers_will_do_instead_of_base64(connect: Connect, openai_server: ProviderServer) -> None:
     openai_server.base64 = False
     assert np.array_equal(connect().embed(["one"], "document").dense, expected("one"))
 
@@ -63,7 +64,7 @@ def test_vectors_are_sorted_by_index(connect: Connect) -> None:
 
 
 def test_dimensions_that_are_not_given_are_asked_for_once(
-    connect: Connect, openai_server: OpenAIServer
+    connect: Connect, openai_server: ProviderServer
 ) -> None:
     embedder = connect(dimensions=None)
     embedder.embed(["one"], "document")
@@ -73,7 +74,7 @@ def test_dimensions_that_are_not_given_are_asked_for_once(
 
 
 def test_dimensions_that_are_given_are_sent_and_cost_no_call(
-    connect: Connect, openai_server: OpenAIServer
+    connect: Connect, openai_server: ProviderServer
 ) -> None:
     embedder = connect(dimensions=5)
     assert openai_server.requests == []
@@ -81,14 +82,14 @@ def test_dimensions_that_are_given_are_sent_and_cost_no_call(
     assert openai_server.requests[0]["dimensions"] == 5
 
 
-def test_prompts_are_put_in_front(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_prompts_are_put_in_front(connect: Connect, openai_server: ProviderServer) -> None:
     embedder = connect(query_prompt="query: ", document_prompt="passage: ")
     embedder.embed(["a"], "query")
     embedder.embed(["a"], "document")
     assert [request["input"] for request in openai_server.requests] == [["query: a"], ["passage: a"]]
 
 
-def test_an_empty_text_is_sent_as_a_space(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_an_empty_text_is_sent_as_a_space(connect: Connect, openai_server: ProviderServer) -> None:
     connect().embed(["", "a"], "document")
     assert openai_server.requests[0]["input"] == [" ", "a"]
 
@@ -115,7 +116,7 @@ def test_a_refused_dimension_is_not_a_refused_text(connect: Connect) -> None:
         connect(model="text-embedding-ada-002").embed(["good"], "document")
 
 
-def test_a_refused_probe_is_a_misconfiguration(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_a_refused_probe_is_a_misconfiguration(connect: Connect, openai_server: ProviderServer) -> None:
     openai_server.faults.append(Fault(400, "not like this"))
     with pytest.raises(ModelMisconfigured, match="not like this"):
         connect(dimensions=None)
@@ -123,7 +124,7 @@ def test_a_refused_probe_is_a_misconfiguration(connect: Connect, openai_server: 
 
 @pytest.mark.parametrize(("word", "seconds"), [("RATE_LIMIT", 7), ("RATE_MS", 1.5), ("UNAVAILABLE", 3)])
 def test_the_wait_that_a_server_asks_for_is_passed_on_and_not_waited_for(
-    connect: Connect, openai_server: OpenAIServer, word: str, seconds: float
+    connect: Connect, openai_server: ProviderServer, word: str, seconds: float
 ) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         connect().embed([word], "document")
@@ -131,7 +132,7 @@ def test_the_wait_that_a_server_asks_for_is_passed_on_and_not_waited_for(
     assert len(openai_server.requests) == 1
 
 
-def test_a_wait_may_be_given_as_a_date(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_a_wait_may_be_given_as_a_date(connect: Connect, openai_server: ProviderServer) -> None:
     for date in ("Wed, 21 Oct 2015 07:28:00 GMT", "tomorrow"):
         openai_server.faults.append(Fault(429, "slow down", headers={"Retry-After": date}))
     waits = []
@@ -142,7 +143,7 @@ def test_a_wait_may_be_given_as_a_date(connect: Connect, openai_server: OpenAISe
     assert waits == [0, None]
 
 
-def test_a_server_error_that_passes_is_not_seen(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_a_server_error_that_passes_is_not_seen(connect: Connect, openai_server: ProviderServer) -> None:
     openai_server.faults.extend([Fault(500), Fault(503)])
     assert len(connect().embed(["one"], "document").dense) == 1
     assert len(openai_server.requests) == 3
@@ -154,7 +155,7 @@ def test_a_server_error_that_passes_is_not_seen(connect: Connect, openai_server:
         ("SERVER_ERROR", "answered 500"),
         ("CUT", "cannot be reached"),
         ("HTML", "not JSON"),
-        ("NOT_OPENAI", "no usable answer"),
+        ("NO_VECTORS", "no usable answer"),
         ("SHORT", "1 vectors for 2 texts"),
         ("NAN", "not finite"),
         ("WIDE", "9 dimensions, expected 8"),
@@ -164,7 +165,7 @@ def test_a_server_error_that_passes_is_not_seen(connect: Connect, openai_server:
 )
 @pytest.mark.parametrize("base64", [True, False])
 def test_an_answer_that_cannot_be_trusted_is_never_a_vector(
-    connect: Connect, openai_server: OpenAIServer, word: str, message: str, base64: bool
+    connect: Connect, openai_server: ProviderServer, word: str, message: str, base64: bool
 ) -> None:
     openai_server.base64 = base64
     if (word, base64) == ("NAN", False):
@@ -188,7 +189,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 def test_the_key_comes_from_the_environment_and_stands_in_no_error(
-    connect: Connect, openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, openai_server: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PG_EMBED_TEST_KEY", KEY)
     openai_server.key = KEY
@@ -236,7 +237,7 @@ def test_a_base_url_that_is_none_or_holds_a_secret_is_refused(connect: Connect, 
     assert "secret" not in str(caught.value)
 
 
-def test_the_servers_own_words_are_kept_short(connect: Connect, openai_server: OpenAIServer) -> None:
+def test_the_servers_own_words_are_kept_short(connect: Connect, openai_server: ProviderServer) -> None:
     openai_server.faults.append(Fault(400, "no " * 10_000))
     with pytest.raises(ModelError) as caught:
         connect().embed(["a"], "document")
