@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from pg_embed.install import installed_revision, migrate
+from pg_embed.models.presets import presets
 from tests.acceptance.command import TIMEOUT, as_json, pg_embed, psql, running, succeeds
 
 HEAVY = {"torch", "transformers", "numpy", "psycopg", "sqlalchemy", "alembic", "uvloop"}
@@ -73,7 +74,9 @@ def test_printed_sql_installs_upgrades_and_uninstalls_under_psql(bare_dsn: str) 
         done = psql(bare_dsn, succeeds(*arguments))
         assert done.returncode == 0, done.stderr
         assert installed_revision(bare_dsn) == migrate.head()
-    assert [model["name"] for model in as_json("models", "--dsn", bare_dsn)] == ["all-MiniLM-L6-v2"]
+    models = as_json("models", "--dsn", bare_dsn)
+    assert {model["name"] for model in models} == set(presets())
+    assert [model["name"] for model in models if model["default"]] == ["all-MiniLM-L6-v2"]
     done = psql(bare_dsn, succeeds("uninstall", "--sql"))
     assert done.returncode == 0, done.stderr
     assert installed_revision(bare_dsn) is None
