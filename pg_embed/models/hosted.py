@@ -24,9 +24,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 0.5  # seconds
 LONGEST_ANSWER = 512 * 1024 * 1024  # bytes
 LONGEST_MESSAGE = 300  # characters of a server's own words
 LONGEST_WAIT = 86_400.0  # seconds; what a server asks for beyond a day is not believed
-LONGEST_RESET = (
-    60.0  # seconds until a limit is lifted: the header holds a time of the server's clock, not ours
-)
+LONGEST_RESET = 60.0  # seconds until a rate limit is lifted: the server tells it by its own clock
 REJECTED = {400, 413, 422, 498}  # 498 is Cohere's for a text with a word from its deny list
 PASSING = {408, 409, 424, 425, 429, 499}
 RETRIED = {500, 502, 503, 504}
@@ -97,7 +95,7 @@ class Endpoint:
             return ModelMisconfigured(message, hint="the account has no balance left")
         if status in REJECTED and told.about not in CONFIGURATION and told.code not in NO_MODEL:
             return InputRejected(message)
-        retry_after = _retry_after(response.headers)
+        retry_after = _retry_after(response)
         if status in RETRIED and retry_after is None:
             return Passing(message)
         if status in PASSING or status >= 500:
@@ -174,13 +172,13 @@ def _word(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _retry_after(headers: httpx.Headers) -> float | None:
+def _retry_after(response: httpx.Response) -> float | None:
     """Seconds to wait, from whichever header says so; never negative, never longer than a day."""
-    asked = _asked(headers)
+    asked = _asked(response.headers, limited=response.status_code == 429)
     return None if asked is None or not isfinite(asked) else min(max(0.0, asked), LONGEST_WAIT)
 
 
-def _asked(headers: httpx.Headers) -> float | None:
+def _asked(headers: httpx.Headers, *, limited: bool) -> float | None:
     try:
         if "retry-after-ms" in headers:
             return float(headers["retry-after-ms"]) / 1000
@@ -188,7 +186,7 @@ def _asked(headers: httpx.Headers) -> float | None:
             if told.replace(".", "", 1).isdigit():
                 return float(told)
             return (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
-        if (left := float(headers["x-ratelimit-reset"]) - time()) > 0:
+        if limited and (left := float(headers["x-ratelimit-reset"]) - time()) > 0:
             return min(left, LONGEST_RESET)
     except (ValueError, TypeError, KeyError):
         pass

@@ -22,6 +22,7 @@ from pg_embed.records import Card, Kind, ModelSpec
 
 VOYAGE = "https://api.voyageai.com/v1"
 ATLAS = "https://ai.mongodb.com/v1"  # the same models; each host refuses the other's keys
+HOSTS = (VOYAGE, ATLAS)
 ATLAS_KEY = "al-"  # how a key of MongoDB Atlas begins
 VOYAGE_KEY = "VOYAGE_API_KEY"
 LONGEST_PROMPT = (
@@ -82,14 +83,14 @@ class Voyage:
 
     def card(self, dimensions: int) -> Card:
         """The card; the models of one series share a space: one may embed documents, another the queries."""
-        return provider_card("voyage", self._options, self._limits, dimensions, own=(VOYAGE, ATLAS))
+        return provider_card("voyage", self._options, self._limits, dimensions, own=HOSTS)
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key and the host that it belongs to; a model not known here is asked for one vector."""
     options = hosted_options(spec, VoyageOptions)
     contract = Voyage(options)
-    key = find_key(options, (VOYAGE, ATLAS), VOYAGE_KEY)
+    key = find_key(options, HOSTS, VOYAGE_KEY)
     host = ATLAS if key is not None and key.startswith(ATLAS_KEY) else VOYAGE
     return open_model(contract, f"{options.base_url or host}/embeddings", key, options)
 

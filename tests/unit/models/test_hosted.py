@@ -212,6 +212,11 @@ def test_a_limit_that_is_lifted_soon_is_waited_for_as_long_as_that(
     assert 20 < caught.value.retry_after <= 30
 
 
+def test_the_end_of_a_limit_does_not_delay_a_server_error(connect: Connect, server: ProviderServer) -> None:
+    server.faults.append(Fault(503, headers={"x-ratelimit-reset": str(int(time.time()) + 30)}))
+    assert len(connect().embed(["a"], "document").dense) == 1
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
