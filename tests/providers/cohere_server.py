@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.providers.server import Fault, ProviderServer, Vectors, run, too_much
 
@@ -27,6 +27,7 @@ class CohereContract:
     """POST /v2/embed."""
 
     path = "/v2/embed"
+    headers: ClassVar = {}
 
     def texts(self, request: dict[str, Any]) -> list[str]:
         """A list."""

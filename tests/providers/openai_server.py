@@ -6,7 +6,7 @@ Run it by hand: `python -m tests.providers.openai_server --port 8080`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.providers.server import Fault, ProviderServer, Vectors, listed, run, too_much
 
@@ -20,6 +20,7 @@ class OpenAIContract:
     """POST /v1/embeddings."""
 
     path = "/v1/embeddings"
+    headers: ClassVar = {"x-ratelimit-remaining-requests": "4999", "x-ratelimit-reset-requests": "12ms"}
 
     def texts(self, request: dict[str, Any]) -> list[str]:
         """One text or several."""

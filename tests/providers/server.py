@@ -65,6 +65,7 @@ class Contract(Protocol):
     """What is a provider's own; `native` are the dimensions of models that are not its."""
 
     path: str
+    headers: dict[str, str]  # with every answer that has vectors
 
     def texts(self, request: dict[str, Any]) -> list[str]:
         """The texts of a request."""
@@ -175,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, b'{"object":"list"}')
         else:
             told = self.owner.contract.answer(request, self._vectors(request, shape))
-            self._send(200, orjson.dumps(told), cut=shape == "CUT")
+            self._send(200, orjson.dumps(told), self.owner.contract.headers, cut=shape == "CUT")
 
     def _vectors(self, request: dict[str, Any], shape: str | None) -> Vectors:
         contract, texts = self.owner.contract, self.owner.contract.texts(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.providers.server import Fault, ProviderServer, Vectors, listed, run, too_much
 
@@ -27,6 +27,7 @@ class VoyageContract:
     """POST /v1/embeddings."""
 
     path = "/v1/embeddings"
+    headers: ClassVar = {}
 
     def texts(self, request: dict[str, Any]) -> list[str]:
         """One text or several."""
