@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = [
     "tests.fix_models",
     "tests.fix_pg",
+    "tests.fix_sdks",
     "tests.fix_second_server",
     "tests.fix_serve",
     "tests.fix_worker",

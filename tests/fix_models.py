@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +15,19 @@ from pg_embed.models.presets import presets
 from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec
-from tests.providers.openai_server import OpenAIServer, serving
+from tests.providers.cohere_server import cohere_server
+from tests.providers.jina_server import jina_server
+from tests.providers.openai_server import openai_server as make_openai_server
+from tests.providers.server import ProviderServer, serving
+from tests.providers.voyage_server import voyage_server
 
 PATIENCE = 20.0  # seconds that a test waits for another thread before it fails
+PROVIDERS = {
+    "openai": make_openai_server,
+    "voyage": voyage_server,
+    "cohere": cohere_server,
+    "jina": jina_server,
+}
 STEPPED = ModelSpec("stepped", "stepped")
 CARD = Card(
     family="stepped",
@@ -121,7 +132,13 @@ def minilm() -> Iterator[Embedder]:
 
 
 @pytest.fixture
-def openai_server() -> Iterator[OpenAIServer]:
+def start_provider() -> Iterator[Callable[[str], ProviderServer]]:
+    """Start the local server of a hosted family; stopped at the end."""
+    with ExitStack() as stack:
+        yield lambda family: stack.enter_context(serving(PROVIDERS[family]))
+
+
+@pytest.fixture
+def openai_server(start_provider: Callable[[str], ProviderServer]) -> ProviderServer:
     """OpenAI's contract on this machine."""
-    with serving() as server:
-        yield server
+    return start_provider("openai")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -30,11 +31,10 @@ def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="What SQL calls it.", show_default=False)],
     family: Annotated[
-        str, typer.Option(help="Such as sentence_transformers, openai, fake.", show_default=False)
-    ],
+        str | None, typer.Option(help="Such as openai; not needed for a model that is known by its name.")
+    ] = None,
     option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the family; may be given often."),
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the family; may be given often.")
     ] = None,
     default: Annotated[bool, typer.Option("--default", help="The database's default model.")] = False,
     dsn: OptionalDsnOption = None,
@@ -44,18 +44,17 @@ def create(
     from psycopg.types.json import Jsonb
 
     from pg_embed.cli.database import ask
+    from pg_embed.models.presets import known_spec
     from pg_embed.models.registry import default_registry
     from pg_embed.records import ModelSpec
 
     database = _named(dsn or context.obj[0])
     options = dict(_option(text) for text in option or [])
     say(f"loading {name} …")
-    embedder = default_registry().load(ModelSpec(name, family, options))
-    try:
+    spec = ModelSpec(name, family, options) if family else known_spec(name, options)
+    with closing(default_registry().load(spec)) as embedder:
         card = embedder.card.as_dict()
-    finally:
-        embedder.close()
-    words = {"name": name, "family": family, "options": Jsonb(options), "card": Jsonb(card)}
+    words = {"name": name, "family": spec.family, "options": Jsonb(dict(spec.options)), "card": Jsonb(card)}
     ask(database, "create_model", **words, is_default=default)
     if as_json or context.obj[1]:
         print_json({"name": name, "card": card})

@@ -61,12 +61,12 @@ def serve(
         http_port=http_port,
         http_token_file=http_token_file,
     )
-    specs = [spec for spec, _ in known_models()]
+    known = known_models()
     plan = Plan(
         settings,
         doors,
         worker_dsn=dsn if worker else None,
-        directory=CatalogDirectory(dsn) if dsn else StaticDirectory(specs, specs[0].name),
+        directory=CatalogDirectory(dsn) if dsn else StaticDirectory(known, known[0].name),
         warm=models_in_use(dsn) if dsn else (),
     )
     run_until_stopped(plan, lambda service: None)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from time import monotonic
+from math import isfinite
+from time import monotonic, time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,11 +23,16 @@ ATTEMPTS = 3  # quick ones, for lost connections and server errors; the queue ha
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 0.5  # seconds
 LONGEST_ANSWER = 512 * 1024 * 1024  # bytes
 LONGEST_MESSAGE = 300  # characters of a server's own words
-REJECTED = {400, 413, 422}
-PASSING = {408, 409, 424, 425, 429}
+LONGEST_WAIT = 86_400.0  # seconds; what a server asks for beyond a day is not believed
+LONGEST_RESET = 60.0  # seconds until a rate limit is lifted: the server tells it by its own clock
+REJECTED = {400, 413, 422, 498}  # 498 is Cohere's for a text with a word from its deny list
+PASSING = {408, 409, 424, 425, 429, 499}
 RETRIED = {500, 502, 503, 504}
+PAYMENT = {402}
+NO_BALANCE = {"insufficient_quota", "AUTHZ_INSUFFICIENT_BALANCE"}  # OpenAI's and Jina's codes
+NO_MODEL = {"INPUT_MODEL_NOT_FOUND"}  # Jina's code, under the status of a refused text
 CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
-MASKED_KEY = re.compile(r"\b(?:sk|pa|al|jina|hf|gsk|xai)[-_][\w*.-]{4,}")
+MASKED_KEY = re.compile(r"\b(?:(?:sk|pa|al|hf|gsk|xai)[-_]|jina_)[\w*.-]{4,}")
 
 
 class Passing(ModelUnavailable):
@@ -85,11 +91,11 @@ class Endpoint:
     def _error(self, response: httpx.Response, body: bytes) -> ModelError:
         status, told = response.status_code, _told(body)
         message = f"{self.url} answered {status}: {self._clean(told.message)[:LONGEST_MESSAGE]}"
-        if told.code == "insufficient_quota":
+        if status in PAYMENT or told.code in NO_BALANCE:
             return ModelMisconfigured(message, hint="the account has no balance left")
-        if status in REJECTED and told.about not in CONFIGURATION:
+        if status in REJECTED and told.about not in CONFIGURATION and told.code not in NO_MODEL:
             return InputRejected(message)
-        retry_after = _retry_after(response.headers)
+        retry_after = _retry_after(response)
         if status in RETRIED and retry_after is None:
             return Passing(message)
         if status in PASSING or status >= 500:
@@ -107,8 +113,8 @@ class Told:
     """What the body of an error says, in any of the shapes that servers use."""
 
     message: str
-    code: object = None
-    about: object = None
+    code: str | None = None
+    about: str | None = None
 
 
 def checked_url(url: str) -> str:
@@ -151,19 +157,37 @@ def _told(body: bytes) -> Told:
     if not isinstance(error, dict):
         return Told(str(error))
     message = error.get("message") or error.get("detail") or error.get("error") or "(no message)"
-    return Told(str(message), error.get("code") or error.get("type"), error.get("param"))
+    return Told(_sentence(message), _word(error.get("code") or error.get("type")), _word(error.get("param")))
 
 
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds to wait, from either header that says so; never negative."""
+def _sentence(message: object) -> str:
+    """The words of an error; of a list of invalid fields where and why, without the values that were sent."""
+    if not isinstance(message, list):
+        return str(message)
+    fields = [item for item in message if isinstance(item, dict)]
+    return "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in fields) or "(no message)"
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds to wait, from whichever header says so; never negative, never longer than a day."""
+    asked = _asked(response.headers, limited=response.status_code == 429)
+    return None if asked is None or not isfinite(asked) else min(max(0.0, asked), LONGEST_WAIT)
+
+
+def _asked(headers: httpx.Headers, *, limited: bool) -> float | None:
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        told = headers.get("retry-after", "").strip()
-        if not told:
-            return None
-        if told.replace(".", "", 1).isdigit():
-            return float(told)
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+            return float(headers["retry-after-ms"]) / 1000
+        if told := headers.get("retry-after", "").strip():
+            if told.replace(".", "", 1).isdigit():
+                return float(told)
+            return (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+        if limited and (left := float(headers["x-ratelimit-reset"]) - time()) > 0:
+            return min(left, LONGEST_RESET)
+    except (ValueError, TypeError, KeyError):
+        pass
+    return None

@@ -11,7 +11,8 @@ from typing import Any
 from pg_embed.errors import InvalidArgument, ModelMisconfigured
 
 KEY_OPTIONS = {"api_key", "apikey", "key", "token", "secret", "password", "authorization", "bearer"}
-KEY_VALUE = re.compile(r"(?:sk|pa|al|jina|hf|gsk|xai)[-_][\w-]{12,}|Bearer\s.*", re.IGNORECASE)
+KEY_VALUE = re.compile(r"(?:(?:sk|pa|al|hf|gsk|xai)[-_]|jina_)[\w-]{12,}|Bearer\s.*", re.IGNORECASE)
+COHERE_KEY = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9]{40}")  # known by its mixture alone
 VARIABLE = re.compile(r"PG_EMBED_[A-Z0-9_]{0,50}KEY|[A-Z][A-Z0-9_]{0,50}_API_KEY")
 KEY = re.compile(r"[!-~]{1,4096}")  # one line of visible ASCII
 HINT = "put the key into the sidecar's environment, and the variable's name into the option api_key_env"
@@ -20,7 +21,7 @@ HINT = "put the key into the sidecar's environment, and the variable's name into
 def refuse_keys(options: Mapping[str, Any]) -> None:
     """Options are stored in the database and shown to users: a key among them is an error."""
     for name, value in options.items():
-        if name.lower() in KEY_OPTIONS or (isinstance(value, str) and KEY_VALUE.fullmatch(value)):
+        if name.lower() in KEY_OPTIONS or (isinstance(value, str) and _looks_like_a_key(value)):
             raise InvalidArgument("a key must not stand in a model's options", hint=HINT)
 
 
@@ -31,6 +32,10 @@ def read_key(variable: str | None, file: str | None) -> str | None:
     if variable is not None:
         return _from_environment(variable)
     return None if file is None else _from_file(Path(file).expanduser())
+
+
+def _looks_like_a_key(value: str) -> bool:
+    return bool(KEY_VALUE.fullmatch(value) or COHERE_KEY.fullmatch(value))
 
 
 def _from_environment(variable: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from pg_embed.errors import UnknownModel
 from pg_embed.records import Card, ModelSpec
 
 
@@ -31,6 +32,17 @@ def presets() -> dict[str, Preset]:
     """All presets by name."""
     told = json.loads(files("pg_embed.models").joinpath("presets.json").read_text(encoding="utf-8"))
     return {name: _preset(name, **entry) for name, entry in told.items()}
+
+
+def known_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec:
+    """The model that is known by a name, with options of the caller's own before those of the preset."""
+    known = presets()
+    if name not in known:
+        raise UnknownModel(
+            f"no model is known by the name {name!r}", hint=f"name its family; known are: {', '.join(known)}"
+        )
+    preset = known[name]
+    return ModelSpec(name, preset.family, {**preset.options, **(options or {})})
 
 
 def _preset(name: str, *, card: dict[str, Any], **rest: Any) -> Preset:

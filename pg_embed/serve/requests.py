@@ -13,6 +13,7 @@ import orjson
 
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
+from pg_embed.models.presets import known_spec
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
 
 WIRE_VERSION = 1
@@ -83,7 +84,8 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
     deadline = monotonic() + request.timeout
     card = await engine.card(request.spec, request.timeout)
     if request.op == "card":
-        return orjson.dumps({"id": request_id, "card": card.as_dict()})
+        told = {"family": request.spec.family, "options": dict(request.spec.options)}
+        return orjson.dumps({"id": request_id, "card": card.as_dict(), **told})
     if request.space_id not in (None, card.space_id):
         raise _mismatch(request, card)
     priority, timeout = PRIORITIES[request.kind], max(deadline - monotonic(), 0.0)
@@ -143,7 +145,7 @@ def _validate(fields: dict[str, Any]) -> Request:
         raise BadRequest('"kind" must be "query" or "document"')
     return Request(
         op=op,
-        spec=None if op == "ping" else _spec(fields.get("model")),
+        spec=None if op == "ping" else _spec(op, fields.get("model")),
         space_id=_optional_text(fields, "space_id"),
         kind=kind,
         texts=_texts(fields.get("texts")) if op == "embed" else [],
@@ -151,10 +153,12 @@ def _validate(fields: dict[str, Any]) -> Request:
     )
 
 
-def _spec(model: Any) -> ModelSpec:
+def _spec(op: str, model: Any) -> ModelSpec:
     if not isinstance(model, dict):
         raise BadRequest('"model" must be an object')
     name, family, options = model.get("name"), model.get("family"), model.get("options")
+    if isinstance(name, str) and family is None and op == "card" and isinstance(options or {}, dict):
+        return known_spec(name, options)
     if not isinstance(name, str) or not isinstance(family, str) or not isinstance(options or {}, dict):
         raise BadRequest('"model" must have a "name", a "family" and an object of "options"')
     return ModelSpec(name, family, options or {})

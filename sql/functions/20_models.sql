@@ -93,7 +93,7 @@ COMMENT ON FUNCTION embed._check_card(jsonb) IS 'A card tells dimensions, metric
 
 CREATE OR REPLACE FUNCTION embed.create_model(
     name text,
-    family text,
+    family text DEFAULT NULL,
     options jsonb DEFAULT '{}',
     card jsonb DEFAULT NULL,
     is_default boolean DEFAULT false,
@@ -104,9 +104,13 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+DECLARE
+    told jsonb;
 BEGIN
-    IF name IS NULL OR name = '' OR family IS NULL OR family = '' THEN
-        PERFORM embed._fail('PE003', 'a model needs a name and a family');
+    IF name IS NULL OR name = '' OR family = '' THEN
+        PERFORM embed._fail('PE003', 'a model needs a name');
+    ELSIF family IS NULL AND card IS NOT NULL THEN
+        PERFORM embed._fail('PE003', 'a model with a card needs a family');
     END IF;
     IF EXISTS (SELECT FROM embed._model AS m WHERE m.name = create_model.name) THEN
         IF if_not_exists THEN
@@ -116,8 +120,14 @@ BEGIN
     END IF;
     PERFORM embed._check_options(options);
     IF card IS NULL THEN
-        card := embed._ask(jsonb_build_object('op', 'card',
-            'model', jsonb_build_object('name', name, 'family', family, 'options', options))) -> 'card';
+        told := embed._ask(jsonb_build_object('op', 'card',
+            'model', jsonb_build_object('name', name, 'family', family, 'options', options)));
+        card := told -> 'card';
+        IF family IS NULL THEN
+            family := told ->> 'family';
+            options := told -> 'options';
+            PERFORM embed._check_options(options);
+        END IF;
     END IF;
     PERFORM embed._check_card(card);
     IF is_default THEN
@@ -128,7 +138,7 @@ BEGIN
     RETURN name;
 END $$;
 COMMENT ON FUNCTION embed.create_model(text, text, jsonb, jsonb, boolean, boolean) IS
-    'Name a configuration of a model. Without a card the sidecar loads the model and tells its dimensions, metric and space.';
+    'Name a configuration of a model. Without a card the sidecar loads the model and tells its dimensions, metric and space; without a family it is a model that pg_embed knows by this name.';
 
 CREATE OR REPLACE FUNCTION embed.alter_model(
     name text,

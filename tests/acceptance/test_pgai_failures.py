@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from pg_embed.models.registry import default_registry
 from pg_embed.records import ModelSpec
+from tests.fix_models import PROVIDERS
 from tests.fix_serve import spool_place, with_transport
 from tests.fix_worker import (
     Connection,
@@ -21,7 +23,7 @@ from tests.fix_worker import (
     insert_docs,
     vector,
 )
-from tests.providers.openai_server import OpenAIServer
+from tests.providers.server import ProviderServer
 from tests.sql.helpers import clear_queue, queued, value
 
 WORKERS = 10
@@ -37,17 +39,22 @@ def docs(db: Connection) -> Connection:
     return db
 
 
+@pytest.mark.parametrize("family", PROVIDERS)
 def test_1_one_poison_row_among_200_keeps_no_other_row_out(
-    db: Connection, dsn: str, start_worker: StartWorker, openai_server: OpenAIServer
+    family: str,
+    db: Connection,
+    dsn: str,
+    start_worker: StartWorker,
+    start_provider: Callable[[str], ProviderServer],
 ) -> None:
-    spec = ModelSpec("provider", "openai", {"base_url": openai_server.base_url, "model": "small"})
+    spec = ModelSpec("provider", family, {"base_url": start_provider(family).base_url, "model": "small"})
     model = default_registry().load(spec)
     try:
         card = model.card.as_dict()
     finally:
         model.close()
     options = Jsonb(dict(spec.options))
-    db.execute("SELECT embed.create_model('provider', 'openai', %s, card => %s)", [options, Jsonb(card)])
+    db.execute("SELECT embed.create_model('provider', %s, %s, card => %s)", [family, options, Jsonb(card)])
     create_docs(db, *(f"text {n}" if n != 77 else "the POISON row" for n in range(1, 201)))
     db.execute("SELECT embed.create_vectorizer('docs', 'body')")
     start_worker(dsn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from pg_embed.models.registry import default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import Kind, ModelSpec
-from tests.providers.openai_server import OpenAIServer
+from tests.fix_models import PROVIDERS
+from tests.providers.server import ProviderServer
 
 TEXTS = [
     "How do I get my money back?",
@@ -24,15 +25,15 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(params=["fake", "minilm", "openai"])
+@pytest.fixture(params=["fake", "minilm", *PROVIDERS])
 def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     if request.param == "minilm":
         yield request.getfixturevalue("minilm")
         return
     options: dict[str, object] = {"dimensions": 16}
-    if request.param == "openai":
-        server: OpenAIServer = request.getfixturevalue("openai_server")
-        options = {"base_url": server.base_url, "model": "any"}
+    if request.param in PROVIDERS:
+        start: Callable[[str], ProviderServer] = request.getfixturevalue("start_provider")
+        options = {"base_url": start(request.param).base_url, "model": "any"}
     embedder = default_registry().load(ModelSpec(request.param, request.param, options))
     yield embedder
     embedder.close()
@@ -62,9 +63,9 @@ def test_different_texts_have_different_vectors(embedder: Embedder) -> None:
 
 
 def test_many_texts_come_back_in_order(embedder: Embedder) -> None:
-    texts = [f"number {n} " + "and so on " * (n % 7) for n in range(100)]
+    texts = [f"number {n} " + "and so on " * (n % 7) for n in range(96)]
     dense = embedder.embed(texts, "document").dense
-    picked = [0, 31, 32, 63, 99]
+    picked = [0, 31, 32, 63, 95]
     few = embedder.embed([texts[n] for n in picked], "document").dense
     assert np.allclose((dense[picked] * few).sum(axis=1), 1, atol=1e-5)
 

@@ -31,7 +31,8 @@ BEGIN
         RETURN '<html>';
     ELSIF r ->> 'op' = 'card' THEN
         RETURN jsonb_build_object('id', r -> 'id', 'card', jsonb_build_object(
-            'dimensions', 3, 'metric', 'cosine', 'space_id', 'asked for', 'max_tokens', 9));
+            'dimensions', 3, 'metric', 'cosine', 'space_id', 'asked for', 'max_tokens', 9),
+            'family', 'fake', 'options', (r #> '{model,options}') || '{"delay": 0}');
     END IF;
     RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(format('[%s,%s,%s,0]',
         length(r #>> '{texts,0}'), CASE r ->> 'kind' WHEN 'query' THEN 1 ELSE 2 END,
@@ -193,6 +194,14 @@ def test_create_model_asks_the_sidecar_for_the_card(asked: Connection) -> None:
     assert (request["op"], request["model"]["family"]) == ("card", "fake")
     asked.execute("SELECT embed.alter_model('b', options => '{\"dimensions\": 3, \"delay\": 0}')")
     assert value(asked, "SELECT count(*) FROM embed.asked WHERE request ->> 'op' = 'card'") == 2
+
+
+def test_create_model_without_a_family_takes_what_the_sidecar_knows(asked: Connection) -> None:
+    asked.execute("SELECT embed.create_model('known', options => '{\"dimensions\": 3}')")
+    found = asked.execute("SELECT family, options FROM embed.models WHERE name = 'known'").fetchall()
+    assert found == [("fake", {"dimensions": 3, "delay": 0})]
+    assert value(asked, "SELECT request #> '{model,family}' IS NULL FROM embed.asked") is False
+    assert value(asked, "SELECT request #>> '{model,family}' FROM embed.asked") is None
 
 
 @pytest.fixture

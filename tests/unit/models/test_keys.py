@@ -20,6 +20,9 @@ KEY = "sk-proj-abcdefghijklmnop"
         {"model": KEY},
         {"api_key_env": KEY},
         {"query_prompt": "Bearer abc"},
+        {"space": "pa-abcdefghijklmnop"},
+        {"model": "jina_0123456789abcdef"},
+        {"model": "aB3" + "dE4fG" * 7 + "hI"},  # as Cohere's are
     ],
 )
 def test_an_option_that_is_a_key_is_refused_and_not_repeated(options: dict[str, str]) -> None:
@@ -31,6 +34,7 @@ def test_an_option_that_is_a_key_is_refused_and_not_repeated(options: dict[str, 
 
 def test_ordinary_options_are_let_through() -> None:
     refuse_keys({"model": "text-embedding-3-small", "max_tokens": 10, "api_key_env": "OPENAI_API_KEY"})
+    refuse_keys({"model": "jina-embeddings-v5-text-small", "revision": "0123456789abcdef" * 2 + "01234567"})
 
 
 def test_a_key_is_read_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from pg_embed.records import ModelSpec
 
 
 def test_our_families_are_known() -> None:
-    assert {"fake", "sentence_transformers", "openai"} <= set(default_registry().families())
+    assert {"fake", "sentence_transformers", "openai", "voyage", "cohere", "jina"} <= set(
+        default_registry().families()
+    )
 
 
 def test_an_unknown_family_names_the_known_ones() -> None:

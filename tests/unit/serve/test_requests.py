@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, SidecarTimeout
+from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, SidecarTimeout, UnknownModel
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
 from pg_embed.serve.requests import LATE, answer
 
@@ -70,6 +70,17 @@ async def test_ping_needs_no_model() -> None:
 
 async def test_card_is_told() -> None:
     assert (await ask(StubEngine(), asked(op="card")))["card"] == json.loads(json.dumps(CARD.as_dict()))
+
+
+async def test_a_known_model_needs_no_family_and_is_told_with_it() -> None:
+    engine = StubEngine()
+    model = {"name": "all-MiniLM-L6-v2", "options": {"dimensions": 64}}
+    told = await ask(engine, asked(op="card", model=model))
+    assert told["family"] == "sentence_transformers"
+    assert told["options"] == {"checkpoint": "all-MiniLM-L6-v2", "dimensions": 64}
+    told = await ask(engine, asked(op="card", model={"name": "unheard of"}))
+    assert told["error"]["code"] == UnknownModel.sqlstate
+    assert "all-MiniLM-L6-v2" in told["error"]["hint"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Reading vectors out of a provider's answer; one that is missing, misplaced or not finite is an error."""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from pg_embed.records import Embeddings
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call was given: vectors as lists or base64, whose texts they are, and the tokens used.
+
+    `indexes` is None where a contract has none and the order is that of the texts.
+    """
+
+    vectors: list[Any]
+    indexes: list[int] | None
+    tokens: int
+
+
+def parsed(body: bytes) -> Any:
+    """The JSON in a body; ValueError, with its first words, if it is something else."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise ValueError(f"not JSON: {body[:40]!r}") from None
+
+
+def openai_answer(told: dict[str, Any]) -> Answer:
+    """The shape that OpenAI, Voyage and Jina share; KeyError and its like if it is another."""
+    data, usage = told["data"], told.get("usage") or {}
+    return Answer(
+        vectors=[item["embedding"] for item in data],
+        indexes=[item["index"] for item in data],
+        tokens=int(usage.get("total_tokens") or usage.get("prompt_tokens") or 0),
+    )
+
+
+def embeddings(answer: Answer, count: int) -> Embeddings:
+    """The vectors in the order of the texts; ValueError and its like if anything is wrong with them."""
+    if len(answer.vectors) != count:
+        raise ValueError(f"{len(answer.vectors)} vectors for {count} texts")
+    dense = _matrix(answer.vectors)
+    if dense.ndim != 2 or not dense.size:
+        raise ValueError("a vector is empty")
+    if answer.indexes is not None:
+        dense = _ordered(dense, answer.indexes)
+    if not np.isfinite(dense).all():
+        raise ValueError("a vector is not finite")
+    return Embeddings(dense=dense, tokens=answer.tokens)
+
+
+def _matrix(vectors: list[Any]) -> Float32:
+    """Base64 of little-endian float32, or lists of numbers, whichever the server chose."""
+    if not isinstance(vectors[0], str):
+        return np.array(vectors, np.float32)
+    blobs = [a2b_base64(vector) for vector in vectors]
+    if len({len(blob) for blob in blobs}) != 1:
+        raise ValueError("vectors of different lengths")
+    return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1).astype(np.float32, copy=False)
+
+
+def _ordered(dense: Float32, indexes: list[int]) -> Float32:
+    straight = list(range(len(indexes)))
+    if indexes == straight:
+        return dense
+    if sorted(indexes) != straight:
+        raise ValueError("indexes are missing or doubled")
+    ordered = np.empty_like(dense)
+    ordered[indexes] = dense
+    return ordered

@@ -1,0 +1,95 @@
+"""Family "jina": Jina AI's text embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pg_embed.models.answers import Answer, openai_answer
+from pg_embed.models.provider import (
+    HostedEmbedder,
+    HostedOptions,
+    Limits,
+    filled,
+    find_key,
+    hosted_options,
+    open_model,
+    provider_card,
+)
+from pg_embed.models.registry import Registry
+from pg_embed.records import Card, Kind, ModelSpec
+
+JINA = "https://api.jina.ai/v1"
+JINA_KEY = "JINA_API_KEY"
+TASKS: dict[Kind, str] = {"query": "retrieval.query", "document": "retrieval.passage"}
+ITEMS, TOKENS = 128, 128_000  # a call; the contract states no limits, these keep calls short
+SMALL_SIZES = (1024, 32, 64, 128, 256, 512, 768)
+NANO_SIZES = (768, 32, 64, 128, 256, 512)
+V4_SIZES = (2048, 128, 256, 512, 1024)
+ALWAYS_NORMALIZED = {"jina-embeddings-v4"}  # takes no word about it
+
+MODELS = {
+    "jina-embeddings-v5-text-small": Limits(32_768, ITEMS, TOKENS, SMALL_SIZES),
+    "jina-embeddings-v5-text-nano": Limits(8_192, ITEMS, TOKENS, NANO_SIZES),
+    "jina-embeddings-v4": Limits(32_768, ITEMS, TOKENS, V4_SIZES),
+    "jina-embeddings-v3": Limits(8_192, ITEMS, TOKENS, SMALL_SIZES),
+}
+OTHERS = Limits(8_192, ITEMS, TOKENS)
+
+
+@dataclass(frozen=True)
+class JinaOptions(HostedOptions):
+    """What the family can be told.
+
+    A text that is too long is cut, as the other families do it: left to itself the API refuses it.
+    """
+
+    concurrency: int = 5  # what a free account may
+    truncate: bool = True
+
+
+class Jina:
+    """The contract. The task is always sent, for the API takes a text without one as neither kind."""
+
+    longest_prompt = ""
+
+    def __init__(self, options: JinaOptions) -> None:
+        self._options = options
+        self._limits = MODELS.get(options.model, OTHERS)
+        self.dimensions = self._limits.choose(options)
+
+    def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
+        """The texts and what they are; each text is embedded by itself, never as a part of all."""
+        request = {
+            "model": self._options.model,
+            "input": filled(texts),
+            "task": TASKS[kind],
+            "truncate": self._options.truncate,
+            "embedding_type": "base64",
+        }
+        if self._options.model not in ALWAYS_NORMALIZED:
+            request["normalized"] = True
+        size = self._limits.ask(self._options)
+        return request if size is None else {**request, "dimensions": size}
+
+    def answer(self, told: Any) -> Answer:
+        """The list under `data`."""
+        return openai_answer(told)
+
+    def card(self, dimensions: int) -> Card:
+        """The card."""
+        return provider_card("jina", self._options, self._limits, dimensions, own=(JINA,))
+
+
+def load(spec: ModelSpec) -> HostedEmbedder:
+    """Find the key; a model that is not known here is asked for one vector."""
+    options = hosted_options(spec, JinaOptions)
+    contract = Jina(options)
+    key = find_key(options, (JINA,), JINA_KEY)
+    return open_model(contract, f"{options.base_url or JINA}/embeddings", key, options)
+
+
+def register(registry: Registry) -> None:
+    """Name the family's loader."""
+    registry.register("jina", "pg_embed.models.jina:load")

@@ -1,0 +1,100 @@
+"""Family "voyage": Voyage AI's text embeddings, with keys of Voyage's own or of MongoDB Atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pg_embed.models.answers import Answer, openai_answer
+from pg_embed.models.provider import (
+    HostedEmbedder,
+    HostedOptions,
+    Limits,
+    filled,
+    find_key,
+    hosted_options,
+    open_model,
+    provider_card,
+)
+from pg_embed.models.registry import Registry
+from pg_embed.records import Card, Kind, ModelSpec
+
+VOYAGE = "https://api.voyageai.com/v1"
+ATLAS = "https://ai.mongodb.com/v1"  # the same models; each host refuses the other's keys
+HOSTS = (VOYAGE, ATLAS)
+ATLAS_KEY = "al-"  # how a key of MongoDB Atlas begins
+VOYAGE_KEY = "VOYAGE_API_KEY"
+LONGEST_PROMPT = (
+    "Represent the query for retrieving supporting documents: "  # the provider adds and counts it
+)
+ITEMS = 1_000  # texts a call
+SIZES = (1024, 256, 512, 2048)
+
+MODELS = {
+    "voyage-4-large": Limits(32_000, ITEMS, 120_000, SIZES, space="voyage-4"),
+    "voyage-4": Limits(32_000, ITEMS, 320_000, SIZES, space="voyage-4"),
+    "voyage-4-lite": Limits(32_000, ITEMS, 1_000_000, SIZES, space="voyage-4"),
+    "voyage-code-4": Limits(32_000, ITEMS, 120_000, SIZES),
+    "voyage-3-large": Limits(32_000, ITEMS, 120_000, SIZES),
+    "voyage-3.5": Limits(32_000, ITEMS, 320_000, SIZES),
+    "voyage-3.5-lite": Limits(32_000, ITEMS, 1_000_000, SIZES),
+    "voyage-code-3": Limits(32_000, ITEMS, 120_000, SIZES),
+    "voyage-finance-2": Limits(32_000, ITEMS, 120_000, (1024,)),
+    "voyage-law-2": Limits(16_000, ITEMS, 120_000, (1024,)),
+    "voyage-code-2": Limits(16_000, ITEMS, 120_000, (1536,)),
+}
+OTHERS = Limits(32_000, ITEMS, 120_000)
+
+
+@dataclass(frozen=True)
+class VoyageOptions(HostedOptions):
+    """What the family can be told; without `truncate`, a text that is too long is refused."""
+
+    truncate: bool = True
+
+
+class Voyage:
+    """The contract. The provider puts its own prompts in front, by the kind of text that it is told."""
+
+    longest_prompt = LONGEST_PROMPT
+
+    def __init__(self, options: VoyageOptions) -> None:
+        self._options = options
+        self._limits = MODELS.get(options.model, OTHERS)
+        self.dimensions = self._limits.choose(options)
+
+    def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
+        """The texts and what they are."""
+        request = {
+            "model": self._options.model,
+            "input": filled(texts),
+            "input_type": kind,
+            "truncation": self._options.truncate,
+            "output_dtype": "float",
+            "encoding_format": "base64",
+        }
+        size = self._limits.ask(self._options)
+        return request if size is None else {**request, "output_dimension": size}
+
+    def answer(self, told: Any) -> Answer:
+        """The list under `data`."""
+        return openai_answer(told)
+
+    def card(self, dimensions: int) -> Card:
+        """The card; the models of one series share a space: one may embed documents, another the queries."""
+        return provider_card("voyage", self._options, self._limits, dimensions, own=HOSTS)
+
+
+def load(spec: ModelSpec) -> HostedEmbedder:
+    """Find the key and the host that it belongs to; a model not known here is asked for one vector."""
+    options = hosted_options(spec, VoyageOptions)
+    contract = Voyage(options)
+    key = find_key(options, HOSTS, VOYAGE_KEY)
+    host = ATLAS if key is not None and key.startswith(ATLAS_KEY) else VOYAGE
+    return open_model(contract, f"{options.base_url or host}/embeddings", key, options)
+
+
+def register(registry: Registry) -> None:
+    """Name the family's loader."""
+    registry.register("voyage", "pg_embed.models.voyage:load")

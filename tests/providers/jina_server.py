@@ -1,0 +1,101 @@
+"""Jina AI's published contract for embeddings, as its OpenAPI of 2026-04-02 has it, on this machine."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+from tests.providers.server import Fault, ProviderServer, Vectors, listed, run, too_much
+
+MAX_ITEMS = 512
+MAX_TOKENS = 1_000_000
+EVERY = {"model", "input", "task", "dimensions", "truncate", "embedding_type"}
+RETRIEVAL = {"retrieval.query", "retrieval.passage", "text-matching"}
+
+
+class Schema:
+    """What the contract says of requests for one model."""
+
+    def __init__(self, fields: set[str], tasks: set[str], size: int, largest: int, text_tokens: int) -> None:
+        self.fields = EVERY | fields
+        self.tasks = RETRIEVAL | tasks
+        self.size = size
+        self.largest = largest
+        self.text_tokens = text_tokens
+
+
+SCHEMAS = {
+    "jina-embeddings-v5-text-small": Schema(
+        {"normalized"}, {"clustering", "classification"}, 1024, 1024, 32_768
+    ),
+    "jina-embeddings-v5-text-nano": Schema(
+        {"normalized"}, {"clustering", "classification"}, 768, 1024, 8_192
+    ),
+    "jina-embeddings-v4": Schema(
+        {"late_chunking", "return_multivector", "return_tokenized_input"},
+        {"code.query", "code.passage"},
+        2048,
+        2048,
+        32_768,
+    ),
+    "jina-embeddings-v3": Schema(
+        {"normalized", "late_chunking"}, {"classification", "separation"}, 1024, 1024, 8_192
+    ),
+}
+
+
+class JinaContract:
+    """POST /v1/embeddings."""
+
+    path = "/v1/embeddings"
+    headers: ClassVar = {"X-RateLimit-Remaining-Requests": "499", "X-RateLimit-Remaining-Tokens": "999999"}
+
+    def texts(self, request: dict[str, Any]) -> list[str]:
+        """One text or several."""
+        given = request["input"]
+        return [given] if isinstance(given, str) else given
+
+    def refusal(self, request: dict[str, Any]) -> Fault | None:
+        """Fields and tasks by model, and limits; a name that does not begin with jina is the tests' own."""
+        schema = SCHEMAS.get(request["model"])
+        if schema is None and request["model"].startswith("jina"):
+            return Fault(400, f"Model '{request['model']}' not found", "INPUT_MODEL_NOT_FOUND")
+        schema = schema or SCHEMAS["jina-embeddings-v3"]
+        if unknown := set(request) - schema.fields:
+            return Fault(422, f"{unknown.pop()}: extra inputs are not permitted")
+        if request.get("task", "text-matching") not in schema.tasks:
+            return Fault(422, f"task: {request['task']} is none of {sorted(schema.tasks)}")
+        if not 1 <= request.get("dimensions", 1) <= schema.largest:
+            return Fault(422, f"dimensions: at most {schema.largest}")
+        broken = too_much(
+            self.texts(request),
+            items=MAX_ITEMS,
+            tokens=MAX_TOKENS,
+            text_tokens=None if request.get("truncate") else schema.text_tokens,
+        )
+        return Fault(400, broken, "INPUT_INVALID") if broken else None
+
+    def dimensions(self, request: dict[str, Any], native: int) -> int:
+        """As asked for, or the model's."""
+        schema = SCHEMAS.get(request["model"])
+        return request.get("dimensions") or (schema.size if schema else native)
+
+    def wants_base64(self, request: dict[str, Any]) -> bool:
+        """By its embedding_type."""
+        return request.get("embedding_type") == "base64"
+
+    def answer(self, request: dict[str, Any], vectors: Vectors) -> dict[str, Any]:
+        """A list of embeddings."""
+        usage = {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens}
+        return {"model": request["model"], "object": "list", "data": listed(vectors), "usage": usage}
+
+    def error(self, fault: Fault) -> dict[str, Any]:
+        """A sentence, a code, a number."""
+        return {"detail": fault.message, "code": fault.code, "request_id": "00000000"}
+
+
+jina_server = partial(ProviderServer, JinaContract())
+
+
+if __name__ == "__main__":
+    run(jina_server)
