@@ -28,7 +28,7 @@ class FileLock:
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take it if it is free; False if somebody else is in the way."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
         except BlockingIOError:

@@ -15,7 +15,8 @@ import psutil
 import psycopg
 import pytest
 
-from pg_embed.embedded import EmbeddedServer, binaries
+from pg_embed.embedded import EmbeddedServer, binaries, cluster
+from pg_embed.embedded.account import choose_account
 from pg_embed.embedded.postmaster import read_postmaster
 from pg_embed.errors import PgEmbedError
 from tests.fix_pg import temporary_folder
@@ -284,3 +285,47 @@ def test_as_root_programs_in_a_closed_folder_are_copied(
     monkeypatch.setattr(binaries, "find_binaries", lambda: closed / package.name / programs.name)
     with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
         connection.execute("CREATE EXTENSION vector")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where another user may")
+def test_as_root_links_of_the_other_user_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as server:
+        settings = server.cluster_dir / "pg_embed.conf"
+        owner = settings.stat().st_uid
+    victim = tmp_path / "victim"
+    victim.write_text("root's")
+    settings.unlink()
+    settings.symlink_to(victim)
+    os.chown(settings, owner, -1, follow_symlinks=False)
+    with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SHOW shared_buffers").fetchone() == ("256MB",)
+    assert (victim.read_text(), victim.stat().st_uid) == ("root's", 0)
+    assert not settings.is_symlink()
+    assert settings.stat().st_uid == owner
+
+
+def test_links_in_place_of_our_files_and_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("mine")
+    other.mkdir()
+    before = [(path.stat().st_uid, path.stat().st_mode) for path in (file, other)]
+    folder.mkdir(mode=0o711)
+    for name, victim in (("spool", other), ("postgres.log", file), ("run", other)):
+        (folder / name).symlink_to(victim)
+        with pytest.raises(PgEmbedError, match="is a link"):
+            EmbeddedServer(folder, fast=True).start()
+        (folder / name).unlink()
+    assert [(path.stat().st_uid, path.stat().st_mode) for path in (file, other)] == before
+
+
+def test_a_link_in_a_fresh_cluster_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    fresh = tmp_path / "cluster"
+    fresh.mkdir()
+    for name in ("pg_hba.conf", "postgresql.conf"):
+        (fresh / name).symlink_to(victim)
+    with pytest.raises(PgEmbedError, match="is a link"):
+        cluster.complete(fresh, choose_account(fresh))
+    assert not (fresh / "pg_hba.conf").is_symlink()
+    assert victim.read_text() == "mine"
