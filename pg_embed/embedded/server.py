@@ -73,10 +73,10 @@ class EmbeddedServer:
             return
         find_binaries()  # a missing extra is told before a folder is made
         account = self._prepare_folder()
-        programs = usable_binaries(self.data_dir, account) / "bin"
         atexit.register(self.stop)
         try:
             with self._turn.hold(timeout=START_TIMEOUT):
+                programs = usable_binaries(self.data_dir, account) / "bin"
                 self._users.acquire(timeout=START_TIMEOUT, shared=True)
                 self._ensure_cluster(account, programs)
                 self._postmaster = self._ensure_running(account, programs)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -271,10 +272,9 @@ def test_as_root_a_closed_folder_is_refused_with_a_hint(folder: Path) -> None:
     assert "/var/lib/pg_embed" in str(caught.value.hint)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
-def test_as_root_programs_in_a_closed_folder_are_copied(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def closed_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs are in a folder that only we may enter."""
     closed = folder.parent / "closed"
     closed.mkdir(mode=0o700)
     programs = binaries.find_binaries()
@@ -283,8 +283,26 @@ def test_as_root_programs_in_a_closed_folder_are_copied(
     for libraries in package.parent.glob(f"{package.name}.libs"):
         shutil.copytree(libraries, closed / libraries.name)
     monkeypatch.setattr(binaries, "find_binaries", lambda: closed / package.name / programs.name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_as_root_programs_in_a_closed_folder_are_copied(folder: Path, closed_programs: None) -> None:
     with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
         connection.execute("CREATE EXTENSION vector")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_as_root_two_first_starts_at_once_copy_the_programs_once(folder: Path, closed_programs: None) -> None:
+    (folder / "programs.unfinished-killed").mkdir(parents=True)
+    folder.chmod(0o711)
+    servers = [EmbeddedServer(folder, fast=True) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        for started in [pool.submit(server.start) for server in servers]:
+            started.result(WAIT)
+    assert len({server.pid for server in servers}) == 1
+    assert len(list(folder.glob("programs*"))) == 1
+    for server in servers:
+        server.stop()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where another user may")
