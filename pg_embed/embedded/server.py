@@ -178,6 +178,7 @@ class EmbeddedServer:
         cluster.write_settings(self.cluster_dir, account, socket_dir, port, tcp=tcp, fast=self._fast)
         if self.log_file.stat().st_size > LOG_LIMIT:
             self.log_file.rename(self.log_file.with_suffix(".log.1"))
+            files.touch(self.log_file, account)  # who runs the server may not make it here
         self._control(account, programs, "start", "--log", self.log_file, timeout=START_TIMEOUT)
 
     def _shut_down(self) -> None:

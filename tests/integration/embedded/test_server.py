@@ -19,6 +19,7 @@ import pytest
 from pg_embed.embedded import EmbeddedServer, binaries, cluster
 from pg_embed.embedded.account import choose_account
 from pg_embed.embedded.postmaster import read_postmaster
+from pg_embed.embedded.server import LOG_LIMIT
 from pg_embed.errors import PgEmbedError
 from tests.fix_pg import temporary_folder
 
@@ -252,6 +253,17 @@ def test_server_and_we_exchange_files_in_the_spool(folder: Path) -> None:
         answer.chmod(0o644)
         assert connection.execute("SELECT pg_read_file(%s)", [str(answer)]).fetchone() == ("told",)
         request.unlink()
+
+
+def test_a_long_log_is_put_aside(folder: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as server:
+        pass
+    with server.log_file.open("a") as file:
+        file.truncate(LOG_LIMIT + 1)
+    with server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert (folder / "postgres.log.1").stat().st_size > LOG_LIMIT
+    assert 0 < server.log_file.stat().st_size < LOG_LIMIT
 
 
 def test_environment_of_the_caller_does_not_move_the_server(
