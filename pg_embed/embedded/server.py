@@ -142,12 +142,14 @@ class EmbeddedServer:
         return account
 
     def _ensure_cluster(self, account: Account, programs: Path) -> None:
+        for left in self.data_dir.glob("cluster.unfinished*"):
+            cluster.remove(left)
         if self.cluster_dir.exists():
             cluster.check_version(self.cluster_dir)
             return
-        unfinished = self.data_dir / "cluster.unfinished"
-        cluster.remove(unfinished)
-        files.private_folder(unfinished, account)
+        # The initdb of a killed start may still write into its own, which therefore may also still be there.
+        unfinished = Path(tempfile.mkdtemp(prefix="cluster.unfinished-", dir=self.data_dir))
+        account.own(unfinished)
         cluster.new_password(self.password_file, account)
         arguments = cluster.initdb_arguments(unfinished, self.password_file, fast=self._fast)
         self._run(account, [programs / "initdb", *arguments])

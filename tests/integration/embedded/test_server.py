@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -203,6 +205,40 @@ def test_interrupted_initdb_is_no_obstacle(folder: Path) -> None:
     with EmbeddedServer(folder, fast=True) as server:
         assert server.pid
     assert not half.exists()
+
+
+def test_initdb_that_outlives_its_killed_start_is_no_obstacle(folder: Path) -> None:
+    user = subprocess.Popen([sys.executable, "-c", USER, str(folder)], stdin=subprocess.PIPE)
+    deadline = time.monotonic() + WAIT
+    while not list(folder.glob("cluster.unfinished*/PG_VERSION")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    user.kill()
+    user.communicate(timeout=WAIT)
+    with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_leftover_that_somebody_still_writes_into_is_no_obstacle(folder: Path) -> None:
+    half, done = folder / "cluster.unfinished", threading.Event()
+
+    def write() -> None:
+        while not done.wait(0.001):
+            half.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                (half / "PG_VERSION").write_text("18\n")
+
+    folder.mkdir(mode=0o711)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with EmbeddedServer(folder, fast=True) as server:
+            assert server.pid
+    finally:
+        done.set()
+        writer.join()
+    with EmbeddedServer(folder, fast=True):
+        assert not half.exists()
 
 
 def test_cluster_of_another_major_version_is_refused(folder: Path) -> None:
