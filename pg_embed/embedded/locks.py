@@ -48,6 +48,11 @@ class FileLock:
                 )
             time.sleep(POLL_INTERVAL)
 
+    def share(self) -> None:
+        """Let others share what this object holds alone, without a moment in which nobody holds it."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
     def release(self) -> None:
         """Let it go; nothing happens if it is not held."""
         if self._descriptor is not None:

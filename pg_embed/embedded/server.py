@@ -50,7 +50,8 @@ class EmbeddedServer:
 
     The Unix socket, its folder closed to everybody else, asks for no password; TCP (`tcp_port`: a number, or
     0 for any free port) listens on 127.0.0.1 only and wants the one in the file `password`. `fast` gives up
-    crash safety; it is for tests. Settings are those of whoever started the server.
+    crash safety; it is for tests. Settings are those of whoever started the server: a TCP port that it
+    has not is refused while others use it; one that was left running is started anew to listen as asked.
     """
 
     def __init__(
@@ -77,9 +78,13 @@ class EmbeddedServer:
         try:
             with self._turn.hold(timeout=START_TIMEOUT):
                 programs = usable_binaries(self.data_dir, account) / "bin"
-                self._users.acquire(timeout=START_TIMEOUT, shared=True)
+                alone = self._users.try_acquire()
+                if not alone:
+                    self._users.acquire(timeout=START_TIMEOUT, shared=True)
                 self._ensure_cluster(account, programs)
+                self._check_address(account, programs, alone=alone)
                 self._postmaster = self._ensure_running(account, programs)
+                self._users.share()
         except BaseException:  # Ctrl-C too: what was half started is stopped
             self.stop()
             raise
@@ -155,6 +160,27 @@ class EmbeddedServer:
         self._run(account, [programs / "initdb", *arguments])
         cluster.complete(unfinished, account)
         unfinished.rename(self.cluster_dir)
+
+    def _check_address(self, account: Account, programs: Path, *, alone: bool) -> None:
+        """Of a server that runs already: one that nobody uses is ended if it listens elsewhere than asked."""
+        if read_postmaster(self.cluster_dir) is None:
+            return
+        server = self._ensure_running(account, programs)  # before it is ready it does not tell its address
+        if self._listens_as_asked(server):
+            return
+        if alone:
+            self._shut_down()
+        elif self._tcp_port is not None:
+            listens = f"on port {server.port}" if server.address else "on no TCP port"
+            raise PgEmbedError(
+                f"the embedded server in {self.data_dir} listens {listens}, and others use it",
+                hint="stop what uses it first, or start without a port and connect by the socket",
+            )
+
+    def _listens_as_asked(self, server: Postmaster) -> bool:
+        if self._tcp_port is None:
+            return not server.address
+        return bool(server.address) and self._tcp_port in (0, server.port)
 
     def _ensure_running(self, account: Account, programs: Path) -> Postmaster:
         deadline = time.monotonic() + START_TIMEOUT

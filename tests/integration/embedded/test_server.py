@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +33,8 @@ USER = """
 import sys
 from pathlib import Path
 from pg_embed.embedded import EmbeddedServer
-with EmbeddedServer(Path(sys.argv[1]), fast=True) as server:
+tcp_port = int(sys.argv[2]) if sys.argv[2:] else None
+with EmbeddedServer(Path(sys.argv[1]), fast=True, tcp_port=tcp_port) as server:
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -59,11 +61,17 @@ def kill(pid: int) -> None:
     process.wait(WAIT)
 
 
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 class User:
     """Another process that uses the server in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-c", USER, str(folder)]
+    def __init__(self, folder: Path, tcp_port: int | None = None) -> None:
+        command = [sys.executable, "-c", USER, str(folder), *([] if tcp_port is None else [str(tcp_port)])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -271,6 +279,47 @@ def test_no_tcp_unless_asked_for(folder: Path) -> None:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
         with pytest.raises(PgEmbedError, match="no TCP port"):
             server.dsn(tcp=True)
+
+
+def test_server_left_without_tcp_is_started_anew_with_it(folder: Path) -> None:
+    user = User(folder)
+    user.leave(signal.SIGKILL)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as server, psycopg.connect(server.dsn(tcp=True)):
+        assert server.pid != user.server_pid
+        assert not alive(user.server_pid)
+
+
+def test_server_left_with_tcp_is_closed_or_moved_as_asked_for(folder: Path) -> None:
+    left = User(folder, tcp_port=0)
+    left.leave(signal.SIGKILL)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as server:  # any port: the one it has
+        assert server.pid == left.server_pid
+    for port in (None, free_port()):
+        left = User(folder, tcp_port=0)
+        left.leave(signal.SIGKILL)
+        with EmbeddedServer(folder, fast=True, tcp_port=port) as server:
+            assert not alive(left.server_pid)
+            with psycopg.connect(server.dsn()) as connection:
+                assert connection.execute("SHOW listen_addresses").fetchone() == (
+                    "127.0.0.1" if port else "",
+                )
+                assert connection.info.port == port or port is None
+
+
+def test_tcp_of_a_server_in_use_is_not_changed(folder: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as first:
+        for port in (0, free_port()):
+            with pytest.raises(PgEmbedError, match="on no TCP port, and others use it") as caught:
+                EmbeddedServer(folder, fast=True, tcp_port=port).start()
+            assert "without a port" in str(caught.value.hint)
+        assert alive(first.pid)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as first:
+        with EmbeddedServer(folder, fast=True) as second, EmbeddedServer(folder, tcp_port=0) as third:
+            assert first.pid == second.pid == third.pid
+            assert third.dsn(tcp=True) == first.dsn(tcp=True)
+        with pytest.raises(PgEmbedError, match="listens on port"):
+            EmbeddedServer(folder, fast=True, tcp_port=free_port()).start()
+        assert alive(first.pid)
 
 
 def test_folders_are_closed_to_others(folder: Path) -> None:
