@@ -26,9 +26,14 @@ class Account:
     other: bool
 
     def own(self, path: Path) -> None:
-        """Hand a file or folder that we made to this user."""
+        """Hand a file or folder that we made to this user; of a link the link, not what it leads to."""
         if self.other:
-            os.chown(path, self.uid, self.gid)
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    def own_opened(self, descriptor: int) -> None:
+        """The same for one that is open, whatever its name leads to by now."""
+        if self.other:
+            os.fchown(descriptor, self.uid, self.gid)
 
     def popen(self, arguments: Sequence[str | Path], *, cwd: Path, output: int) -> subprocess.Popen[str]:
         """Start a program as this user, apart from our terminal, so that Ctrl-C is ours to answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,14 +28,18 @@ def find_binaries() -> Path:
 
 
 def usable_binaries(home: Path, account: Account) -> Path:
-    """The programs where the account can run them: in root's own folders it cannot, so they are copied."""
+    """The programs where the account can run them: in root's own folders it cannot, so they are copied.
+
+    Whoever may copy holds the lock of the home, so that no other process does.
+    """
     folder = find_binaries()
     if account.can_enter(folder / "bin" / "postgres"):
         return folder
     copy = home / f"programs-{version(PACKAGE.replace('_', '-'))}"
     if not copy.exists():
-        unfinished = copy.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left in home.glob("programs.unfinished-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="programs.unfinished-", dir=home))
         for part in (
             folder,
             *folder.parent.parent.glob(f"{PACKAGE}.libs"),

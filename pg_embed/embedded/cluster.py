@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from pg_embed.embedded import files
+from pg_embed.embedded.account import Account
 from pg_embed.embedded.binaries import MAJOR
 from pg_embed.errors import PgEmbedError
 
@@ -48,13 +50,11 @@ def initdb_arguments(cluster: Path, password_file: Path, *, fast: bool) -> list[
     return [*options, "--no-sync", "--no-data-checksums"] if fast else options
 
 
-def complete(cluster: Path) -> None:
+def complete(cluster: Path, account: Account) -> None:
     """Give a cluster fresh from initdb its access rules and our settings file."""
-    (cluster / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-    with (cluster / "postgresql.conf").open("a", encoding="utf-8") as file:
-        file.write(
-            f"\ninclude_if_exists '{SETTINGS_FILE}'  # written anew at every start; ALTER SYSTEM wins\n"
-        )
+    files.write(cluster / "pg_hba.conf", HBA, account)
+    include = f"\ninclude_if_exists '{SETTINGS_FILE}'  # written anew at every start; ALTER SYSTEM wins\n"
+    files.append(cluster / "postgresql.conf", include)
 
 
 def check_version(cluster: Path) -> None:
@@ -67,7 +67,9 @@ def check_version(cluster: Path) -> None:
         )
 
 
-def write_settings(cluster: Path, socket_dir: Path, port: int, *, tcp: bool, fast: bool) -> Path:
+def write_settings(
+    cluster: Path, account: Account, socket_dir: Path, port: int, *, tcp: bool, fast: bool
+) -> None:
     """Write our settings file; PostgreSQL reads it when it starts."""
     settings = {
         **LAPTOP,
@@ -78,18 +80,13 @@ def write_settings(cluster: Path, socket_dir: Path, port: int, *, tcp: bool, fas
     }
     if _shared_memory_is_small():
         settings["dynamic_shared_memory_type"] = "mmap"
-    path = cluster / SETTINGS_FILE
-    path.write_text(
-        "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()), encoding="utf-8"
-    )
-    return path
+    text = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
+    files.write(cluster / SETTINGS_FILE, text, account)
 
 
-def new_password(path: Path) -> None:
+def new_password(path: Path, account: Account) -> None:
     """Write a random password for TCP connections into a private file."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(24) + "\n")
+    files.write(path, secrets.token_urlsafe(24) + "\n", account)
 
 
 def remove(cluster: Path) -> None:

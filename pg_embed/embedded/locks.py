@@ -28,7 +28,7 @@ class FileLock:
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take it if it is free; False if somebody else is in the way."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
         except BlockingIOError:
@@ -47,6 +47,11 @@ class FileLock:
                     hint="it is starting or stopping the embedded server; look into its log",
                 )
             time.sleep(POLL_INTERVAL)
+
+    def share(self) -> None:
+        """Let others share what this object holds alone, without a moment in which nobody holds it."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def release(self) -> None:
         """Let it go; nothing happens if it is not held."""

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import platformdirs
 
-from pg_embed.embedded import cluster
+from pg_embed.embedded import cluster, files
 from pg_embed.embedded.account import Account, choose_account
 from pg_embed.embedded.binaries import find_binaries, usable_binaries
 from pg_embed.embedded.locks import FileLock
@@ -50,7 +50,8 @@ class EmbeddedServer:
 
     The Unix socket, its folder closed to everybody else, asks for no password; TCP (`tcp_port`: a number, or
     0 for any free port) listens on 127.0.0.1 only and wants the one in the file `password`. `fast` gives up
-    crash safety; it is for tests. Settings are those of whoever started the server.
+    crash safety; it is for tests. Settings are those of whoever started the server: a TCP port that it
+    has not is refused while others use it; one that was left running is started anew to listen as asked.
     """
 
     def __init__(
@@ -73,13 +74,17 @@ class EmbeddedServer:
             return
         find_binaries()  # a missing extra is told before a folder is made
         account = self._prepare_folder()
-        programs = usable_binaries(self.data_dir, account) / "bin"
         atexit.register(self.stop)
         try:
             with self._turn.hold(timeout=START_TIMEOUT):
-                self._users.acquire(timeout=START_TIMEOUT, shared=True)
+                programs = usable_binaries(self.data_dir, account) / "bin"
+                alone = self._users.try_acquire()
+                if not alone:
+                    self._users.acquire(timeout=START_TIMEOUT, shared=True)
                 self._ensure_cluster(account, programs)
+                self._check_address(account, programs, alone=alone)
                 self._postmaster = self._ensure_running(account, programs)
+                self._users.share()
         except BaseException:  # Ctrl-C too: what was half started is stopped
             self.stop()
             raise
@@ -137,24 +142,45 @@ class EmbeddedServer:
                 f"the user that PostgreSQL runs as (uid {account.uid}) cannot enter {self.data_dir}",
                 hint=f"as root, choose a folder that others may pass through, such as {ROOT_DATA_DIR}",
             )
-        _private_folder(self.spool_dir, account)
-        self.log_file.touch(mode=0o600)
-        account.own(self.log_file)
+        files.private_folder(self.spool_dir, account)
+        files.touch(self.log_file, account)
         return account
 
     def _ensure_cluster(self, account: Account, programs: Path) -> None:
+        for left in self.data_dir.glob("cluster.unfinished*"):
+            cluster.remove(left)
         if self.cluster_dir.exists():
             cluster.check_version(self.cluster_dir)
             return
-        unfinished = self.data_dir / "cluster.unfinished"
-        cluster.remove(unfinished)
-        _private_folder(unfinished, account)
-        cluster.new_password(self.password_file)
-        account.own(self.password_file)
+        # The initdb of a killed start may still write into its own, which therefore may also still be there.
+        unfinished = Path(tempfile.mkdtemp(prefix="cluster.unfinished-", dir=self.data_dir))
+        account.own(unfinished)
+        cluster.new_password(self.password_file, account)
         arguments = cluster.initdb_arguments(unfinished, self.password_file, fast=self._fast)
         self._run(account, [programs / "initdb", *arguments])
-        cluster.complete(unfinished)
+        cluster.complete(unfinished, account)
         unfinished.rename(self.cluster_dir)
+
+    def _check_address(self, account: Account, programs: Path, *, alone: bool) -> None:
+        """Of a server that runs already: one that nobody uses is ended if it listens elsewhere than asked."""
+        if read_postmaster(self.cluster_dir) is None:
+            return
+        server = self._ensure_running(account, programs)  # before it is ready it does not tell its address
+        if self._listens_as_asked(server):
+            return
+        if alone:
+            self._shut_down()
+        elif self._tcp_port is not None:
+            listens = f"on port {server.port}" if server.address else "on no TCP port"
+            raise PgEmbedError(
+                f"the embedded server in {self.data_dir} listens {listens}, and others use it",
+                hint="stop what uses it first, or start without a port and connect by the socket",
+            )
+
+    def _listens_as_asked(self, server: Postmaster) -> bool:
+        if self._tcp_port is None:
+            return not server.address
+        return bool(server.address) and self._tcp_port in (0, server.port)
 
     def _ensure_running(self, account: Account, programs: Path) -> Postmaster:
         deadline = time.monotonic() + START_TIMEOUT
@@ -171,15 +197,16 @@ class EmbeddedServer:
 
     def _launch(self, account: Account, programs: Path) -> None:
         end_orphans(self.cluster_dir, timeout=STOP_TIMEOUT)
-        socket_dir = self._socket_dir(account)
+        socket_dir = self._socket_dir()
+        files.private_folder(socket_dir, account)
         for stale in (pid_file(self.cluster_dir), *socket_dir.glob(".s.PGSQL.*")):
             stale.unlink(missing_ok=True)  # the number in it may be a zombie's, or another process's by now
         tcp = self._tcp_port is not None
         port = (self._tcp_port or _free_port()) if tcp else DEFAULT_PORT
-        settings = cluster.write_settings(self.cluster_dir, socket_dir, port, tcp=tcp, fast=self._fast)
-        account.own(settings)
+        cluster.write_settings(self.cluster_dir, account, socket_dir, port, tcp=tcp, fast=self._fast)
         if self.log_file.stat().st_size > LOG_LIMIT:
             self.log_file.rename(self.log_file.with_suffix(".log.1"))
+            files.touch(self.log_file, account)  # who runs the server may not make it here
         self._control(account, programs, "start", "--log", self.log_file, timeout=START_TIMEOUT)
 
     def _shut_down(self) -> None:
@@ -193,7 +220,7 @@ class EmbeddedServer:
         except PgEmbedError:  # a backend that does not listen: recovery will mend what this leaves
             self._control(account, programs, "stop", "--mode=immediate", timeout=STOP_TIMEOUT)
         with suppress(OSError):  # not empty: then something else lives there
-            server.socket_dir.rmdir()
+            self._socket_dir().rmdir()
 
     def _control(self, account: Account, programs: Path, *arguments: str | Path, timeout: float) -> None:
         wait: list[str | Path] = [
@@ -219,27 +246,17 @@ class EmbeddedServer:
                 said = output.read().strip() or "no word"
                 raise PgEmbedError(f"{program} failed: {said}", hint=self._log_tail())
 
-    def _socket_dir(self, account: Account) -> Path:
+    def _socket_dir(self) -> Path:
         """Beside the cluster; where that path is too long for a socket, in the system's temporary folder."""
         folder = self.data_dir / "run"
         if len(str(folder / f".s.PGSQL.{DEFAULT_PORT}")) > SOCKET_PATH_LIMIT:
             name = hashlib.sha256(f"{os.getuid()} {self.data_dir}".encode()).hexdigest()[:12]
             folder = Path(tempfile.gettempdir()) / f"pg_embed-{name}"
-        _private_folder(folder, account)
         return folder
 
     def _log_tail(self) -> str:
         text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
         return f"the end of {self.log_file}:\n{text[-LOG_TAIL:]}"
-
-
-def _private_folder(folder: Path, account: Account) -> None:
-    """A folder for the server and us alone; somebody else's of that name is refused."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid not in (os.geteuid(), account.uid):
-        raise PgEmbedError(f"{folder} belongs to somebody else", hint="remove it")
-    account.own(folder)
-    folder.chmod(0o700)
 
 
 def _finish(process: subprocess.Popen[str]) -> None:

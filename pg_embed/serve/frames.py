@@ -173,6 +173,7 @@ class FramesDoor:
         self._max_connections = max_connections
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._socket_file: tuple[int, int] | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     def now(self) -> float:
@@ -195,6 +196,7 @@ class FramesDoor:
         loop = asyncio.get_running_loop()
         sock = self._make_socket()
         self.address = _spell(sock)
+        self._socket_file = _identity(self.address)
         create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         self._server = await create(lambda: Connection(self), sock=sock, backlog=BACKLOG)
         self._sweeper = asyncio.create_task(self._sweep())
@@ -202,6 +204,7 @@ class FramesDoor:
     async def close(self, grace: float) -> None:
         """Stop listening, answer what is in hand, close all connections."""
         self.is_closing = True
+        self._remove_socket()
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -210,11 +213,12 @@ class FramesDoor:
         await doors.stop(self._sweeper)
         for connection in list(self._connections):
             connection.abort()
-        self._remove_socket()
 
     def _remove_socket(self) -> None:
-        if self.address.startswith("/"):
+        """Before we stop listening, and only if it is ours: the next sidecar makes one of the same name."""
+        if self._socket_file is not None and self._socket_file == _identity(self.address):
             Path(self.address).unlink(missing_ok=True)
+        self._socket_file = None
 
     async def _sweep(self) -> None:
         while True:
@@ -269,9 +273,23 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise InvalidArgument(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        raise InvalidArgument(f"cannot listen on {endpoint(host, port)}: {exc.strerror or exc}") from exc
+
+
+def endpoint(host: str, port: int) -> str:
+    """A host and its port in one word, as addresses on the web have them: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _spell(sock: socket.socket) -> str:
     name = sock.getsockname()
-    return str(name) if sock.family == socket.AF_UNIX else f"{name[0]}:{name[1]}"
+    return str(name) if sock.family == socket.AF_UNIX else endpoint(*name[:2])
+
+
+def _identity(address: str) -> tuple[int, int] | None:
+    """Which file a Unix socket is, whatever its name; None for TCP, and where it is gone."""
+    try:
+        status = os.lstat(address) if address.startswith("/") else None
+    except OSError:
+        return None
+    return status and (status.st_dev, status.st_ino)

@@ -19,7 +19,7 @@ from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmb
 from pg_embed.records import Embeddings, ModelSpec
 from pg_embed.serve import doors, openai
 from pg_embed.serve.directory import ModelDirectory
-from pg_embed.serve.frames import BACKLOG, listen
+from pg_embed.serve.frames import BACKLOG, endpoint, listen
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.requests import PRIORITIES, Engine, log_failure
 
@@ -171,8 +171,7 @@ class HttpDoor:
     async def open(self) -> None:
         """Listen."""
         sock = listen(self._host, self._port)
-        name = sock.getsockname()
-        self.address = f"http://{name[0]}:{name[1]}"
+        self.address = f"http://{endpoint(*sock.getsockname()[:2])}"
         config = uvicorn.Config(
             self._application.asgi,
             lifespan="off",
@@ -189,7 +188,7 @@ class HttpDoor:
         await asyncio.wait({self._task, up}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
         await doors.stop(up)
         if not self._server.is_up.is_set():
-            raise InvalidArgument(f"cannot serve HTTP on {self._host}:{self._port}")
+            raise InvalidArgument(f"cannot serve HTTP on {endpoint(self._host, self._port)}")
 
     async def close(self, grace: float) -> None:
         """Stop listening, answer what is in hand."""

@@ -93,7 +93,7 @@ class SpoolDoor:
         self._mode = status.st_mode & 0o660
 
     def _take_lock(self) -> None:
-        lock = (self._folder / LOCK).open("w")
+        lock = os.fdopen(self._open_own(LOCK, 0o600), "w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -211,7 +211,15 @@ class SpoolDoor:
                 logger.exception("the spool folder cannot be used", extra={"event": "door_failed"})
 
     def _beat(self) -> None:
-        (self._folder / ALIVE).touch()
+        descriptor = self._open_own(ALIVE, 0o644)
+        try:
+            os.utime(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _open_own(self, name: str, mode: int) -> int:
+        """Open a file of ours, made if need be; a link that the folder's owner put there is not followed."""
+        return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
 
     def _be_gone(self) -> None:
         if self._lock is not None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from pg_embed.embedded import EmbeddedServer, binaries
+from pg_embed.embedded import EmbeddedServer, binaries, cluster
+from pg_embed.embedded.account import choose_account
 from pg_embed.embedded.postmaster import read_postmaster
+from pg_embed.embedded.server import LOG_LIMIT
 from pg_embed.errors import PgEmbedError
 from tests.fix_pg import temporary_folder
 
@@ -27,7 +33,8 @@ USER = """
 import sys
 from pathlib import Path
 from pg_embed.embedded import EmbeddedServer
-with EmbeddedServer(Path(sys.argv[1]), fast=True) as server:
+tcp_port = int(sys.argv[2]) if sys.argv[2:] else None
+with EmbeddedServer(Path(sys.argv[1]), fast=True, tcp_port=tcp_port) as server:
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -54,11 +61,17 @@ def kill(pid: int) -> None:
     process.wait(WAIT)
 
 
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 class User:
     """Another process that uses the server in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-c", USER, str(folder)]
+    def __init__(self, folder: Path, tcp_port: int | None = None) -> None:
+        command = [sys.executable, "-c", USER, str(folder), *([] if tcp_port is None else [str(tcp_port)])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -202,6 +215,40 @@ def test_interrupted_initdb_is_no_obstacle(folder: Path) -> None:
     assert not half.exists()
 
 
+def test_initdb_that_outlives_its_killed_start_is_no_obstacle(folder: Path) -> None:
+    user = subprocess.Popen([sys.executable, "-c", USER, str(folder)], stdin=subprocess.PIPE)
+    deadline = time.monotonic() + WAIT
+    while not list(folder.glob("cluster.unfinished*/PG_VERSION")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    user.kill()
+    user.communicate(timeout=WAIT)
+    with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_leftover_that_somebody_still_writes_into_is_no_obstacle(folder: Path) -> None:
+    half, done = folder / "cluster.unfinished", threading.Event()
+
+    def write() -> None:
+        while not done.wait(0.001):
+            half.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                (half / "PG_VERSION").write_text("18\n")
+
+    folder.mkdir(mode=0o711)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with EmbeddedServer(folder, fast=True) as server:
+            assert server.pid
+    finally:
+        done.set()
+        writer.join()
+    with EmbeddedServer(folder, fast=True):
+        assert not half.exists()
+
+
 def test_cluster_of_another_major_version_is_refused(folder: Path) -> None:
     (folder / "cluster").mkdir(parents=True)
     folder.chmod(0o711)
@@ -234,6 +281,47 @@ def test_no_tcp_unless_asked_for(folder: Path) -> None:
             server.dsn(tcp=True)
 
 
+def test_server_left_without_tcp_is_started_anew_with_it(folder: Path) -> None:
+    user = User(folder)
+    user.leave(signal.SIGKILL)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as server, psycopg.connect(server.dsn(tcp=True)):
+        assert server.pid != user.server_pid
+        assert not alive(user.server_pid)
+
+
+def test_server_left_with_tcp_is_closed_or_moved_as_asked_for(folder: Path) -> None:
+    left = User(folder, tcp_port=0)
+    left.leave(signal.SIGKILL)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as server:  # any port: the one it has
+        assert server.pid == left.server_pid
+    for port in (None, free_port()):
+        left = User(folder, tcp_port=0)
+        left.leave(signal.SIGKILL)
+        with EmbeddedServer(folder, fast=True, tcp_port=port) as server:
+            assert not alive(left.server_pid)
+            with psycopg.connect(server.dsn()) as connection:
+                assert connection.execute("SHOW listen_addresses").fetchone() == (
+                    "127.0.0.1" if port else "",
+                )
+                assert connection.info.port == port or port is None
+
+
+def test_tcp_of_a_server_in_use_is_not_changed(folder: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as first:
+        for port in (0, free_port()):
+            with pytest.raises(PgEmbedError, match="on no TCP port, and others use it") as caught:
+                EmbeddedServer(folder, fast=True, tcp_port=port).start()
+            assert "without a port" in str(caught.value.hint)
+        assert alive(first.pid)
+    with EmbeddedServer(folder, fast=True, tcp_port=0) as first:
+        with EmbeddedServer(folder, fast=True) as second, EmbeddedServer(folder, tcp_port=0) as third:
+            assert first.pid == second.pid == third.pid
+            assert third.dsn(tcp=True) == first.dsn(tcp=True)
+        with pytest.raises(PgEmbedError, match="listens on port"):
+            EmbeddedServer(folder, fast=True, tcp_port=free_port()).start()
+        assert alive(first.pid)
+
+
 def test_folders_are_closed_to_others(folder: Path) -> None:
     with EmbeddedServer(folder, fast=True) as server:
         for path in (server.spool_dir, server.cluster_dir, folder / "run"):
@@ -250,6 +338,17 @@ def test_server_and_we_exchange_files_in_the_spool(folder: Path) -> None:
         answer.chmod(0o644)
         assert connection.execute("SELECT pg_read_file(%s)", [str(answer)]).fetchone() == ("told",)
         request.unlink()
+
+
+def test_a_long_log_is_put_aside(folder: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as server:
+        pass
+    with server.log_file.open("a") as file:
+        file.truncate(LOG_LIMIT + 1)
+    with server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert (folder / "postgres.log.1").stat().st_size > LOG_LIMIT
+    assert 0 < server.log_file.stat().st_size < LOG_LIMIT
 
 
 def test_environment_of_the_caller_does_not_move_the_server(
@@ -270,10 +369,9 @@ def test_as_root_a_closed_folder_is_refused_with_a_hint(folder: Path) -> None:
     assert "/var/lib/pg_embed" in str(caught.value.hint)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
-def test_as_root_programs_in_a_closed_folder_are_copied(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def closed_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs are in a folder that only we may enter."""
     closed = folder.parent / "closed"
     closed.mkdir(mode=0o700)
     programs = binaries.find_binaries()
@@ -282,5 +380,67 @@ def test_as_root_programs_in_a_closed_folder_are_copied(
     for libraries in package.parent.glob(f"{package.name}.libs"):
         shutil.copytree(libraries, closed / libraries.name)
     monkeypatch.setattr(binaries, "find_binaries", lambda: closed / package.name / programs.name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_as_root_programs_in_a_closed_folder_are_copied(folder: Path, closed_programs: None) -> None:
     with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
         connection.execute("CREATE EXTENSION vector")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_as_root_two_first_starts_at_once_copy_the_programs_once(folder: Path, closed_programs: None) -> None:
+    (folder / "programs.unfinished-killed").mkdir(parents=True)
+    folder.chmod(0o711)
+    servers = [EmbeddedServer(folder, fast=True) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        for started in [pool.submit(server.start) for server in servers]:
+            started.result(WAIT)
+    assert len({server.pid for server in servers}) == 1
+    assert len(list(folder.glob("programs*"))) == 1
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where another user may")
+def test_as_root_links_of_the_other_user_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(folder, fast=True) as server:
+        settings = server.cluster_dir / "pg_embed.conf"
+        owner = settings.stat().st_uid
+    victim = tmp_path / "victim"
+    victim.write_text("root's")
+    settings.unlink()
+    settings.symlink_to(victim)
+    os.chown(settings, owner, -1, follow_symlinks=False)
+    with EmbeddedServer(folder, fast=True) as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SHOW shared_buffers").fetchone() == ("256MB",)
+    assert (victim.read_text(), victim.stat().st_uid) == ("root's", 0)
+    assert not settings.is_symlink()
+    assert settings.stat().st_uid == owner
+
+
+def test_links_in_place_of_our_files_and_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("mine")
+    other.mkdir()
+    before = [(path.stat().st_uid, path.stat().st_mode) for path in (file, other)]
+    folder.mkdir(mode=0o711)
+    for name, victim in (("spool", other), ("postgres.log", file), ("run", other)):
+        (folder / name).symlink_to(victim)
+        with pytest.raises(PgEmbedError, match="is a link"):
+            EmbeddedServer(folder, fast=True).start()
+        (folder / name).unlink()
+    assert [(path.stat().st_uid, path.stat().st_mode) for path in (file, other)] == before
+
+
+def test_a_link_in_a_fresh_cluster_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    fresh = tmp_path / "cluster"
+    fresh.mkdir()
+    for name in ("pg_hba.conf", "postgresql.conf"):
+        (fresh / name).symlink_to(victim)
+    with pytest.raises(PgEmbedError, match="is a link"):
+        cluster.complete(fresh, choose_account(fresh))
+    assert not (fresh / "pg_hba.conf").is_symlink()
+    assert victim.read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,15 @@ def test_models_are_those_of_the_catalog(dsn: str, db: psycopg.Connection[Any]) 
         )
         assert web.post("/v1/embeddings", json=asked).status_code == 200
         assert web.post("/v1/embeddings", json={"input": "x"}).json()["model"] == "mine"
+
+
+def test_over_ipv6_the_address_can_be_opened() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("no IPv6 here")
+    settings = ServeSettings(http_host="::1", http_port=0)
+    with RunningSidecar(settings, directory=StaticDirectory([FAKE])) as running:
+        assert base(running).startswith("http://[::1]:")
+        assert httpx.get(f"{base(running)}/healthz").text == "ok\n"

@@ -196,3 +196,47 @@ async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path: Path, opened:
     with pytest.raises(InvalidArgument, match="no socket"):
         await unix(tmp_path / "file").open()
     assert (tmp_path / "file" / "s").read_text() == "mine"
+
+
+async def test_the_socket_of_the_next_sidecar_stays(tmp_path: Path, opened: Any) -> None:
+    gate = Gate()
+    old, new = unix(tmp_path, gate), unix(tmp_path)
+    reader, writer = await opened(old)
+    writer.write(frame(b"1"))
+    await asyncio.wait_for(gate.entered.wait(), 5)
+    closing = asyncio.create_task(old.close(5))
+    await asyncio.sleep(0)
+    next_reader, next_writer = await opened(new)  # while the old one still works
+    gate.open.set()
+    assert await receive(reader) == 1
+    await closing
+    next_writer.write(frame(b"2"))
+    assert await receive(next_reader) == {"echo": 2}
+    again, _ = await opened(new)
+    assert not again.at_eof()
+
+
+async def test_a_socket_that_replaced_ours_is_left_alone(tmp_path: Path, opened: Any) -> None:
+    old, new = unix(tmp_path), unix(tmp_path)
+    await old.open()
+    (tmp_path / "s").unlink()
+    await opened(new)
+    await old.close(0)
+    assert (tmp_path / "s").is_socket()
+
+
+@pytest.mark.parametrize(
+    ("host", "spelt"), [("127.0.0.1", "127.0.0.1:80"), ("::1", "[::1]:80"), ("localhost", "localhost:80")]
+)
+def test_addresses_are_spelt_as_on_the_web(host: str, spelt: str) -> None:
+    assert frames.endpoint(host, 80) == spelt
+
+
+async def test_an_ipv6_door_tells_its_address_in_brackets() -> None:
+    door = tcp_door(echo, "::1", 0, token="open sesame", max_connections=1)
+    try:
+        await door.open()
+    except InvalidArgument:
+        pytest.skip("no IPv6 here")
+    assert door.address.startswith("[::1]:")
+    await door.close(0)

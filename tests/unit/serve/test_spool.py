@@ -170,3 +170,34 @@ async def test_a_link_is_not_followed(door: SpoolDoor, folder: Path, tmp_path: P
     (folder / "8.req").write_bytes(b"ok\n")
     await content(folder / "8.ans")
     assert not (folder / "7.ans").exists()
+
+
+@pytest.mark.parametrize("name", [spool.LOCK, spool.ALIVE])
+async def test_links_in_place_of_our_own_files_are_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    os.utime(victim, (1, 1))
+    for target in (victim, tmp_path / "nowhere"):
+        (folder / name).symlink_to(target)
+        door = make_door(folder)
+        with pytest.raises(InvalidArgument, match="cannot be used"):
+            await door.open()
+        await door.close(0)
+        (folder / name).unlink(missing_ok=True)
+    assert (victim.read_bytes(), victim.stat().st_mtime) == (b"mine", 1)
+    assert not (tmp_path / "nowhere").exists()
+
+
+async def test_a_link_put_in_place_of_a_sign_of_life_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "HEARTBEAT_INTERVAL", 0.01)
+    door = make_door(folder)
+    await door.open()
+    (folder / spool.ALIVE).unlink()
+    (folder / spool.ALIVE).symlink_to(tmp_path / "nowhere")
+    await asyncio.sleep(0.1)
+    (folder / spool.ALIVE).unlink()
+    await until(lambda: (folder / spool.ALIVE).exists())
+    await door.close(1)
+    assert not (tmp_path / "nowhere").exists()
