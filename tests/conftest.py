@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.fix_checkpoints",
     "tests.fix_models",
     "tests.fix_pg",
     "tests.fix_second_server",
