@@ -253,7 +253,9 @@ def _xlm_roberta_tokenizer() -> Any:
     pieces = [(word, -3.0) for word in words] + [(letter, -6.0) for letter in letters]
     tokenizer = Tokenizer(models.Unigram([*special, *pieces, ("<mask>", 0.0)], unk_id=3))
     tokenizer.add_special_tokens([name for name, _ in special] + ["<mask>"])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

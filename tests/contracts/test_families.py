@@ -10,6 +10,7 @@ import pytest
 from pg_embed.models.registry import default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import Kind, ModelSpec
+from tests.fix_checkpoints import BUILDERS
 from tests.providers.openai_server import OpenAIServer
 
 TEXTS = [
@@ -24,7 +25,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(params=["fake", "minilm", "openai"])
+@pytest.fixture(params=["fake", "minilm", "openai", *BUILDERS])
 def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     if request.param == "minilm":
         yield request.getfixturevalue("minilm")
@@ -33,6 +34,8 @@ def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     if request.param == "openai":
         server: OpenAIServer = request.getfixturevalue("openai_server")
         options = {"base_url": server.base_url, "model": "any"}
+    if request.param in BUILDERS:
+        options = {"checkpoint": str(request.getfixturevalue("checkpoint")(request.param))}
     embedder = default_registry().load(ModelSpec(request.param, request.param, options))
     yield embedder
     embedder.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,20 @@ def token_ids(folder: Path, text: str, **settings: Any) -> list[int]:
 def states(folder: Path, ids: Sequence[int], *, bidirectional: bool = False) -> Any:
     """The last layer's output of shape (tokens, dimensions); all see all by a mask that says so."""
     import torch
-    from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(str(folder), dtype=torch.float32).eval()
+    model = _model(folder)
     everything = torch.zeros(1, 1, len(ids), len(ids))
     mask = everything if bidirectional else torch.ones(1, len(ids), dtype=torch.long)
     with torch.inference_mode():
         return model(input_ids=torch.tensor([ids]), attention_mask=mask).last_hidden_state[0]
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def last(folder: Path, rows: Sequence[Sequence[int]], *, bidirectional: bool = False) -> Float32:
