@@ -10,8 +10,8 @@ from pg_embed.records import Card, ModelSpec
 
 
 def known_models() -> Sequence[tuple[ModelSpec, Card]]:
-    """The models that an installation enters in the catalog."""
-    return [(preset.spec, preset.card) for preset in presets().values()]
+    """The models that an installation enters in the catalog: those of which we know what they are."""
+    return [(preset.spec, preset.card) for preset in presets().values() if preset.card is not None]
 
 
 def models_in_use(dsn: str) -> list[ModelSpec]:
