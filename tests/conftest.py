@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.fix_checkpoints",
+    "tests.fix_gritlm",
     "tests.fix_models",
     "tests.fix_pg",
     "tests.fix_sdks",

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pg_embed.cli.database import ask
+from pg_embed.errors import PgEmbedError
 from pg_embed.models.presets import presets
 from pg_embed.records import Card, ModelSpec
 
 FIRST = "all-MiniLM-L6-v2"  # small, free, and at hand without a key
 
 
-def first_models() -> Sequence[tuple[ModelSpec, Card]]:
-    """The models that an installation enters in the catalog."""
-    first = presets()[FIRST]
-    return [(first.spec, first.card)]
-
-
-def known_models() -> Sequence[ModelSpec]:
-    """The models that a sidecar without a database answers for; the first where none is named."""
-    known = presets()
-    return [known[FIRST].spec, *(preset.spec for name, preset in known.items() if name != FIRST)]
+def first_model() -> tuple[ModelSpec, Card]:
+    """What an installation enters in the catalog, and a sidecar without a database answers for."""
+    preset = presets()[FIRST]
+    if preset.card is None:
+        raise PgEmbedError(f"the card of {FIRST} is missing from this installation")
+    return preset.spec, preset.card
 
 
 def models_in_use(dsn: str) -> list[ModelSpec]:

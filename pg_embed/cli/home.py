@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pg_embed.cli.catalog import first_models
+from pg_embed.cli.catalog import first_model
 from pg_embed.embedded import EmbeddedServer, default_data_dir
 from pg_embed.embedded.binaries import find_binaries
 from pg_embed.embedded.locks import FileLock
@@ -32,7 +32,7 @@ def opened(data_dir: Path | None, *, port: int | None = None) -> Iterator[Embedd
                 server.dsn(),
                 transport="spool",
                 settings={"directory": server.spool_dir},
-                models=first_models(),
+                models=[first_model()],
             )
             yield server
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from pg_embed.cli.catalog import first_models
+from pg_embed.cli.catalog import first_model
 from pg_embed.cli.output import say
 from pg_embed.errors import NotInstalled
 from pg_embed.install import install, install_sql, installed_revision, upgrade_sql
@@ -16,7 +16,7 @@ from pg_embed.install import install, install_sql, installed_revision, upgrade_s
 
 def as_sql(revision: str | None) -> str:
     """The installation, or the upgrade from a revision, for psql."""
-    return install_sql(first_models()) if revision is None else upgrade_sql(revision)
+    return install_sql([first_model()]) if revision is None else upgrade_sql(revision)
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     before = installed_revision(dsn)
     if upgrades and before is None:
         raise NotInstalled("pg_embed is not installed in this database", hint="run: pg-embed install DSN")
-    report = install(dsn, transport=transport, settings=settings, models=first_models())
+    report = install(dsn, transport=transport, settings=settings, models=[first_model()])
     return {"previous": before, **asdict(report)}
 
 

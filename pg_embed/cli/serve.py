@@ -37,7 +37,7 @@ def serve(
     """
     from pg_embed import config
     from pg_embed.cli import logs
-    from pg_embed.cli.catalog import known_models, models_in_use
+    from pg_embed.cli.catalog import first_model, models_in_use
     from pg_embed.cli.doors import chosen
     from pg_embed.cli.running import run_until_stopped
     from pg_embed.cli.service import Plan
@@ -61,12 +61,12 @@ def serve(
         http_port=http_port,
         http_token_file=http_token_file,
     )
-    known = known_models()
+    first, _ = first_model()
     plan = Plan(
         settings,
         doors,
         worker_dsn=dsn if worker else None,
-        directory=CatalogDirectory(dsn) if dsn else StaticDirectory(known, known[0].name),
+        directory=CatalogDirectory(dsn) if dsn else StaticDirectory([first]),
         warm=models_in_use(dsn) if dsn else (),
     )
     run_until_stopped(plan, lambda service: None)

@@ -1,4 +1,4 @@
-"""Models that are known before they are loaded, with their cards."""
+"""Models that are known before they are loaded, some of them with their cards."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pg_embed.records import Card, ModelSpec
 
 @dataclass(frozen=True)
 class Preset:
-    """A named model; the card is what loading it on a CPU gives."""
+    """A named model; the card is what loading it on a CPU gives, and None where only loading tells."""
 
     name: str
     family: str
     options: Mapping[str, Any]
-    card: Card
     licence: str
+    card: Card | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -45,5 +45,7 @@ def known_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec
     return ModelSpec(name, preset.family, {**preset.options, **(options or {})})
 
 
-def _preset(name: str, *, card: dict[str, Any], **rest: Any) -> Preset:
+def _preset(name: str, *, card: dict[str, Any] | None = None, **rest: Any) -> Preset:
+    if card is None:
+        return Preset(name=name, **rest)
     return Preset(name=name, card=Card(**{**card, "outputs": tuple(card["outputs"])}), **rest)

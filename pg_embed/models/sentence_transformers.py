@@ -6,33 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pg_embed.errors import (
-    InputRejected,
-    InvalidArgument,
-    MissingExtra,
-    ModelError,
-    ModelMisconfigured,
-    ModelUnavailable,
-)
-from pg_embed.models import traits
+from pg_embed.errors import InputRejected, InvalidArgument
+from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.records import Card, Embeddings, Kind, Metric, ModelSpec
-
-CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
-CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
-CONCURRENCY = 2  # a query beside a bulk batch
-CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,7 +30,7 @@ class LocalOptions:
     checkpoint: str
     revision: str | None = None
     device: str | None = None
-    dtype: Literal["float32", "float16", "bfloat16", "auto"] | None = None
+    dtype: local.NumberType | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
     dimensions: int | None = None
@@ -62,7 +48,7 @@ class SentenceTransformerEmbedder:
         self._tokenizing = Lock()  # Hugging Face's tokenizers are not thread safe
         self._prompts = _prompts(model, options)
         self._normalize = _must_normalize(model, options)
-        self._batch = options.batch_size or (CPU_BATCH if _on_cpu(model) else ACCELERATOR_BATCH)
+        self._batch = options.batch_size or (local.CPU_BATCH if _on_cpu(model) else local.ACCELERATOR_BATCH)
         self.card = _card(
             model, folder, options, prompts=self._prompts, normalize=self._normalize, batch=self._batch
         )
@@ -89,11 +75,8 @@ class SentenceTransformerEmbedder:
 
     def close(self) -> None:
         """Let the weights go."""
-        import torch
-
         self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        local.release_memory()
 
     def _forward(self, texts: list[str], kind: Kind) -> tuple[Float32, int]:
         import torch
@@ -108,12 +91,12 @@ class SentenceTransformerEmbedder:
                     vectors = torch.nn.functional.normalize(vectors, dim=1)
                 return vectors.cpu().numpy(), tokens
         except (RuntimeError, IndexError, ValueError) as exc:
-            raise _translated(exc) from exc
+            raise local.translated(exc) from exc
 
     def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], int]:
         """What the model reads, and its tokens; a very long text is cut first where that changes nothing."""
         limit = self.card.max_tokens
-        characters = limit * CHARACTERS_PER_TOKEN
+        characters = limit * local.CHARACTERS_PER_TOKEN
         features = self._tokenize(model, [text[:characters] for text in texts], kind)
         mask = features.get("attention_mask")
         lengths: list[int] = [0] * len(texts) if mask is None else mask.sum(dim=1).tolist()
@@ -128,15 +111,6 @@ class SentenceTransformerEmbedder:
 
 def _moved(features: dict[str, Any], device: Any) -> dict[str, Any]:
     return {name: value.to(device) for name, value in features.items() if hasattr(value, "to")}
-
-
-def _translated(exc: Exception) -> ModelError:
-    text = str(exc)
-    if any(words in text.lower() for words in OUT_OF_MEMORY):
-        return ModelUnavailable(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
-    if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
-        return InputRejected(f"the model cannot read a text: {text}")
-    return ModelUnavailable(f"the model failed: {text}")
 
 
 def _on_cpu(model: Any) -> bool:
@@ -191,9 +165,9 @@ def _card(
             max_tokens=max_tokens,
             normalized=normalize or (traits.normalizes(model) and not _is_cut(model, options)),
         ),
-        concurrency=CONCURRENCY,
+        concurrency=local.CONCURRENCY,
         max_batch_items=batch,
-        max_batch_tokens=CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS,
+        max_batch_tokens=local.CPU_BATCH_TOKENS if on_cpu else local.ACCELERATOR_BATCH_TOKENS,
         shares_cpu=on_cpu,
     )
 
@@ -201,10 +175,11 @@ def _card(
 def load(spec: ModelSpec) -> SentenceTransformerEmbedder:
     """Find the checkpoint, verify it where its digest is known, and load it; this may download it."""
     options = read_options(spec, LocalOptions)
-    sentence_transformer, dtype = _libraries(options)
+    torch, sentence_transformers = local.libraries("torch", "sentence_transformers")
+    dtype = local.number_type(torch, options.dtype, options.device, "auto")
     folder = find_checkpoint(options.checkpoint, options.revision)
     try:
-        model = sentence_transformer(
+        model = sentence_transformers.SentenceTransformer(
             str(folder),
             device=options.device,
             local_files_only=True,
@@ -212,33 +187,11 @@ def load(spec: ModelSpec) -> SentenceTransformerEmbedder:
             model_kwargs={"dtype": dtype},
         )
     except Exception as exc:  # whatever the libraries raise, the checkpoint cannot be used as it is
-        raise _unloadable(options.checkpoint, exc) from exc
+        raise local.unloadable(options.checkpoint, exc) from exc
     model.eval()
     embedder = SentenceTransformerEmbedder(model, folder, options)
     embedder.embed([traits.PROBE], "query")  # fails now rather than at the first row, and warms up
     return embedder
-
-
-def _unloadable(checkpoint: str, exc: Exception) -> ModelError:
-    if any(words in str(exc).lower() for words in OUT_OF_MEMORY):
-        return ModelUnavailable(f"no memory to load {checkpoint}: {exc}")
-    return ModelMisconfigured(f"checkpoint {checkpoint} cannot be loaded: {exc}")
-
-
-def _libraries(options: LocalOptions) -> tuple[Any, Any]:
-    """The class to load with, and the number type: float32 on a CPU, else the checkpoint's own."""
-    try:
-        import torch
-        import transformers
-        from sentence_transformers import SentenceTransformer
-    except ImportError as exc:
-        raise MissingExtra(
-            f"a package for local models is missing: {exc}", hint="pip install 'pg-embed[local]'"
-        ) from exc
-    transformers.utils.logging.disable_progress_bar()
-    accelerated = torch.accelerator.is_available() and options.device != "cpu"
-    name = options.dtype or ("auto" if accelerated else "float32")
-    return SentenceTransformer, name if name == "auto" else getattr(torch, name)
 
 
 def register(registry: Registry) -> None:

@@ -57,10 +57,10 @@ def module_facts(model: Any) -> list[list[Any]]:
     return [[type(module).__name__, *_details(module)] for module in model]
 
 
-def architecture(folder: Path) -> dict[str, Any]:
-    """What the configuration says of the computation, and the weights do not."""
+def architecture(folder: Path, *others: str) -> dict[str, Any]:
+    """What the configuration says of the computation, and the weights do not; `others` are read too."""
     told = _read(folder / "config.json")
-    return {name: told[name] for name in ARCHITECTURE if told.get(name) is not None}
+    return {name: told[name] for name in (*ARCHITECTURE, *others) if told.get(name) is not None}
 
 
 def probe(model: Any, folder: Path) -> list[int] | None:

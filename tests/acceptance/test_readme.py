@@ -18,7 +18,7 @@ import typer.main
 import pg_embed.cli
 from pg_embed import config, errors, log
 from pg_embed.cli.app import app
-from pg_embed.cli.catalog import first_models
+from pg_embed.cli.catalog import first_model
 from pg_embed.cli.running import in_background
 from pg_embed.cli.service import Plan
 from pg_embed.install import install
@@ -82,7 +82,7 @@ def place(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A database as a reader has it after the installation, with a sidecar and a worker; its DSN."""
     with fresh_database(server) as name, temporary_folder() as folder:
         spool = spool_place(server.dsn(name), folder)
-        install(spool.dsn, transport="spool", settings=spool.settings, models=first_models())
+        install(spool.dsn, transport="spool", settings=spool.settings, models=[first_model()])
         doors = ServeSettings(spool=folder / "spool")
         try:
             with in_background(Plan(config.Settings(), doors, worker_dsn=spool.dsn)):

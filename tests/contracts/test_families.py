@@ -10,6 +10,7 @@ import pytest
 from pg_embed.models.registry import default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import Kind, ModelSpec
+from tests.fix_checkpoints import BUILDERS
 from tests.fix_models import PROVIDERS
 from tests.providers.server import ProviderServer
 
@@ -25,7 +26,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(params=["fake", "minilm", *PROVIDERS])
+@pytest.fixture(params=["fake", "minilm", *PROVIDERS, *BUILDERS])
 def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     if request.param == "minilm":
         yield request.getfixturevalue("minilm")
@@ -34,6 +35,8 @@ def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     if request.param in PROVIDERS:
         start: Callable[[str], ProviderServer] = request.getfixturevalue("start_provider")
         options = {"base_url": start(request.param).base_url, "model": "any"}
+    if request.param in BUILDERS:
+        options = {"checkpoint": str(request.getfixturevalue("checkpoint")(request.param))}
     embedder = default_registry().load(ModelSpec(request.param, request.param, options))
     yield embedder
     embedder.close()

@@ -23,6 +23,10 @@ def test_a_preset_is_of_a_known_family_and_has_a_licence(preset: object) -> None
     assert preset.licence  # type: ignore[attr-defined]
 
 
+def test_a_card_that_only_loading_tells_is_none() -> None:
+    assert presets()["Qwen3-Embedding-0.6B"].card is None
+
+
 def test_the_card_of_minilm_is_the_loaded_models(minilm: Embedder) -> None:
     assert presets()["all-MiniLM-L6-v2"].card == minilm.card
 

@@ -1,0 +1,76 @@
+"""What families that compute on this machine share: libraries, batches, and the libraries' errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Literal
+
+from pg_embed.errors import InputRejected, MissingExtra, ModelError, ModelMisconfigured, ModelUnavailable
+
+CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
+CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
+CONCURRENCY = 2  # a query beside a bulk batch
+CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
+
+NumberType = Literal["float32", "float16", "bfloat16", "auto"]
+
+
+def libraries(*modules: str) -> list[Any]:
+    """The modules, quiet ones; a missing one is an error that names the extra."""
+    try:
+        found = [import_module(module) for module in modules]
+        transformers = import_module("transformers")
+    except ImportError as exc:
+        raise MissingExtra(
+            f"a package for local models is missing: {exc}", hint="pip install 'pg-embed[local]'"
+        ) from exc
+    transformers.utils.logging.disable_progress_bar()
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's report of weights, which the caller checks."""
+    [logging] = libraries("transformers.utils.logging")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def number_type(torch: Any, told: NumberType | None, device: str | None, accelerated: NumberType) -> Any:
+    """The type to load weights in: as told; else float32 on a CPU, `accelerated` elsewhere."""
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    name = told or ("float32" if on_cpu else accelerated)
+    return name if name == "auto" else getattr(torch, name)
+
+
+def translated(exc: Exception) -> ModelError:
+    """What a library raised while it computed, as one of our errors."""
+    text = str(exc)
+    if any(words in text.lower() for words in OUT_OF_MEMORY):
+        return ModelUnavailable(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
+    if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
+        return InputRejected(f"the model cannot read a text: {text}")
+    return ModelUnavailable(f"the model failed: {text}")
+
+
+def unloadable(checkpoint: str, exc: Exception) -> ModelError:
+    """What a library raised while it loaded a checkpoint, as one of our errors."""
+    if any(words in str(exc).lower() for words in OUT_OF_MEMORY):
+        return ModelUnavailable(f"no memory to load {checkpoint}: {exc}")
+    return ModelMisconfigured(f"checkpoint {checkpoint} cannot be loaded: {exc}")
+
+
+def release_memory() -> None:
+    """Give an accelerator's memory back after a model was let go."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
