@@ -45,8 +45,8 @@ def standby_of(server: SecondServer) -> Iterator[str]:
 
 
 def replayed(primary: psycopg.Connection[Any], standby: psycopg.Connection[Any]) -> None:
-    """Wait until the standby has what the primary has now."""
-    row = primary.execute("SELECT pg_current_wal_lsn()").fetchone()
+    """Wait until the standby has what the primary has now, written out yet or not."""
+    row = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
     assert row is not None
     for _ in range(3000):
         if standby.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone() == (True,):
