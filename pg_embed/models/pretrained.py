@@ -22,6 +22,7 @@ def load_transformer(
     family: Family, options: TransformerOptions, headers: Headers, dimensions: int | None = None
 ) -> TransformerEmbedder:
     """Find the checkpoint and load it, with vectors cut to `dimensions`; this may download it."""
+    local.libraries("torch", "transformers", "tokenizers")  # said to be missing before anything is fetched
     folder = find_checkpoint(options.checkpoint, options.revision)
     try:
         config = _configuration(folder, family)

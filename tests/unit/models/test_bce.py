@@ -9,7 +9,7 @@ import numpy as np
 from pg_embed.models.bce import load
 from pg_embed.models.transformer import TransformerEmbedder
 from pg_embed.records import ModelSpec
-from tests.fix_checkpoints import MAX_TOKENS, ByName
+from tests.fix_checkpoints import MAX_TOKENS, ByName, Change
 from tests.unit.models import reference
 from tests.unit.models.reference import LONG, TEXTS
 
@@ -55,6 +55,14 @@ def test_cutting_and_padding_saved_with_the_tokenizer_are_not_ours(checkpoint: B
     assert '"max_length":16' in (folder / "tokenizer.json").read_text().replace(" ", "").replace("\n", "")
     assert model(folder).embed([text], "document").tokens > 16
     assert model(folder).embed(["a cat"], "document").tokens < 16
+
+
+def test_the_tokenizer_is_the_checkpoints_own_and_not_the_librarys_idea_of_it(changed: Change) -> None:
+    """Transformers 5 builds the tokenizer anew for a known class, and takes not all from tokenizer.json."""
+    blanks_count = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    folder = changed("bce", tokenizer={"pre_tokenizer": blanks_count})
+    assert len(token_ids(folder, "a  cat")) == 4
+    assert model(folder).embed(["a  cat"], "document").tokens == 5
 
 
 def test_the_longest_text_fits_the_table_of_positions(checkpoint: ByName) -> None:

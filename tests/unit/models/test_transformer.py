@@ -209,9 +209,9 @@ def test_the_card_says_how_the_model_wants_to_be_fed(checkpoint: ByName) -> None
     assert card.shares_cpu
 
 
-def test_a_missing_library_names_the_extra(checkpoint: ByName, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = checkpoint("qwen3")
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
+@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers"])
+def test_a_missing_library_names_the_extra(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtra) as caught:
-        model("qwen3", folder)
+        model("qwen3", Path("/absent"))
     assert "pg-embed[local]" in str(caught.value.hint)
