@@ -213,6 +213,8 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     END IF;
+    UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
+    WHERE c.id = v.id;
 END $$;
 COMMENT ON FUNCTION embed._build_triggers(integer) IS 'Make the triggers of a vectorizer on its table, with the rights of the caller.';
 

@@ -181,15 +181,25 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._add_column(regclass, text, text, integer) IS 'The column for the vectors: added, or taken when it has the right type.';
 
-CREATE OR REPLACE FUNCTION embed._partitions(source regclass)
-RETURNS oid[]
+CREATE OR REPLACE FUNCTION embed._partitions(vectorizer integer, source regclass)
+RETURNS TABLE (leaf oid, clone oid)
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT COALESCE(array_agg(t.relid::oid ORDER BY t.relid), '{}') FROM pg_partition_tree(source) AS t WHERE t.isleaf AND t.relid <> source
+    -- not by pg_partition_tree, which locks what it looks at until the transaction ends
+    WITH RECURSIVE tree AS (
+        SELECT source::oid AS relation
+        UNION ALL
+        SELECT i.inhrelid FROM tree AS t JOIN pg_inherits AS i ON i.inhparent = t.relation
+    )
+    SELECT g.tgrelid, g.oid
+    FROM tree AS t
+    JOIN pg_class AS c ON c.oid = t.relation AND c.relkind <> 'p'
+    JOIN pg_trigger AS g ON g.tgrelid = c.oid AND g.tgname = 'pg_embed_' || vectorizer || '_insert' AND g.tgparentid <> 0
 $$;
-COMMENT ON FUNCTION embed._partitions(regclass) IS 'The leaf partitions that a table has now.';
+COMMENT ON FUNCTION embed._partitions(integer, regclass) IS
+    'The leaf partitions that a table has now, each with its clone of the trigger: a partition that is attached again has another.';
 
 CREATE OR REPLACE FUNCTION embed._grant_columns(vectorizer integer)
 RETURNS void
@@ -341,9 +351,9 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, key_columns, input_columns, template, filter, filter_columns,
-        target_column, owns_target, partitions, max_attempts)
+        target_column, owns_target, max_attempts)
     VALUES (name, source, chosen.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        target.attnum, target.added, embed._partitions(source), max_attempts)
+        target.attnum, target.added, max_attempts)
     RETURNING v.id INTO id;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
