@@ -610,14 +610,10 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(1885695330, 3) THEN
         RETURN;
     END IF;
+    PERFORM embed._forget_dropped();
     FOR v IN SELECT c.* FROM embed._vectorizer AS c ORDER BY c.id LOOP
         SELECT c.* INTO v FROM embed._vectorizer AS c WHERE c.id = v.id FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
-        IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
-            DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
-            PERFORM embed._forget_v1(v.id);
-            CONTINUE;
-        END IF;
         IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
             CONTINUE;
         END IF;
@@ -684,8 +680,14 @@ AS $$
             WHERE p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id
                 AND strpos(p.prosrc, format('pg_get_indexdef(%s, %s, false) IS DISTINCT FROM %L',
                     i.indexrelid, k.position, embed._column_name(v.source, k.attnum))) > 0))
+        OR EXISTS (
+            SELECT FROM pg_class AS c, pg_proc AS p
+            WHERE c.oid = v.source AND p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id
+                AND (NOT has_function_privilege(c.relowner, p.oid, 'EXECUTE')
+                    OR EXISTS (SELECT FROM aclexplode(p.proacl) AS r WHERE r.grantee NOT IN (p.proowner, c.relowner))))
 $$;
-COMMENT ON FUNCTION embed._trigger_is_stale(embed._vectorizer) IS 'Whether a trigger function was written for other names of the key columns.';
+COMMENT ON FUNCTION embed._trigger_is_stale(embed._vectorizer) IS
+    'Whether a trigger function was written for other names of the key columns, or for another owner of the table.';
 
 CREATE OR REPLACE FUNCTION embed._prune_v1(vectorizer integer, n integer DEFAULT 1000)
 RETURNS integer

@@ -166,6 +166,7 @@ SET extra_float_digits = 1
 AS $$
 DECLARE
     v record;
+    there boolean;
     row_of record;
     entry record;
     failure record;
@@ -173,7 +174,16 @@ BEGIN
     FOR v IN SELECT * FROM embed._why_v1(source) LOOP
         vectorizer := v.name;
         SELECT NULL::boolean AS found, NULL::boolean AS has_input, NULL::boolean AS has_vector, NULL::boolean AS attached, NULL::text AS key INTO row_of;
+        there := NULL;
         IF v.expressions IS NOT NULL THEN
+            BEGIN
+                EXECUTE format('SELECT true FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s', v.expressions[1], v.expressions[3])
+                INTO there USING why.key;
+            EXCEPTION WHEN data_exception OR check_violation THEN
+                NULL;  -- what is no value of the key's type is the key of no row
+            END;
+        END IF;
+        IF there THEN
             EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS attached, %s AS key
                 FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s',
                 v.expressions[2], v.expressions[4],
@@ -323,7 +333,8 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    until timestamptz := clock_timestamp() + timeout;
+    given interval := COALESCE(timeout, '60 seconds');
+    until timestamptz := clock_timestamp() + given;
     upto timestamptz := clock_timestamp();
     waiting record;
     pause double precision := 0.002;
@@ -342,7 +353,7 @@ BEGIN
         ELSIF waiting.stopped IS NOT NULL THEN
             PERFORM embed._fail('PE040', format('%s rows of %s wait, and will go on waiting: %s', waiting.rows, source, waiting.stopped), 'go on with embed.resume');
         ELSIF clock_timestamp() > until THEN
-            PERFORM embed._fail('PE040', format('%s rows of %s were not embedded within %s', waiting.rows, source, timeout),
+            PERFORM embed._fail('PE040', format('%s rows of %s were not embedded within %s', waiting.rows, source, given),
                 CASE WHEN embed._workers() = 0 THEN 'no worker is connected; start one with pg-embed worker'
                     WHEN waiting.error IS NOT NULL THEN 'the last error was: ' || waiting.error
                     ELSE 'wait longer, or see embed.status' END);

@@ -38,7 +38,7 @@ BEGIN
             embed.drop_vectorizer(text, boolean, boolean),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
-            embed._check_limits(text, integer), embed._vector_type(text),
+            embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
             embed._add_column(regclass, text, text, integer), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
