@@ -180,6 +180,8 @@ BEGIN
         IF input IS NULL OR cardinality(input) = 0 THEN
             PERFORM embed._fail('PE003', 'no input: neither a column nor a template is given',
                 'name a column, several columns, or template => ''{title} {body}''');
+        ELSIF EXISTS (SELECT FROM unnest(input) AS i(name) WHERE i.name IS NULL) THEN
+            PERFORM embed._fail('PE003', 'a column of the input has no name: it is NULL', 'leave it out of the array');
         END IF;
         SELECT array_agg(embed._column_number(source, i.name, 'input') ORDER BY i.position) INTO columns
         FROM unnest(input) WITH ORDINALITY AS i(name, position);

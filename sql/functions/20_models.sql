@@ -107,6 +107,7 @@ AS $$
 DECLARE
     told jsonb;
 BEGIN
+    is_default := COALESCE(is_default, false);
     IF name IS NULL OR name = '' OR family = '' THEN
         PERFORM embed._fail('PE003', 'a model needs a name');
     ELSIF family IS NULL AND card IS NOT NULL THEN
@@ -171,7 +172,8 @@ BEGIN
     IF card IS NOT NULL THEN
         PERFORM embed._check_card(card);
     END IF;
-    IF card ->> 'space_id' <> model.space_id AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.model_id = model.id) THEN
+    IF (card ->> 'space_id' <> model.space_id OR (card ->> 'dimensions')::integer <> model.dimensions OR card ->> 'metric' <> model.metric)
+        AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.model_id = model.id) THEN
         PERFORM embed._fail('PE030', format('model %L would give vectors of another space, and vectorizers have written some with it', name),
             'make a new model with these options, and move the vectorizers to it');
     END IF;

@@ -38,6 +38,8 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
+    table_owner name;
+    former record;
     primary_index oid;
     renamed text;
     first boolean;
@@ -127,8 +129,15 @@ BEGIN
         CASE WHEN first THEN format('pg_get_indexdef(%s, 1, false) IS NULL', COALESCE(primary_index, 0)) ELSE renamed END, root, v.source::oid));
     EXECUTE format('REVOKE ALL ON FUNCTION embed.%I() FROM PUBLIC', '_enqueue_' || v.id);
     -- whoever makes a trigger must be allowed to execute its function; it refuses every other table
-    EXECUTE format('GRANT EXECUTE ON FUNCTION embed.%I() TO %I', '_enqueue_' || v.id,
-        (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = v.source));
+    SELECT pg_get_userbyid(c.relowner) INTO table_owner FROM pg_class AS c WHERE c.oid = v.source;
+    -- a right that a former owner of the table kept would be in the way of dropping that role
+    FOR former IN
+        SELECT pg_get_userbyid(r.grantee) AS name FROM pg_proc AS p, aclexplode(p.proacl) AS r
+        WHERE p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id AND r.grantee NOT IN (0, p.proowner)
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION embed.%I() FROM %I', '_enqueue_' || v.id, former.name);
+    END LOOP;
+    EXECUTE format('GRANT EXECUTE ON FUNCTION embed.%I() TO %I', '_enqueue_' || v.id, table_owner);
     EXECUTE format('COMMENT ON FUNCTION embed.%I() IS %L', '_enqueue_' || v.id, 'Trigger of vectorizer ' || v.name || '.');
     RETURN '_enqueue_' || v.id;
 END $$;
@@ -213,6 +222,8 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     END IF;
+    UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
+    WHERE c.id = v.id;
 END $$;
 COMMENT ON FUNCTION embed._build_triggers(integer) IS 'Make the triggers of a vectorizer on its table, with the rights of the caller.';
 

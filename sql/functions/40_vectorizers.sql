@@ -181,15 +181,25 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._add_column(regclass, text, text, integer) IS 'The column for the vectors: added, or taken when it has the right type.';
 
-CREATE OR REPLACE FUNCTION embed._partitions(source regclass)
-RETURNS oid[]
+CREATE OR REPLACE FUNCTION embed._partitions(vectorizer integer, source regclass)
+RETURNS TABLE (leaf oid, clone oid)
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT COALESCE(array_agg(t.relid::oid ORDER BY t.relid), '{}') FROM pg_partition_tree(source) AS t WHERE t.isleaf AND t.relid <> source
+    -- not by pg_partition_tree, which locks what it looks at until the transaction ends
+    WITH RECURSIVE tree AS (
+        SELECT source::oid AS relation
+        UNION ALL
+        SELECT i.inhrelid FROM tree AS t JOIN pg_inherits AS i ON i.inhparent = t.relation
+    )
+    SELECT g.tgrelid, g.oid
+    FROM tree AS t
+    JOIN pg_class AS c ON c.oid = t.relation AND c.relkind <> 'p'
+    JOIN pg_trigger AS g ON g.tgrelid = c.oid AND g.tgname = 'pg_embed_' || vectorizer || '_insert' AND g.tgparentid <> 0
 $$;
-COMMENT ON FUNCTION embed._partitions(regclass) IS 'The leaf partitions that a table has now.';
+COMMENT ON FUNCTION embed._partitions(integer, regclass) IS
+    'The leaf partitions that a table has now, each with its clone of the trigger: a partition that is attached again has another.';
 
 CREATE OR REPLACE FUNCTION embed._grant_columns(vectorizer integer)
 RETURNS void
@@ -234,6 +244,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
+    home record;
     listed text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
@@ -243,6 +254,16 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('REVOKE SELECT (%1$s), UPDATE (%1$s) ON %2$s FROM embed_worker', listed, v.source);
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
+        EXECUTE format('REVOKE SELECT (tableoid) ON %s FROM embed_worker', v.source);
+    END IF;
+    SELECT s.nspname, s.nspowner INTO home FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = v.source;
+    -- what the schema's owner gave by hand stays when somebody else drops the last vectorizer there
+    IF pg_has_role(current_user, home.nspowner, 'USAGE') AND NOT EXISTS (
+        SELECT FROM embed._vectorizer AS o JOIN pg_class AS c ON c.oid = o.source JOIN pg_namespace AS s ON s.oid = c.relnamespace
+        WHERE o.id <> v.id AND s.nspname = home.nspname) THEN
+        EXECUTE format('REVOKE USAGE ON SCHEMA %I FROM embed_worker', home.nspname);
+    END IF;
     PERFORM embed._grant_columns(o.id) FROM embed._vectorizer AS o
     WHERE o.source = v.source AND o.id <> v.id AND embed._column_name(o.source, o.target_column) IS NOT NULL;
 END $$;
@@ -312,7 +333,14 @@ BEGIN
     PERFORM embed._check_limits(name, max_attempts);
     IF column_name IS NULL OR column_name = '' THEN
         PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
+    ELSIF column_name::name::text <> column_name THEN
+        PERFORM embed._fail('PE003', format('the name of the column of the vectors is longer than %s bytes', current_setting('max_identifier_length')),
+            'choose a shorter one: Postgres would cut it');
     END IF;
+    -- What lost its table or its column of vectors can never go on. It would keep its name from the one that takes its place.
+    PERFORM embed._forget_dropped();
+    PERFORM embed.drop_vectorizer(v.name) FROM embed._vectorizer AS v
+    WHERE v.source = create_vectorizer.source AND embed._column_name(v.source, v.target_column) IS NULL;
     name := COALESCE(name, embed._free_name(source, column_name));
     IF if_not_exists AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source
         AND embed._column_name(v.source, v.target_column) = quote_ident(column_name)) THEN
@@ -341,9 +369,9 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, key_columns, input_columns, template, filter, filter_columns,
-        target_column, owns_target, partitions, max_attempts)
+        target_column, owns_target, max_attempts)
     VALUES (name, source, chosen.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        target.attnum, target.added, embed._partitions(source), max_attempts)
+        target.attnum, target.added, max_attempts)
     RETURNING v.id INTO id;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
@@ -400,12 +428,12 @@ DECLARE
     again boolean := input IS NOT NULL OR template IS NOT NULL OR filter IS NOT NULL;
 BEGIN
     v := embed._own_vectorizer(vectorizer, lock_table => again);
-    PERFORM embed._check_source(v.source), embed._check_limits(rename_to, max_attempts);
+    PERFORM embed._check_limits(rename_to, max_attempts);
     IF EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.name = rename_to AND c.id <> v.id) THEN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
     END IF;
     IF again THEN
-        PERFORM embed._revoke_columns(v.id);
+        PERFORM embed._check_source(v.source), embed._revoke_columns(v.id);
     END IF;
     IF input IS NOT NULL OR template IS NOT NULL THEN
         read := embed._template(v.source, input, template);
@@ -430,10 +458,14 @@ BEGIN
         filter_columns = v.filter_columns,
         max_attempts = COALESCE(alter_vectorizer.max_attempts, c.max_attempts),
         state = CASE WHEN again AND c.state = 'stopped' THEN 'active' ELSE c.state END,
-        reason = CASE WHEN again THEN NULL ELSE c.reason END
+        reason = CASE WHEN again AND c.state <> 'paused' THEN NULL ELSE c.reason END
     WHERE c.id = v.id;
     IF again THEN
         PERFORM embed._build_triggers(v.id);
+        SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = v.id;
+        IF embed._problem(v) IS NOT NULL THEN
+            PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
+        END IF;
         PERFORM embed._grant_columns(v.id);
         PERFORM embed._start_backfill(v.id, 'all');
     END IF;
@@ -479,6 +511,7 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
+    mode := COALESCE(mode, 'missing');
     IF mode NOT IN ('missing', 'all') THEN
         PERFORM embed._fail('PE003', format('there is no backfill mode %L', mode), 'use ''missing'' (rows without a vector) or ''all'' (every row again)');
     END IF;
@@ -528,6 +561,25 @@ BEGIN
     PERFORM embed._drop_trigger_function(vectorizer);
 END $$;
 COMMENT ON FUNCTION embed._forget_v1(integer) IS 'Remove what a dropped vectorizer left in the queue.';
+
+CREATE OR REPLACE FUNCTION embed._forget_dropped()
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    dropped integer;
+BEGIN
+    FOR dropped IN
+        SELECT v.id FROM embed._vectorizer AS v WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source)
+        ORDER BY v.id FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM embed._vectorizer AS v WHERE v.id = dropped;
+        PERFORM embed._forget_v1(dropped);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._forget_dropped() IS 'Remove the vectorizers whose tables were dropped.';
 
 CREATE OR REPLACE VIEW embed.vectorizers AS
 SELECT

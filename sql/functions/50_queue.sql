@@ -605,31 +605,25 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
-    partitions_of jsonb;
     present oid[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1885695330, 3) THEN
         RETURN;
     END IF;
-    -- this locks the tables that are partitioned
-    SELECT jsonb_object_agg(c.id, to_jsonb(embed._partitions(c.source))) INTO partitions_of FROM embed._vectorizer AS c;
+    PERFORM embed._forget_dropped();
     FOR v IN SELECT c.* FROM embed._vectorizer AS c ORDER BY c.id LOOP
-        PERFORM FROM embed._vectorizer AS c WHERE c.id = v.id FOR NO KEY UPDATE SKIP LOCKED;
+        SELECT c.* INTO v FROM embed._vectorizer AS c WHERE c.id = v.id FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
-        IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
-            DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
-            PERFORM embed._forget_v1(v.id);
-            CONTINUE;
-        END IF;
         IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
             CONTINUE;
         END IF;
         IF embed._trigger_is_stale(v) THEN
             PERFORM embed._build_trigger_function(v.id);
         END IF;
-        present := ARRAY(SELECT p.oid::oid FROM jsonb_array_elements_text(partitions_of -> v.id::text) WITH ORDINALITY AS p(oid, place) ORDER BY p.place);
-        IF partitions_of ? v.id::text AND v.partitions <> present THEN
-            PERFORM embed._renew_attached(v.id, ARRAY(SELECT p.oid FROM unnest(present) AS p(oid) WHERE p.oid <> ALL (v.partitions)));
+        -- in this order: what is attached in between is renewed now and in the next round, rather than in none
+        present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
+        IF v.partitions <> present THEN
+            PERFORM embed._renew_attached(v.id, embed._attached(v));
             UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
         END IF;
     END LOOP;
@@ -640,21 +634,33 @@ END $$;
 COMMENT ON FUNCTION embed._tend_v1() IS
     'What must be looked at now and then: dropped tables and columns, renamed keys, new partitions, old figures. One worker at a time.';
 
+CREATE OR REPLACE FUNCTION embed._attached(v embed._vectorizer)
+RETURNS oid[]
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- A partition that was made as one had the triggers from its first row on. They came in the transaction of its system
+    -- columns, which nothing changes later, and the command that made these made its other columns, too: ATTACH writes all
+    -- of those anew.
+    SELECT COALESCE(array_agg(p.leaf), '{}')
+    FROM embed._partitions(v.id, v.source) AS p
+    WHERE p.clone <> ALL (v.partitions) AND NOT EXISTS (
+        SELECT FROM pg_trigger AS g
+        JOIN pg_attribute AS a ON a.attrelid = g.tgrelid AND a.attname = 'tableoid' AND a.attnum < 0
+        JOIN pg_attribute AS u ON u.attrelid = g.tgrelid AND u.attnum > 0
+        WHERE g.oid = p.clone AND g.xmin = a.xmin AND u.xmin = a.xmin AND u.cmin = a.cmin)
+$$;
+COMMENT ON FUNCTION embed._attached(embed._vectorizer) IS 'The partitions that were attached with rows of their own, and that nobody has looked at since.';
+
 CREATE OR REPLACE FUNCTION embed._renew_attached(vectorizer integer, partitions oid[])
 RETURNS void
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    -- A partition that was made as one had the triggers from its first row on: they came in the transaction of its
-    -- system columns, which nothing changes later.
     INSERT INTO embed._backfill AS b (vectorizer_id, mode, renew)
-    SELECT vectorizer, 'missing', array_agg(p.oid)
-    FROM unnest(partitions) AS p(oid)
-    WHERE NOT EXISTS (
-        SELECT FROM pg_trigger AS g JOIN pg_attribute AS a ON a.attrelid = g.tgrelid AND a.attname = 'tableoid' AND a.attnum < 0
-        WHERE g.tgrelid = p.oid AND g.tgname = 'pg_embed_' || vectorizer || '_insert' AND g.xmin = a.xmin)
-    HAVING count(*) > 0
+    SELECT vectorizer, 'missing', partitions WHERE cardinality(partitions) > 0
     ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
         renew = b.renew || excluded.renew
 $$;
@@ -674,8 +680,14 @@ AS $$
             WHERE p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id
                 AND strpos(p.prosrc, format('pg_get_indexdef(%s, %s, false) IS DISTINCT FROM %L',
                     i.indexrelid, k.position, embed._column_name(v.source, k.attnum))) > 0))
+        OR EXISTS (
+            SELECT FROM pg_class AS c, pg_proc AS p
+            WHERE c.oid = v.source AND p.pronamespace = 'embed'::regnamespace AND p.proname = '_enqueue_' || v.id
+                AND (NOT has_function_privilege(c.relowner, p.oid, 'EXECUTE')
+                    OR EXISTS (SELECT FROM aclexplode(p.proacl) AS r WHERE r.grantee NOT IN (p.proowner, c.relowner))))
 $$;
-COMMENT ON FUNCTION embed._trigger_is_stale(embed._vectorizer) IS 'Whether a trigger function was written for other names of the key columns.';
+COMMENT ON FUNCTION embed._trigger_is_stale(embed._vectorizer) IS
+    'Whether a trigger function was written for other names of the key columns, or for another owner of the table.';
 
 CREATE OR REPLACE FUNCTION embed._prune_v1(vectorizer integer, n integer DEFAULT 1000)
 RETURNS integer

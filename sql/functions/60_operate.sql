@@ -166,17 +166,29 @@ SET extra_float_digits = 1
 AS $$
 DECLARE
     v record;
+    there boolean;
     row_of record;
     entry record;
     failure record;
 BEGIN
     FOR v IN SELECT * FROM embed._why_v1(source) LOOP
         vectorizer := v.name;
-        SELECT NULL::boolean AS found, NULL::boolean AS has_input, NULL::boolean AS has_vector, NULL::text AS key INTO row_of;
+        SELECT NULL::boolean AS found, NULL::boolean AS has_input, NULL::boolean AS has_vector, NULL::boolean AS attached, NULL::text AS key INTO row_of;
+        there := NULL;
         IF v.expressions IS NOT NULL THEN
-            EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS key
+            BEGIN
+                EXECUTE format('SELECT true FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s', v.expressions[1], v.expressions[3])
+                INTO there USING why.key;
+            EXCEPTION WHEN data_exception OR check_violation THEN
+                NULL;  -- what is no value of the key's type is the key of no row
+            END;
+        END IF;
+        IF there THEN
+            EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS attached, %s AS key
                 FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s',
-                v.expressions[2], v.expressions[4], v.expressions[5], v.expressions[1], v.expressions[3])
+                v.expressions[2], v.expressions[4],
+                CASE WHEN v.attached = '{}' THEN 'false' ELSE format('r.tableoid = ANY (%L::oid[])', v.attached) END,
+                v.expressions[5], v.expressions[1], v.expressions[3])
             INTO row_of USING why.key;
         END IF;
         SELECT * INTO entry FROM embed._why_queued_v1(v.id, COALESCE(row_of.key, why.key));
@@ -211,6 +223,10 @@ BEGIN
         ELSIF NOT row_of.has_input THEN
             state := 'no input';
             explanation := 'every input column is NULL, or the filter leaves the row out';
+        ELSIF row_of.attached THEN
+            state := 'pending';
+            explanation := CASE WHEN embed._workers() = 0 THEN 'its partition was attached a moment ago, and no worker is connected; start one with pg-embed worker'
+                ELSE 'its partition was attached a moment ago, and no worker has looked at it yet' END;
         ELSIF row_of.has_vector THEN
             state := 'embedded';
             explanation := 'it is embedded, and nothing is queued for it';
@@ -240,13 +256,13 @@ AS $$ SELECT * FROM embed.why(source, key::text) $$;
 COMMENT ON FUNCTION embed.why(regclass, bigint) IS 'The same for a key that is a whole number.';
 
 CREATE OR REPLACE FUNCTION embed._why_v1(source regclass)
-RETURNS TABLE (id integer, name text, state text, reason text, has_backfill boolean, expressions text[])
+RETURNS TABLE (id integer, name text, state text, reason text, has_backfill boolean, attached oid[], expressions text[])
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v)),
-        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id),
+        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
             embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._column_name(v.source, v.target_column),
@@ -296,7 +312,8 @@ AS $$
         COALESCE((SELECT sum(q.n) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND (q.enqueued_at <= upto OR q.priority = 2)), 0)::bigint
         + COALESCE((SELECT sum(COALESCE(b.rows_left, 1) + 1) FROM embed._backfill AS b JOIN embed._vectorizer AS v ON v.id = b.vectorizer_id
-            WHERE v.source = _waiting_v1.source), 0)::bigint,
+            WHERE v.source = _waiting_v1.source), 0)::bigint
+        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint,
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
         (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),
@@ -305,7 +322,7 @@ AS $$
                 WHERE v.source = _waiting_v1.source AND q.last_error IS NOT NULL LIMIT 1)),
         (SELECT string_agg(v.name || ': ' || COALESCE(v.reason, v.state), '; ') FROM embed._vectorizer AS v
             WHERE v.source = _waiting_v1.source AND v.state <> 'active' AND (EXISTS (SELECT FROM embed._queue AS q WHERE q.vectorizer_id = v.id)
-                OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id)))
+                OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) OR embed._attached(v) <> '{}'))
 $$;
 COMMENT ON FUNCTION embed._waiting_v1(regclass, timestamptz) IS 'How many rows of a table are not settled yet, of those that changed up to a time.';
 
@@ -316,7 +333,8 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    until timestamptz := clock_timestamp() + timeout;
+    given interval := COALESCE(timeout, '60 seconds');
+    until timestamptz := clock_timestamp() + given;
     upto timestamptz := clock_timestamp();
     waiting record;
     pause double precision := 0.002;
@@ -335,7 +353,7 @@ BEGIN
         ELSIF waiting.stopped IS NOT NULL THEN
             PERFORM embed._fail('PE040', format('%s rows of %s wait, and will go on waiting: %s', waiting.rows, source, waiting.stopped), 'go on with embed.resume');
         ELSIF clock_timestamp() > until THEN
-            PERFORM embed._fail('PE040', format('%s rows of %s were not embedded within %s', waiting.rows, source, timeout),
+            PERFORM embed._fail('PE040', format('%s rows of %s were not embedded within %s', waiting.rows, source, given),
                 CASE WHEN embed._workers() = 0 THEN 'no worker is connected; start one with pg-embed worker'
                     WHEN waiting.error IS NOT NULL THEN 'the last error was: ' || waiting.error
                     ELSE 'wait longer, or see embed.status' END);

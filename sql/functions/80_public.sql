@@ -1,5 +1,23 @@
 -- embed() where pgvector's own operators stand, so that both are found alike. The wrapper is inlined: it costs nothing.
 
+-- One that pgvector left behind when it was moved to another schema goes, unless a view or the like needs it.
+DO $$
+DECLARE
+    left_over regprocedure;
+BEGIN
+    FOR left_over IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.proname = 'embed' AND p.prosrc = 'SELECT embed.embed(query, model)'
+            AND p.pronamespace <> (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector')
+    LOOP
+        BEGIN
+            EXECUTE format('DROP FUNCTION %s', left_over);
+        EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+            RAISE NOTICE 'function % stays: %', left_over, SQLERRM;
+        END;
+    END LOOP;
+END $$;
+
 DO $$
 DECLARE
     home text;

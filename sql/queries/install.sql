@@ -43,17 +43,16 @@ LIMIT 1;
 SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v;
 
 -- name: drop_query_functions
--- Remove embed() from pgvector's schema.
+-- Remove embed() from the schemas where pgvector is, and where it was.
 DO $$
 DECLARE
-    home text;
+    ours pg_catalog.regprocedure;
 BEGIN
-    SELECT pg_catalog.quote_ident(s.nspname) INTO home
-    FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS s ON s.oid = e.extnamespace WHERE e.extname = 'vector';
-    IF home <> 'embed' AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p
-        WHERE p.oid = pg_catalog.to_regprocedure(home || '.embed(text, text)') AND p.prosrc = 'SELECT embed.embed(query, model)') THEN
-        EXECUTE 'DROP FUNCTION ' || home || '.embed(text, text)';
-    END IF;
+    FOR ours IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p WHERE p.proname = 'embed' AND p.prosrc = 'SELECT embed.embed(query, model)'
+    LOOP
+        EXECUTE pg_catalog.format('DROP FUNCTION %s', ours);
+    END LOOP;
 END $$;
 
 -- name: drop_schema

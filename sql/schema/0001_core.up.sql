@@ -16,7 +16,8 @@ CREATE TABLE embed._model (
 CREATE UNIQUE INDEX _model_one_default ON embed._model (is_default) WHERE is_default;
 COMMENT ON TABLE embed._model IS 'Models as configured: how to load one, and what its card said. Holds names of keys, never keys.';
 
--- Columns are kept by attribute number, tables by oid: a rename changes nothing here.
+-- Columns are kept by attribute number, tables by oid: a rename changes nothing here. Partitions are kept by the oid of
+-- their clone of the trigger: each ATTACH makes another, while the table's own oid stays.
 CREATE TABLE embed._vectorizer (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE CHECK (name <> ''),

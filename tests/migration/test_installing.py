@@ -185,3 +185,21 @@ def test_what_workers_call_is_there_by_its_number(db: Connection) -> None:
         row[0] for row in db.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'embed'::regnamespace")
     }
     assert called <= there
+
+
+def test_pgvector_may_move_to_another_schema(dsn: str, db: Connection) -> None:
+    wrappers = (
+        "SELECT pronamespace::regnamespace::text FROM pg_proc"
+        " WHERE proname = 'embed' AND prosrc LIKE '%(query, model)'"
+    )
+    db.execute("CREATE SCHEMA extensions; ALTER EXTENSION vector SET SCHEMA extensions")
+    db.execute("CREATE VIEW needed AS SELECT public.embed('x')")
+    report = installing.install(dsn)
+    assert any("stays" in notice for notice in report.notices)
+    assert set(db.execute(wrappers)) == {("public",), ("extensions",)}
+    db.execute("DROP VIEW needed")
+    installing.install(dsn)
+    assert set(db.execute(wrappers)) == {("extensions",)}
+    db.execute("ALTER EXTENSION vector SET SCHEMA public")
+    installing.uninstall(dsn)
+    assert db.execute("SELECT oid FROM pg_proc WHERE proname = 'embed'").fetchall() == []

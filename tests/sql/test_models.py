@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.fix_worker import Connection, create_docs, create_fake_model
 from tests.sql.helpers import refused, value
@@ -123,6 +124,22 @@ def test_a_model_in_use_keeps_its_space(db: Connection) -> None:
     db.execute("SELECT embed.drop_vectorizer('docs')")
     db.execute("SELECT embed.alter_model('fake', options => '{\"dimensions\": 3}', card => %s)", [CARD])
     assert db.execute("SELECT dimensions, space_id FROM embed.models").fetchall() == [(3, "three")]
+
+
+@pytest.mark.parametrize("change", [{"dimensions": 5}, {"metric": "l2"}])
+def test_a_model_in_use_keeps_its_dimensions_and_metric(db: Connection, change: dict[str, object]) -> None:
+    create_fake_model(db)
+    create_docs(db, "one")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    card = value(db, "SELECT card FROM embed._model")
+    statement = "SELECT embed.alter_model('fake', card => %s)"
+    assert refused(db, statement, Jsonb({**card, **change}))[0] == "PE030"
+    db.execute(statement, [Jsonb({**card, "max_tokens": 7})])
+
+
+def test_a_model_is_no_default_by_null(db: Connection) -> None:
+    db.execute("SELECT embed.create_model('fake', 'fake', card => %s, is_default => NULL)", [CARD])
+    assert value(db, "SELECT is_default FROM embed.models") is False
 
 
 def test_a_model_in_use_is_not_dropped(db: Connection) -> None:

@@ -279,6 +279,25 @@ def test_why_of_a_composite_key_and_of_several_vectorizers(docs: Connection) -> 
     assert found == [("pairs_x", "pending"), ("pairs_y", "pending")]
 
 
+def test_why_of_what_is_no_key_is_no_row(docs: Connection) -> None:
+    insert_docs(docs, "one")
+    for key in ("abc", "1e400", "99999999999999999999"):
+        assert why(docs, key) == ("no row", f"no committed row of public.docs has the key {key}")
+    docs.execute("CREATE TABLE pairs (a int, b text, body text, PRIMARY KEY (a, b))")
+    docs.execute("INSERT INTO pairs VALUES (1, 'k', 'text')")
+    docs.execute("SELECT embed.create_vectorizer('pairs', 'body')")
+    assert value(docs, "SELECT state FROM embed.why('pairs', 'k')") == "no row"
+
+
+def test_wait_without_a_timeout_takes_the_default(docs: Connection) -> None:
+    insert_docs(docs, "one")
+    text = value(docs, "SELECT pg_get_functiondef('embed.wait(regclass, interval)'::regprocedure)")
+    docs.execute(text.replace("60 seconds", "10 milliseconds").replace("00:01:00", "00:00:00.01"))
+    state, message, _ = refused(docs, "SET statement_timeout = '5s'; SELECT embed.wait('docs', NULL)")
+    assert state == "PE040"
+    assert "within 00:00:00.01" in message
+
+
 def test_why_of_a_table_without_a_vectorizer(docs: Connection) -> None:
     docs.execute("CREATE TABLE other (id int PRIMARY KEY)")
     state, message, hint = refused(docs, "SELECT * FROM embed.why('other', 1)")

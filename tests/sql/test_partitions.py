@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fix_worker import Connection, StartWorker, broken_rows, create_fake_model
-from tests.sql.helpers import queued, value
+from tests.sql.helpers import queued, refused, value
 
 
 @pytest.fixture
@@ -135,3 +135,59 @@ def test_a_renamed_key_of_a_partitioned_table_is_followed(
     start_worker(dsn)
     parts.execute("SELECT embed.wait('docs')")
     assert value(parts, "SELECT count(embedding) FROM docs") == 4
+
+
+def test_a_partition_made_filled_and_attached_at_once_is_filled(
+    parts: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    with parts.transaction():
+        parts.execute("CREATE TABLE docs_ap (LIKE docs INCLUDING ALL)")
+        parts.execute("INSERT INTO docs_ap VALUES (1, 'ap', 'was there')")
+        parts.execute("ALTER TABLE docs ATTACH PARTITION docs_ap FOR VALUES IN ('ap')")
+    parts.execute("DELETE FROM embed._backfill")
+    parts.execute("SELECT embed._tend_v1()")
+    start_worker(dsn)
+    assert settled(parts) == 3
+
+
+def test_a_partition_that_was_away_between_two_looks_is_renewed(
+    parts: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    worker = start_worker(dsn)
+    assert settled(parts) == 2
+    worker.stop()
+    parts.execute("ALTER TABLE docs DETACH PARTITION docs_us")
+    parts.execute("UPDATE docs_us SET body = 'changed while away'")
+    parts.execute("ALTER TABLE docs ATTACH PARTITION docs_us FOR VALUES IN ('us')")
+    parts.execute("SELECT embed._tend_v1()")
+    start_worker(dsn)
+    assert settled(parts) == 2
+
+
+def test_a_partition_that_nobody_has_noticed_yet_is_waited_for(
+    parts: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    worker = start_worker(dsn)
+    assert settled(parts) == 2
+    worker.stop()
+    parts.execute("CREATE TABLE docs_ap (LIKE docs INCLUDING ALL)")
+    parts.execute("INSERT INTO docs_ap VALUES (1, 'ap', 'was there')")
+    parts.execute("ALTER TABLE docs ATTACH PARTITION docs_ap FOR VALUES IN ('ap')")
+    why = "SELECT state, explanation FROM embed.why('docs', '[\"%s\", \"1\"]')"
+    state, explanation = parts.execute(why.replace("%s", "ap")).fetchall()[0]
+    assert state == "pending"
+    assert "its partition was attached a moment ago" in explanation
+    assert parts.execute(why.replace("%s", "us")).fetchall()[0][0] == "embedded"
+    assert refused(parts, "SELECT embed.wait('docs', '10 milliseconds')")[0] == "PE040"
+    parts.execute("SELECT embed.pause('docs')")
+    assert "paused by postgres" in refused(parts, "SELECT embed.wait('docs')")[1]
+    parts.execute("SELECT embed.resume('docs')")
+    start_worker(dsn)
+    assert settled(parts) == 3
+
+
+def test_triggers_made_anew_are_no_partitions_attached(parts: Connection) -> None:
+    parts.execute("SELECT embed.alter_vectorizer('docs', template => '{body}!')")
+    parts.execute("DELETE FROM embed._backfill")
+    parts.execute("SELECT embed._tend_v1()")
+    assert value(parts, "SELECT count(*) FROM embed._backfill") == 0

@@ -239,3 +239,48 @@ def test_a_column_whose_number_another_gets_after_dump_or_drop_is_not_mistaken(d
     docs.execute("ALTER TABLE docs ADD COLUMN body text")
     docs.execute("SELECT embed._tend_v1()")
     assert value(docs, "SELECT state FROM embed.vectorizers") == "stopped"
+
+
+def test_a_table_made_anew_does_not_share_a_name_with_the_dropped_one(docs: Connection) -> None:
+    docs.execute("DROP TABLE docs")
+    create_docs(docs, "one")
+    assert value(docs, "SELECT embed.create_vectorizer('docs', 'body')") == "docs_embedding"
+    assert value(docs, "SELECT count(*) FROM embed.vectorizers") == 1
+    docs.execute("SELECT embed.pause('docs_embedding')")
+    assert value(docs, "SELECT state FROM embed.status('docs')") == "paused"
+
+
+def test_a_vectorizer_without_its_column_makes_room_for_another(docs: Connection) -> None:
+    docs.execute("ALTER TABLE docs DROP COLUMN embedding")
+    assert (
+        value(docs, "SELECT embed.create_vectorizer('docs', 'body', if_not_exists => true)")
+        == "docs_embedding"
+    )
+    assert docs.execute("SELECT name, state FROM embed.vectorizers").fetchall() == [
+        ("docs_embedding", "active")
+    ]
+    assert (
+        value(
+            docs, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND tgname ~ '^pg_embed'"
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ("ALTER TABLE docs DROP COLUMN embedding", "the column of the vectors was dropped"),
+        ("UPDATE docs SET title = id; ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (title)",
+         "primary key was dropped or changed"),
+        ("ALTER TABLE docs DROP CONSTRAINT docs_pkey", "has no primary key"),
+    ],
+)  # fmt: skip
+def test_what_alter_cannot_mend_is_told_and_a_name_may_change_all_the_same(
+    docs: Connection, change: str, word: str
+) -> None:
+    docs.execute(change)
+    state, message, _ = refused(docs, "SELECT embed.alter_vectorizer('docs', 'body', filter => '')")
+    assert state == "PE003"
+    assert word in message
+    assert value(docs, "SELECT embed.alter_vectorizer('docs', rename_to => 'new')") == "new"

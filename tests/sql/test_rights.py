@@ -374,3 +374,39 @@ def test_row_level_security_that_hides_rows_from_the_worker_is_told(
     docs.execute("SELECT embed.retry('docs')")
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs, text="CASE WHEN flag = 1 THEN body END") == []
+
+
+def test_a_table_that_is_given_away_goes_on_with_its_new_owner(
+    docs: Connection, owner: Role, make_role: MakeRole
+) -> None:
+    docs.execute(f'SET ROLE "{owner.name}"')
+    docs.execute("CREATE TABLE mine.parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    docs.execute("SELECT embed.create_vectorizer('mine.parts', 'body')")
+    docs.execute("RESET ROLE")
+    heir = make_role("embed_owner")
+    docs.execute(f'ALTER TABLE mine.parts OWNER TO "{heir.name}"; ALTER SCHEMA mine OWNER TO "{heir.name}"')
+    docs.execute("SELECT embed._tend_v1()")
+    with psycopg.connect(heir.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE mine.parts_1 PARTITION OF mine.parts DEFAULT")
+        connection.execute("INSERT INTO mine.parts VALUES (1, 'one')")
+    assert queued(docs, "parts_embedding") == ["1"]
+    held = "SELECT count(*) FROM pg_shdepend WHERE refobjid = to_regrole(%s)::oid AND deptype = 'a'"
+    assert value(docs, held, f'"{owner.name}"') == 0, "nothing is in the way of dropping the role"
+    docs.execute("SELECT embed._tend_v1()")
+    assert (
+        value(docs, "SELECT embed._trigger_is_stale(v) FROM embed._vectorizer AS v ORDER BY id DESC LIMIT 1")
+        is False
+    )
+
+
+def test_the_worker_leaves_a_schema_with_its_last_vectorizer(owned: Connection, docs: Connection) -> None:
+    may = "SELECT has_schema_privilege('embed_worker', 'mine', 'USAGE')"
+    owned.execute("CREATE TABLE mine.parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    owned.execute("SELECT embed.create_vectorizer('mine.parts', 'body')")
+    owned.execute("SELECT embed.drop_vectorizer('mine.notes')")
+    assert value(docs, may)
+    owned.execute("SELECT embed.alter_vectorizer('mine.parts', template => '{body}!')")
+    assert value(docs, may)
+    owned.execute("SELECT embed.drop_vectorizer('mine.parts')")
+    assert not value(docs, may)
+    assert not value(docs, "SELECT has_column_privilege('embed_worker', 'mine.parts', 'tableoid', 'SELECT')")

@@ -544,3 +544,28 @@ def test_backfill_looks_at_rows_again(docs: Connection, dsn: str, start_worker: 
     state, _, hint = refused(docs, "SELECT embed.backfill('docs', 'some')")
     assert state == "PE003"
     assert "'missing'" in hint
+
+
+def test_a_column_s_name_that_postgres_would_cut_is_refused(docs: Connection) -> None:
+    state, message, _ = refused(
+        docs, "SELECT embed.create_vectorizer('docs', 'body', column_name => %s)", "é" * 32
+    )
+    assert (state, message) == ("PE003", "the name of the column of the vectors is longer than 63 bytes")
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', column_name => %s)", ["x" * 63])
+
+
+def test_a_paused_vectorizer_that_is_altered_still_says_who_paused_it(docs: Connection) -> None:
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    docs.execute("SELECT embed.pause('docs')")
+    docs.execute("SELECT embed.alter_vectorizer('docs', 'title')")
+    found = docs.execute("SELECT state, reason FROM embed.vectorizers").fetchall()
+    assert found == [("paused", "paused by postgres")]
+
+
+def test_null_is_no_column_and_the_default_mode(docs: Connection) -> None:
+    for input in ("ARRAY[NULL]", "ARRAY['body', NULL]"):
+        state, message, _ = refused(docs, f"SELECT embed.create_vectorizer('docs', {input}::text[])")
+        assert (state, message) == ("PE003", "a column of the input has no name: it is NULL")
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', backfill => false)")
+    docs.execute("SELECT embed.backfill('docs', NULL)")
+    assert value(docs, "SELECT mode FROM embed._backfill") == "missing"
