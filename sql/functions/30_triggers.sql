@@ -113,9 +113,10 @@ BEGIN
                 END IF;
             END IF;
             -- An idle worker holds this lock; a busy one needs no call, and a NOTIFY at every commit would serialise the writers.
+            -- PREPARE TRANSACTION refuses one that sends a NOTIFY: such writers switch it off, and workers look by the clock.
             IF pg_try_advisory_lock_shared(1885695330, 1) THEN
                 PERFORM pg_advisory_unlock_shared(1885695330, 1);
-            ELSE
+            ELSIF current_setting('embed.notify', true) IS DISTINCT FROM 'off' THEN
                 PERFORM pg_notify('pg_embed_work', '');
             END IF;
             RETURN NULL;
@@ -189,11 +190,19 @@ BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     SELECT c.relkind = 'p' INTO partitioned FROM pg_class AS c WHERE c.oid = v.source;
     PERFORM embed._drop_triggers(vectorizer);
-    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text.
-    SELECT string_agg(format(CASE WHEN c.attnum = ANY (v.input_columns) THEN 'OLD.%1$s::text COLLATE "C" IS DISTINCT FROM NEW.%1$s::text COLLATE "C"'
-            ELSE 'OLD.%1$s IS DISTINCT FROM NEW.%1$s' END, embed._column_name(v.source, c.attnum)),
+    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats are
+    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike.
+    SELECT string_agg(concat_ws(' OR ',
+            CASE WHEN c.attnum = ANY (v.input_columns) THEN format('(%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C"',
+                embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'OLD'),
+                embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'NEW')) END,
+            CASE WHEN c.attnum <> ALL (v.input_columns) OR COALESCE(b.oid, t.oid) IN ('real'::regtype, 'double precision'::regtype, 'real[]'::regtype,
+                'double precision[]'::regtype) THEN format('OLD.%1$s IS DISTINCT FROM NEW.%1$s', embed._column_name(v.source, c.attnum)) END),
         ' OR ' ORDER BY c.attnum) INTO watched
-    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns) AS a(attnum)) AS c;
+    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns) AS a(attnum)) AS c
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN pg_type AS b ON t.typtype = 'd' AND b.oid = t.typbasetype;
     IF v.filter IS NOT NULL THEN
         watched := format('%s OR ((%s) IS TRUE) <> ((%s) IS TRUE)', watched,
             embed._render(v.source, v.filter, 'OLD', false), embed._render(v.source, v.filter, 'NEW', false));

@@ -284,7 +284,7 @@ AS $$
         WHEN NOT EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid JOIN embed._model AS m ON m.id = v.model_id
                 WHERE a.attrelid = v.source AND a.attnum = v.target_column AND a.atttypmod = m.dimensions AND t.typname IN ('vector', 'halfvec'))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
-        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled <> 'D'
+        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
                 AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')) < 2
             THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
     END
