@@ -125,13 +125,19 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT string_agg(
-        CASE jsonb_typeof(p.piece)
-            WHEN 'number' THEN format('%s.%s', alias, embed._column_name(source, (p.piece #>> '{}')::smallint))
-            ELSE CASE WHEN as_text THEN quote_literal(p.piece #>> '{}') ELSE p.piece #>> '{}' END
-        END,
-        CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY p.position)
-    FROM jsonb_array_elements(pieces) WITH ORDINALITY AS p(piece, position)
+    -- a function takes 100 arguments at most
+    SELECT string_agg(CASE WHEN as_text AND jsonb_array_length(pieces) > 100 THEN format('concat(%s)', g.listed) ELSE g.listed END,
+        CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY g.number)
+    FROM (
+        SELECT (p.position - 1) / 100 AS number, string_agg(
+            CASE jsonb_typeof(p.piece)
+                WHEN 'number' THEN format('%s.%s', alias, embed._column_name(source, (p.piece #>> '{}')::smallint))
+                ELSE CASE WHEN as_text THEN quote_literal(p.piece #>> '{}') ELSE p.piece #>> '{}' END
+            END,
+            CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY p.position) AS listed
+        FROM jsonb_array_elements(pieces) WITH ORDINALITY AS p(piece, position)
+        GROUP BY (p.position - 1) / 100
+    ) AS g
 $$;
 COMMENT ON FUNCTION embed._render(oid, jsonb, text, boolean) IS
     'Pieces (strings, and attribute numbers for columns) as SQL: a list of expressions for concat, or a condition.';
@@ -152,9 +158,10 @@ AS $$
                 WHERE a.attrelid = source AND a.attnum = input_columns[1]
                     AND COALESCE(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace)
             THEN format('%s::text', embed._render(source, template, alias, false))
-            ELSE format('CASE WHEN num_nonnulls(%s) > 0 THEN concat(%s) END',
-                (SELECT string_agg(format('%s.%s', alias, embed._column_name(source, c.attnum)), ', ')
-                    FROM unnest(input_columns) AS c(attnum)),
+            ELSE format('CASE WHEN %s > 0 THEN concat(%s) END',
+                (SELECT string_agg(format('num_nonnulls(%s)', g.listed), ' + ')
+                    FROM (SELECT string_agg(format('%s.%s', alias, embed._column_name(source, c.attnum)), ', ') AS listed
+                        FROM unnest(input_columns) WITH ORDINALITY AS c(attnum, position) GROUP BY (c.position - 1) / 100) AS g),
                 embed._render(source, template, alias, true))
         END AS expression
     ) AS input

@@ -316,8 +316,11 @@ AS $$
 DECLARE
     source record := embed._source_v1(vectorizer);
     done text[] := '{}';
+    held text[];
     busy text[] := '{}';
     void text[] := '{}';
+    same text[];
+    refused text[] := '{}';
     looked timestamptz;
 BEGIN
     written := 0;
@@ -344,9 +347,9 @@ BEGIN
              written AS (UPDATE %1$s AS r SET %3$s = q.vector FROM held AS q
                  WHERE %2$s AND embed._hash(%4$s) IS NOT DISTINCT FROM q.hash AND (q.hash IS NOT NULL OR r.%3$s IS NOT NULL)
                  RETURNING q.key)
-             SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w',
+             SELECT (SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w), (SELECT array_agg(h.key) FROM held AS h)',
             source.name, source.match, source.target, source.input)
-        INTO done USING keys, hashes, vectors;
+        INTO done, held USING keys, hashes, vectors;
     END IF;
     looked := clock_timestamp();
     IF cardinality(done) < cardinality(keys) OR cardinality(gone) > 0 THEN
@@ -361,8 +364,22 @@ BEGIN
                  FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
             source.input, source.target, source.name, source.match)
         INTO busy, void USING keys, hashes, done, gone;
+        IF busy && held THEN
+            -- We hold these ourselves, and yet they were not written: a trigger of the table let nothing through, because
+            -- nothing would change, or for a reason of its own. They would be busy for ever.
+            EXECUTE format(
+                'SELECT COALESCE(array_agg(q.key) FILTER (WHERE r.same), ''{}''), COALESCE(array_agg(q.key) FILTER (WHERE NOT r.same), ''{}'')
+                 FROM unnest($1, $2) AS q(key, vector)
+                 CROSS JOIN LATERAL (SELECT r.%s::text IS NOT DISTINCT FROM q.vector::text AS same FROM %s AS r WHERE %s OFFSET 0) AS r
+                 WHERE q.key = ANY ($3) AND q.key = ANY ($4)',
+                source.target, source.name, source.match)
+            INTO same, refused USING keys, vectors, busy, held;
+            done := done || same;
+            busy := ARRAY(SELECT b.key FROM unnest(busy) AS b(key) WHERE b.key <> ALL (same || refused));
+        END IF;
     END IF;
     PERFORM embed._settle_v1(worker, vectorizer, entries, done, busy, void, looked, dead);
+    PERFORM embed._bury_v1(vectorizer, r.key, '27000', 'a trigger of the table did not let the vector be written', 1) FROM unnest(refused) AS r(key);
     written := cardinality(done);
     postponed := cardinality(busy);
     RETURN NEXT;

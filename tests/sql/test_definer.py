@@ -325,7 +325,8 @@ def test_a_filter_runs_no_code_of_its_owner_s(
     attacker.execute(LEAK.format(schema="mine"))
     attacker.execute(
         "CREATE FUNCTION mine.steal(text) RETURNS boolean LANGUAGE sql AS $$ SELECT mine.leak() = 'x' $$;"
-        "CREATE FUNCTION mine.steal_both(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT mine.steal($1) $$;"
+        "CREATE FUNCTION mine.steal_both(text, text) RETURNS boolean LANGUAGE sql"
+        " AS $$ SELECT mine.steal($1) $$;"
         "CREATE OPERATOR mine.~ (LEFTARG = text, RIGHTARG = text, FUNCTION = mine.steal_both);"
         "CREATE DOMAIN mine.checked AS text CHECK (mine.steal(VALUE));"
         "CREATE TYPE mine.kind AS ENUM ('a');"

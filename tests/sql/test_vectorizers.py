@@ -460,7 +460,8 @@ def test_a_filter_whose_answer_changes_by_itself_is_refused(docs: Connection, fi
 def test_a_filter_may_compare_times_and_use_an_extension(docs: Connection) -> None:
     docs.execute("ALTER TABLE docs ADD COLUMN at timestamptz, ADD COLUMN place public.vector(2)")
     docs.execute(
-        "SELECT embed.create_vectorizer('docs', 'body', filter => $$at <= '2024-01-01' AND at::date > '2020-01-01'"
+        "SELECT embed.create_vectorizer('docs', 'body', filter =>"
+        " $$at <= '2024-01-01' AND at::date > '2020-01-01'"
         " AND place OPERATOR(public.<->) '[1,2]'::public.vector < 1$$)"
     )
     docs.execute("SELECT embed.alter_vectorizer('docs', 'title')")
@@ -495,6 +496,20 @@ def test_columns_in_a_row_make_one_text(docs: Connection, dsn: str, start_worker
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs, text="title || body") == []
+
+
+def test_a_text_of_more_columns_than_a_function_takes(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    names = [f"c{number}" for number in range(120)]
+    docs.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(f'{name} text' for name in names)})")
+    docs.execute("SELECT embed.create_vectorizer('wide', %s::text[])", [names])
+    docs.execute("INSERT INTO wide (id, c0, c60, c119) VALUES (1, 'a', 'b', 'c'), (2, NULL, NULL, 'd')")
+    docs.execute("INSERT INTO wide (id) VALUES (3)")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('wide')")
+    text = f"CASE WHEN id < 3 THEN array_to_string(ARRAY[{', '.join(names)}], E'\\n', '') END"
+    assert broken_rows(docs, "wide", text=text, vectorizer="wide_embedding") == []
 
 
 def test_an_unrelated_filter_value_enqueues_nothing(docs: Connection) -> None:

@@ -276,6 +276,48 @@ def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_writte
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0
 
 
+def test_a_row_that_a_trigger_silently_keeps_as_it_is_ends_too(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF OLD.title = 'archived' THEN RETURN NULL; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard();"
+        "CREATE TRIGGER redundant BEFORE UPDATE ON docs FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
+    insert_docs(docs, "one", "two")
+    docs.execute("INSERT INTO docs VALUES (500, 'archived', 'a')")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    refusal = [("500", "27000", "a trigger of the table did not let the vector be written")]
+    assert docs.execute("SELECT key, code, error FROM embed.failures").fetchall() == refusal
+    docs.execute("SELECT embed.backfill('docs', 'all')")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert docs.execute("SELECT key, code, error FROM embed.failures").fetchall() == refusal
+
+
+@pytest.mark.parametrize("state", ["55000", "54000"])
+def test_an_error_that_is_no_lost_connection_is_told(
+    docs: Connection, dsn: str, start_worker: StartWorker, state: str
+) -> None:
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE 'not ready' USING ERRCODE = '{state}'; END $$;"
+        "CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard()"
+    )
+    start_worker.expected = "not ready"
+    start_worker(dsn)
+    insert_docs(docs, "one")
+    while value(docs, "SELECT reason FROM embed.vectorizers") is None:
+        pass
+    assert value(docs, "SELECT reason FROM embed.vectorizers") == "not ready"
+    docs.execute("DROP TRIGGER guard ON docs")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
 def test_a_filter_that_fails_on_a_row_is_told_and_stops_no_other_table(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
