@@ -194,6 +194,7 @@ AS $$
 DECLARE
     claim record;
     source record := embed._source_v1(vectorizer);
+    reading text;
 BEGIN
     IF source.input IS NULL THEN
         RETURN;
@@ -204,15 +205,27 @@ BEGIN
         RETURN;
     END IF;
     -- OFFSET 0 keeps one index probe a key, whatever the planner thinks of the table.
-    RETURN QUERY EXECUTE format(
+    reading := format(
         'SELECT q.entry, q.attempts, q.key, r.found IS NOT NULL, r.input, embed._hash(r.input)
          FROM unnest($1, $2, $3) AS q(entry, attempts, key)
          LEFT JOIN LATERAL (SELECT true AS found, %s AS input FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
-        source.input, source.name, source.match)
-    USING claim.entries, claim.attempts, claim.keys;
+        source.input, source.name, source.match);
+    BEGIN
+        RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys;
+    EXCEPTION WHEN data_exception THEN
+        -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
+        FOR i IN 1..cardinality(claim.keys) LOOP
+            BEGIN
+                RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i];
+            EXCEPTION WHEN data_exception THEN
+                PERFORM embed._bury_v1(vectorizer, claim.keys[i], SQLSTATE, 'its text cannot be read: ' || SQLERRM, claim.attempts[i]);
+                RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
+            END;
+        END LOOP;
+    END;
 END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval) IS
-    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone. The caller commits before it works.';
+    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
 
 CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT target text, OUT kind oid)
 LANGUAGE plpgsql
@@ -714,9 +727,15 @@ BEGIN
     IF source.input IS NULL OR cardinality(listed) = 0 THEN
         RETURN 0;
     END IF;
-    EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
-        WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
-        source.name, source.match, source.input) INTO void USING listed;
+    BEGIN
+        EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
+            source.name, source.match, source.input) INTO void USING listed;
+    EXCEPTION WHEN data_exception THEN
+        -- the filter fails on one of them: only those that are gone, then
+        EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match) INTO void USING listed;
+    END;
     IF cardinality(void) > 0 THEN
         PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', '{}', void, looked, '[]');
     END IF;

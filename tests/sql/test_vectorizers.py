@@ -498,6 +498,29 @@ def test_columns_in_a_row_make_one_text(docs: Connection, dsn: str, start_worker
     assert broken_rows(docs, text="title || body") == []
 
 
+@pytest.mark.parametrize(
+    ("filter", "raises"),
+    [
+        ("id > 1 AND title <> 'x' AND (title IS NULL OR length(title) = ANY ('{1,2}'))", False),
+        ("kind = 'a' AND price > 1.5 AND at > '2024-01-01'", False),
+        ("10 / id > 1", True),
+        ("title::int > 1", True),
+        ("upper(title::varchar)::int > 1", True),
+        ("(id, title) < (1, 'x')", True),
+    ],
+)
+def test_a_filter_that_may_raise_is_left_to_the_worker(docs: Connection, filter: str, raises: bool) -> None:
+    docs.execute(
+        "CREATE TYPE kind AS ENUM ('a'); ALTER TABLE docs ADD COLUMN kind kind,"
+        " ADD COLUMN price numeric, ADD COLUMN at timestamptz"
+    )
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', filter => %s)", [filter])
+    condition = value(
+        docs, "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname ~ 'pg_embed.*_update'"
+    )
+    assert ("IS TRUE" in condition) != raises
+
+
 def test_a_text_of_more_columns_than_a_function_takes(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
