@@ -356,3 +356,28 @@ BEGIN
     SELECT array_agg(DISTINCT c.attnum) INTO columns FROM unnest(columns) AS c(attnum);
 END $$;
 COMMENT ON FUNCTION embed._filter(regclass, text) IS 'A condition over the table''s columns as pieces; Postgres itself parses and spells it.';
+
+CREATE OR REPLACE FUNCTION embed._derive_filter()
+RETURNS trigger
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    derived record;
+BEGIN
+    derived := embed._filter(NEW.source, (
+        SELECT string_agg(CASE jsonb_typeof(p.piece) WHEN 'number' THEN embed._column_name(NEW.source, (p.piece #>> '{}')::smallint)
+            ELSE p.piece #>> '{}' END, '' ORDER BY p.position)
+        FROM jsonb_array_elements(NEW.filter) WITH ORDINALITY AS p(piece, position)));
+    NEW.filter := derived.pieces;
+    NEW.filter_columns := derived.columns;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION embed._derive_filter() IS
+    'Read a filter anew that enters the catalog, by whatever statement: its owner may write there, and workers run what stands there.';
+CREATE OR REPLACE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
+    WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
+CREATE OR REPLACE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
+    WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
+    EXECUTE FUNCTION embed._derive_filter();

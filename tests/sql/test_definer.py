@@ -341,6 +341,22 @@ def test_a_filter_runs_no_code_of_its_owner_s(
     attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', filter => $$kind = 'a'$$)")
 
 
+def test_a_filter_that_is_written_into_the_catalog_is_read_as_any_other(attacker: Connection) -> None:
+    attacker.execute(
+        "CREATE FUNCTION mine.steal(text) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;"
+        "CREATE TABLE mine.docs (id int PRIMARY KEY, body text)"
+    )
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', filter => 'id > 1')")
+    update = "UPDATE embed._vectorizer SET filter = %s::jsonb"
+    state, message, _ = refused(attacker, update, '["mine.steal(", 2, ")"]')
+    assert state == "PE003"
+    assert "mine.steal(text)" in message
+    assert refused(attacker, update, '["true) OR (mine.steal(", 2, ")"]')[0] == "PE003"
+    attacker.execute(update, ['["2 < ", 1]'])
+    assert value(attacker, "SELECT filter FROM embed.vectorizers") == "(2 < id)"
+    attacker.execute("SELECT embed.alter_vectorizer('mine.docs', rename_to => 'other')")
+
+
 def test_a_function_that_its_owner_added_to_an_extension_is_his_all_the_same(
     db: Connection, attacker: Connection
 ) -> None:
