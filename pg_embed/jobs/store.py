@@ -169,7 +169,7 @@ def _batch(lane: Lane, taken: list[tuple[Any, ...]]) -> Batch:
         hashes=[row[5] for row in texts],
         attempts=[row[1] for row in texts],
         empty=[row[2] for row in rows.values() if row[4] is None and row[3]],
-        gone=[row[2] for row in rows.values() if not row[3]],
+        gone=[row[2] for row in rows.values() if row[3] is False],  # None: given up as it was read
     )
 
 

@@ -37,7 +37,16 @@ FIRST_ROWS = 240  # one full entry of the queue: enough to learn how fast the mo
 LINGER = (
     0.02  # seconds between two looks at changed rows that come one by one: each look costs more than a row
 )
-LOST = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+# SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, idle timeout.
+ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05")
+DEADLOCK = "40"  # the class: somebody else went first, and the next try may pass
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error tells of a lost connection or of a collision, and so nothing of the table."""
+    if not isinstance(error, psycopg.Error) or not error.sqlstate:
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout))
+    return error.sqlstate in ENDED or error.sqlstate[:2] in ("08", DEADLOCK)
 
 
 class Dispatcher:
@@ -108,9 +117,10 @@ class Dispatcher:
                 if not self._in_hand and linger <= 0:
                     break
                 await self._something(linger if linger > 0 else None)
-        except LOST as exc:
-            log.debug("dispatching %s: %s", self.work.name, exc)
         except psycopg.Error as exc:
+            if is_passing(exc):
+                log.debug("dispatching %s: %s", self.work.name, exc)
+                return
             # the table itself is in the way (a changed type, a lost right): not the worker's to mend
             self._pause(self._settings.repair_wait)
             await self._blame(exc)
@@ -186,9 +196,10 @@ class Dispatcher:
                 self._adapt(len(batch.texts), time.monotonic() - started)
             written, refused = await write_batch(self._store, self.work, batch, outcome)
             await self._blame(None)
-        except LOST as exc:
-            log.debug("batch of %s: %s", self.work.name, exc)
         except Exception as exc:
+            if is_passing(exc):
+                log.debug("batch of %s: %s", self.work.name, exc)
+                return
             at_table = isinstance(exc, psycopg.Error)
             self._pause(self._settings.repair_wait if at_table else self._settings.backoff)
             if isinstance(exc, psycopg.Error):

@@ -20,7 +20,7 @@ from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.packing import register
 from pg_embed.log import event, logger
-from pg_embed.worker.dispatcher import LOST, Dispatcher
+from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
 from pg_embed.worker.settings import WorkerSettings
 
@@ -77,7 +77,7 @@ class Worker:
             try:
                 await self._session()
             except (psycopg.Error, PoolTimeout) as exc:
-                if not isinstance(exc, LOST) and not self._may_pass(exc):
+                if not is_passing(exc) and not self._may_pass(exc):
                     raise translate(exc) from exc
                 failures = 1 if self._connected else failures + 1
                 delay = min(0.2 * 2.0 ** min(failures, 8), 15.0) * random.uniform(0.8, 1.2)
@@ -287,9 +287,10 @@ class _Session:
     async def _duty(self, duty: Coroutine[Any, Any, None]) -> None:
         try:
             await duty
-        except LOST as exc:
-            log.debug("maintenance: %s", exc)
         except psycopg.Error as exc:  # one table's trouble is no reason to leave the others
+            if is_passing(exc):
+                log.debug("maintenance: %s", exc)
+                return
             event(log, logging.ERROR, "maintenance_failed", f"maintenance failed: {exc}", error=str(exc))
 
     async def _renew(self) -> None:

@@ -125,13 +125,19 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT string_agg(
-        CASE jsonb_typeof(p.piece)
-            WHEN 'number' THEN format('%s.%s', alias, embed._column_name(source, (p.piece #>> '{}')::smallint))
-            ELSE CASE WHEN as_text THEN quote_literal(p.piece #>> '{}') ELSE p.piece #>> '{}' END
-        END,
-        CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY p.position)
-    FROM jsonb_array_elements(pieces) WITH ORDINALITY AS p(piece, position)
+    -- a function takes 100 arguments at most
+    SELECT string_agg(CASE WHEN as_text AND jsonb_array_length(pieces) > 100 THEN format('concat(%s)', g.listed) ELSE g.listed END,
+        CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY g.number)
+    FROM (
+        SELECT (p.position - 1) / 100 AS number, string_agg(
+            CASE jsonb_typeof(p.piece)
+                WHEN 'number' THEN format('%s.%s', alias, embed._column_name(source, (p.piece #>> '{}')::smallint))
+                ELSE CASE WHEN as_text THEN quote_literal(p.piece #>> '{}') ELSE p.piece #>> '{}' END
+            END,
+            CASE WHEN as_text THEN ', ' ELSE '' END ORDER BY p.position) AS listed
+        FROM jsonb_array_elements(pieces) WITH ORDINALITY AS p(piece, position)
+        GROUP BY (p.position - 1) / 100
+    ) AS g
 $$;
 COMMENT ON FUNCTION embed._render(oid, jsonb, text, boolean) IS
     'Pieces (strings, and attribute numbers for columns) as SQL: a list of expressions for concat, or a condition.';
@@ -145,11 +151,17 @@ AS $$
     SELECT CASE WHEN filter IS NULL THEN input.expression
         ELSE format('CASE WHEN (%s) THEN %s END', embed._render(source, filter, alias, false), input.expression) END
     FROM (
-        SELECT CASE WHEN template = to_jsonb(input_columns)
+        -- a cast to text that the owner of a type has made would run with the reader's rights; concat asks the type itself
+        SELECT CASE WHEN cardinality(input_columns) = 1 AND template = to_jsonb(input_columns) AND EXISTS (
+                SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+                LEFT JOIN pg_type AS b ON t.typtype = 'd' AND b.oid = t.typbasetype
+                WHERE a.attrelid = source AND a.attnum = input_columns[1]
+                    AND COALESCE(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace)
             THEN format('%s::text', embed._render(source, template, alias, false))
-            ELSE format('CASE WHEN num_nonnulls(%s) > 0 THEN concat(%s) END',
-                (SELECT string_agg(format('%s.%s', alias, embed._column_name(source, c.attnum)), ', ')
-                    FROM unnest(input_columns) AS c(attnum)),
+            ELSE format('CASE WHEN %s > 0 THEN concat(%s) END',
+                (SELECT string_agg(format('num_nonnulls(%s)', g.listed), ' + ')
+                    FROM (SELECT string_agg(format('%s.%s', alias, embed._column_name(source, c.attnum)), ', ') AS listed
+                        FROM unnest(input_columns) WITH ORDINALITY AS c(attnum, position) GROUP BY (c.position - 1) / 100) AS g),
                 embed._render(source, template, alias, true))
         END AS expression
     ) AS input
@@ -233,6 +245,59 @@ END $$;
 COMMENT ON FUNCTION embed._template(regclass, text[], text) IS
     'Input columns or a template as pieces: strings, and attribute numbers for columns. Several columns are joined by line breaks.';
 
+CREATE OR REPLACE FUNCTION embed._filter_problem(condition regclass)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH tree AS (
+        SELECT r.oid, r.ev_action::text AS nodes FROM pg_rewrite AS r WHERE r.ev_class = condition
+    ), called AS (
+        -- pg_depend knows only what is not Postgres' own; the tree names everything
+        SELECT DISTINCT p.oid, p.proname, p.proowner, p.provolatile, p.pronargs, p.prolang, p.proargtypes
+        FROM tree, regexp_matches(tree.nodes, ':(funcid|opno) ([0-9]+)', 'g') AS m(part)
+        LEFT JOIN pg_operator AS o ON m.part[1] = 'opno' AND o.oid = m.part[2]::oid
+        JOIN pg_proc AS p ON p.oid = COALESCE(o.oprcode::oid, m.part[2]::oid)
+    ), made AS (
+        SELECT DISTINCT COALESCE(e.oid, t.oid) AS oid, COALESCE(e.typowner, t.typowner) AS typowner, COALESCE(e.typtype, t.typtype) AS typtype
+        FROM tree JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = tree.oid AND d.refclassid = 'pg_type'::regclass
+        JOIN pg_type AS t ON t.oid = d.refobjid
+        LEFT JOIN pg_type AS e ON t.typcategory = 'A' AND e.oid = t.typelem
+    ), problem AS (
+        SELECT format('%s is neither of Postgres nor of an extension, and a worker would run it with its own rights', c.oid::regprocedure) AS problem
+        FROM called AS c WHERE c.oid >= 16384 AND NOT (
+            -- whoever owns an extension may add functions of his own to it
+            (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = c.proowner)
+            AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+        UNION ALL
+        -- a domain's conditions and a range's functions are run as well; an enum has none
+        SELECT format('type %s is neither of Postgres nor of an extension, and a worker would run its functions with its own rights', m.oid::regtype)
+        FROM made AS m WHERE m.oid >= 16384 AND m.typtype <> 'e' AND NOT (
+            (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = m.typowner)
+            AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass AND d.objid = m.oid AND d.deptype = 'e'))
+        UNION ALL
+        -- these look for casts to json or to text themselves, and run what they find
+        SELECT format('%s runs casts that the owner of a type has made, and a worker would do so with its own rights', c.oid::regprocedure)
+        FROM called AS c WHERE c.oid < 16384 AND (c.proname ~ 'json' OR c.prolang = (SELECT l.oid FROM pg_language AS l WHERE l.lanname = 'sql'))
+            AND c.proargtypes::oid[] && ARRAY['"any"', 'anyelement', 'anyarray', 'record', 'anycompatible']::regtype[]::oid[]
+        UNION ALL
+        SELECT 'it makes JSON, which runs casts that the owner of a type has made, and a worker would do so with its own rights'
+        FROM tree WHERE tree.nodes ~ '\{JSONCONSTRUCTOREXPR '
+        UNION ALL
+        SELECT format('%s gives other answers at other times, and nothing would look at the rows again', c.oid::regprocedure)
+        FROM called AS c
+        WHERE c.provolatile = 'v' OR (c.provolatile = 's'
+            AND (c.pronargs = 0 OR c.proname IN ('age', 'current_setting', 'current_schemas') OR c.proname ~ '_to_xml'))
+        UNION ALL
+        SELECT 'the present time or user gives other answers at other times, and nothing would look at the rows again'
+        FROM tree WHERE tree.nodes ~ '\{(SQLVALUEFUNCTION|NEXTVALUEEXPR) '
+    )
+    SELECT p.problem FROM problem AS p ORDER BY p.problem LIMIT 1
+$$;
+COMMENT ON FUNCTION embed._filter_problem(regclass) IS
+    'What a view''s condition holds that no filter may: code of a user''s own, which workers would run, and answers that change by themselves; NULL when nothing.';
+
 CREATE OR REPLACE FUNCTION embed._filter(source regclass, filter text, OUT pieces jsonb, OUT columns smallint[])
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -241,6 +306,7 @@ AS $$
 DECLARE
     alias text := 'pg_embed_' || replace(gen_random_uuid()::text, '-', '');
     spelled text;
+    problem text;
     probe refcursor;
     rest text;
     part text[];
@@ -248,6 +314,9 @@ BEGIN
     columns := '{}';
     IF filter IS NULL THEN
         RETURN;
+    ELSIF NOT has_database_privilege(current_database(), 'TEMPORARY') THEN
+        PERFORM embed._fail('42501', format('a filter is read by way of a temporary view, and you may not make one in database %I', current_database()),
+            format('its owner lets you: GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user));
     END IF;
     -- Postgres parses and spells the condition: a view of ours over the table, read back, and dropped again.
     -- The second relation makes the spelling qualify every column.
@@ -262,6 +331,11 @@ BEGIN
             'give a condition over this table''s own columns, as in filter => ''status = ''''published''''''');
     END;
     spelled := rtrim(pg_get_viewdef(format('pg_temp.%I', alias)::regclass), ';');
+    problem := embed._filter_problem(format('pg_temp.%I', alias)::regclass);
+    IF problem IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the filter of %s cannot be used: %s', source, problem),
+            'keep the answer in a column of the table, a generated one perhaps, and name that in the filter');
+    END IF;
     EXECUTE format('DROP VIEW pg_temp.%I', alias);
     pieces := '[]';
     rest := regexp_replace(spelled, '^.*?\mpg_embed_other\(pg_embed_number\)\s+WHERE\s', '');
@@ -284,3 +358,28 @@ BEGIN
     SELECT array_agg(DISTINCT c.attnum) INTO columns FROM unnest(columns) AS c(attnum);
 END $$;
 COMMENT ON FUNCTION embed._filter(regclass, text) IS 'A condition over the table''s columns as pieces; Postgres itself parses and spells it.';
+
+CREATE OR REPLACE FUNCTION embed._derive_filter()
+RETURNS trigger
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    derived record;
+BEGIN
+    derived := embed._filter(NEW.source, (
+        SELECT string_agg(CASE jsonb_typeof(p.piece) WHEN 'number' THEN embed._column_name(NEW.source, (p.piece #>> '{}')::smallint)
+            ELSE p.piece #>> '{}' END, '' ORDER BY p.position)
+        FROM jsonb_array_elements(NEW.filter) WITH ORDINALITY AS p(piece, position)));
+    NEW.filter := derived.pieces;
+    NEW.filter_columns := derived.columns;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION embed._derive_filter() IS
+    'Read a filter anew that enters the catalog, by whatever statement: its owner may write there, and workers run what stands there.';
+CREATE OR REPLACE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
+    WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
+CREATE OR REPLACE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
+    WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
+    EXECUTE FUNCTION embed._derive_filter();

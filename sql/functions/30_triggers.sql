@@ -115,9 +115,10 @@ BEGIN
                 END IF;
             END IF;
             -- An idle worker holds this lock; a busy one needs no call, and a NOTIFY at every commit would serialise the writers.
+            -- PREPARE TRANSACTION refuses one that sends a NOTIFY: such writers switch it off, and workers look by the clock.
             IF pg_try_advisory_lock_shared(1885695330, 1) THEN
                 PERFORM pg_advisory_unlock_shared(1885695330, 1);
-            ELSE
+            ELSIF current_setting('embed.notify', true) IS DISTINCT FROM 'off' THEN
                 PERFORM pg_notify('pg_embed_work', '');
             END IF;
             RETURN NULL;
@@ -183,6 +184,49 @@ $$;
 COMMENT ON FUNCTION embed._renamed_pack_v1(integer) IS
     'What a trigger runs for a statement after a key column was renamed, until its function is written anew; NULL when the key is gone.';
 
+CREATE OR REPLACE FUNCTION embed._watched(v embed._vectorizer, read_columns smallint[])
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats are
+    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike.
+    SELECT string_agg(concat_ws(' OR ',
+            CASE WHEN c.attnum = ANY (read_columns) THEN format('(%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C"',
+                embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'OLD'),
+                embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'NEW')) END,
+            CASE WHEN c.attnum <> ALL (read_columns) OR COALESCE(b.oid, t.oid) IN ('real'::regtype, 'double precision'::regtype,
+                'real[]'::regtype, 'double precision[]'::regtype)
+                THEN format('OLD.%1$s IS DISTINCT FROM NEW.%1$s', embed._column_name(v.source, c.attnum)) END),
+        ' OR ' ORDER BY c.attnum)
+    FROM (SELECT DISTINCT k.attnum FROM unnest(v.key_columns || read_columns) AS k(attnum)) AS c
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN pg_type AS b ON t.typtype = 'd' AND b.oid = t.typbasetype
+$$;
+COMMENT ON FUNCTION embed._watched(embed._vectorizer, smallint[]) IS
+    'The condition that an update changes the key, or the text of one of these columns.';
+
+CREATE OR REPLACE FUNCTION embed._may_raise(condition text)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT condition ~ '\{(COERCETODOMAIN|ROWCOMPAREEXPR|XMLEXPR|JSON)'
+        OR (condition ~ '\{COERCEVIAIO ' AND EXISTS (
+            SELECT FROM regexp_matches(condition, ':resulttype ([0-9]+)', 'g') AS m(part) WHERE m.part[1]::oid <> 'text'::regtype))
+        OR EXISTS (
+            SELECT FROM regexp_matches(condition, ':(funcid|opno) ([0-9]+)', 'g') AS m(part)
+            LEFT JOIN pg_operator AS o ON m.part[1] = 'opno' AND o.oid = m.part[2]::oid
+            JOIN pg_proc AS p ON p.oid = COALESCE(o.oprcode::oid, m.part[2]::oid)
+            WHERE NOT p.proleakproof AND NOT (p.pronamespace = 'pg_catalog'::regnamespace
+                AND p.proname ~ '^((enum|numeric)_(eq|ne|lt|le|gt|ge)|length|char_length|lower|upper|btrim|text|concat|num_nonnulls)$'))
+$$;
+COMMENT ON FUNCTION embed._may_raise(text) IS
+    'Whether a condition, as Postgres keeps it, may raise an error for some row: leakproof functions and a few others never do.';
+
 CREATE OR REPLACE FUNCTION embed._build_triggers(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
@@ -198,11 +242,7 @@ BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     SELECT c.relkind = 'p' INTO partitioned FROM pg_class AS c WHERE c.oid = v.source;
     PERFORM embed._drop_triggers(vectorizer);
-    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text.
-    SELECT string_agg(format(CASE WHEN c.attnum = ANY (v.input_columns) THEN 'OLD.%1$s::text COLLATE "C" IS DISTINCT FROM NEW.%1$s::text COLLATE "C"'
-            ELSE 'OLD.%1$s IS DISTINCT FROM NEW.%1$s' END, embed._column_name(v.source, c.attnum)),
-        ' OR ' ORDER BY c.attnum) INTO watched
-    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns) AS a(attnum)) AS c;
+    watched := embed._watched(v, v.input_columns);
     IF v.filter IS NOT NULL THEN
         watched := format('%s OR ((%s) IS TRUE) <> ((%s) IS TRUE)', watched,
             embed._render(v.source, v.filter, 'OLD', false), embed._render(v.source, v.filter, 'NEW', false));
@@ -215,6 +255,13 @@ BEGIN
             format('the triggers of vectorizer %L cannot be made on %s: %s', v.name, v.source, SQLERRM),
             'the filter must not have sub-selects or aggregates, and you need the TRIGGER privilege');
     END;
+    -- An error of the filter would be the writer's. Where there may be one, any change of what the filter reads is queued.
+    IF v.filter IS NOT NULL AND embed._may_raise((SELECT g.tgqual::text FROM pg_trigger AS g
+        WHERE g.tgrelid = v.source AND g.tgname = 'pg_embed_' || v.id || '_update')) THEN
+        EXECUTE format('DROP TRIGGER %I ON %s', 'pg_embed_' || v.id || '_update', v.source);
+        EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_update', v.source, embed._watched(v, v.input_columns || v.filter_columns), function);
+    END IF;
     IF partitioned THEN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);

@@ -361,6 +361,9 @@ BEGIN
     target := embed._add_column(source, column_name, column_type, chosen.dimensions);
     IF target.attnum = ANY (read.columns) THEN
         PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', column_name));
+    ELSIF target.attnum = ANY (kept.columns) THEN
+        -- each vector would queue its row again
+        PERFORM embed._fail('PE003', format('the filter reads %I, the column of the vectors', column_name), 'name other columns in the filter');
     END IF;
     IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND v.target_column = target.attnum) THEN
         PERFORM embed._fail('PE003', format('column %I of %s belongs to a vectorizer already', column_name, source),
@@ -446,9 +449,16 @@ BEGIN
         kept := embed._filter(v.source, NULLIF(filter, ''));
         v.filter := kept.pieces;
         v.filter_columns := kept.columns;
+        IF v.target_column = ANY (v.filter_columns) THEN
+            PERFORM embed._fail('PE003', format('the filter reads %s, the column of the vectors', embed._column_name(v.source, v.target_column)),
+                'name other columns in the filter');
+        END IF;
     END IF;
     IF again AND EXISTS (SELECT FROM unnest(v.input_columns || v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL) THEN
         PERFORM embed._fail('PE003', format('vectorizer %L reads a column that was dropped', v.name), 'name other columns as input, and in the filter, in one call');
+    ELSIF again AND filter IS NULL AND v.filter IS NOT NULL THEN
+        -- its names may mean something else by now
+        PERFORM embed._filter(v.source, (SELECT w.filter FROM embed.vectorizers AS w WHERE w.name = v.name));
     END IF;
     UPDATE embed._vectorizer AS c
     SET name = COALESCE(rename_to, c.name),

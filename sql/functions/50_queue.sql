@@ -194,6 +194,7 @@ AS $$
 DECLARE
     claim record;
     source record := embed._source_v1(vectorizer);
+    reading text;
 BEGIN
     IF source.input IS NULL THEN
         RETURN;
@@ -204,15 +205,27 @@ BEGIN
         RETURN;
     END IF;
     -- OFFSET 0 keeps one index probe a key, whatever the planner thinks of the table.
-    RETURN QUERY EXECUTE format(
+    reading := format(
         'SELECT q.entry, q.attempts, q.key, r.found IS NOT NULL, r.input, embed._hash(r.input)
          FROM unnest($1, $2, $3) AS q(entry, attempts, key)
          LEFT JOIN LATERAL (SELECT true AS found, %s AS input FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
-        source.input, source.name, source.match)
-    USING claim.entries, claim.attempts, claim.keys;
+        source.input, source.name, source.match);
+    BEGIN
+        RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys;
+    EXCEPTION WHEN data_exception THEN
+        -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
+        FOR i IN 1..cardinality(claim.keys) LOOP
+            BEGIN
+                RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i];
+            EXCEPTION WHEN data_exception THEN
+                PERFORM embed._bury_v1(vectorizer, claim.keys[i], SQLSTATE, 'its text cannot be read: ' || SQLERRM, claim.attempts[i]);
+                RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
+            END;
+        END LOOP;
+    END;
 END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval) IS
-    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone. The caller commits before it works.';
+    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
 
 CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT target text, OUT kind oid)
 LANGUAGE plpgsql
@@ -284,7 +297,7 @@ AS $$
         WHEN NOT EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid JOIN embed._model AS m ON m.id = v.model_id
                 WHERE a.attrelid = v.source AND a.attnum = v.target_column AND a.atttypmod = m.dimensions AND t.typname IN ('vector', 'halfvec'))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
-        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled <> 'D'
+        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
                 AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')) < 2
             THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
     END
@@ -316,8 +329,11 @@ AS $$
 DECLARE
     source record := embed._source_v1(vectorizer);
     done text[] := '{}';
+    held text[];
     busy text[] := '{}';
     void text[] := '{}';
+    same text[];
+    refused text[] := '{}';
     looked timestamptz;
 BEGIN
     written := 0;
@@ -344,9 +360,9 @@ BEGIN
              written AS (UPDATE %1$s AS r SET %3$s = q.vector FROM held AS q
                  WHERE %2$s AND embed._hash(%4$s) IS NOT DISTINCT FROM q.hash AND (q.hash IS NOT NULL OR r.%3$s IS NOT NULL)
                  RETURNING q.key)
-             SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w',
+             SELECT (SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w), (SELECT array_agg(h.key) FROM held AS h)',
             source.name, source.match, source.target, source.input)
-        INTO done USING keys, hashes, vectors;
+        INTO done, held USING keys, hashes, vectors;
     END IF;
     looked := clock_timestamp();
     IF cardinality(done) < cardinality(keys) OR cardinality(gone) > 0 THEN
@@ -361,8 +377,22 @@ BEGIN
                  FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
             source.input, source.target, source.name, source.match)
         INTO busy, void USING keys, hashes, done, gone;
+        IF busy && held THEN
+            -- We hold these ourselves, and yet they were not written: a trigger of the table let nothing through, because
+            -- nothing would change, or for a reason of its own. They would be busy for ever.
+            EXECUTE format(
+                'SELECT COALESCE(array_agg(q.key) FILTER (WHERE r.same), ''{}''), COALESCE(array_agg(q.key) FILTER (WHERE NOT r.same), ''{}'')
+                 FROM unnest($1, $2) AS q(key, vector)
+                 CROSS JOIN LATERAL (SELECT r.%s::text IS NOT DISTINCT FROM q.vector::text AS same FROM %s AS r WHERE %s OFFSET 0) AS r
+                 WHERE q.key = ANY ($3) AND q.key = ANY ($4)',
+                source.target, source.name, source.match)
+            INTO same, refused USING keys, vectors, busy, held;
+            done := done || same;
+            busy := ARRAY(SELECT b.key FROM unnest(busy) AS b(key) WHERE b.key <> ALL (same || refused));
+        END IF;
     END IF;
     PERFORM embed._settle_v1(worker, vectorizer, entries, done, busy, void, looked, dead);
+    PERFORM embed._bury_v1(vectorizer, r.key, '27000', 'a trigger of the table did not let the vector be written', 1) FROM unnest(refused) AS r(key);
     written := cardinality(done);
     postponed := cardinality(busy);
     RETURN NEXT;
@@ -709,9 +739,15 @@ BEGIN
     IF source.input IS NULL OR cardinality(listed) = 0 THEN
         RETURN 0;
     END IF;
-    EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
-        WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
-        source.name, source.match, source.input) INTO void USING listed;
+    BEGIN
+        EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
+            source.name, source.match, source.input) INTO void USING listed;
+    EXCEPTION WHEN data_exception THEN
+        -- the filter fails on one of them: only those that are gone, then
+        EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match) INTO void USING listed;
+    END;
     IF cardinality(void) > 0 THEN
         PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', '{}', void, looked, '[]');
     END IF;

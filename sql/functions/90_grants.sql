@@ -42,8 +42,8 @@ BEGIN
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
             embed._add_column(regclass, text, text, integer), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
-            embed._template(regclass, text[], text), embed._filter(regclass, text), embed._column_number(regclass, text, text),
-            embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
+            embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
+            embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
             embed._problem(embed._vectorizer)
             TO embed_owner;
     END IF;

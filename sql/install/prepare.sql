@@ -6,6 +6,29 @@ BEGIN
         CREATE EXTENSION vector;
     END IF;
 END $$;
+-- What is there already must be ours, or a superuser's: an owner of the schema or of a function in it could put code of
+-- his own where workers and the installing role would run it.
+DO $$
+DECLARE
+    found record;
+BEGIN
+    SELECT o.what, r.rolname INTO found
+    FROM (
+        SELECT 'schema embed' AS what, s.nspowner AS owner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure, p.proowner FROM pg_catalog.pg_proc AS p
+        JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace AND s.nspname = 'embed'
+        UNION ALL
+        SELECT 'relation ' || c.oid::regclass, c.relowner FROM pg_catalog.pg_class AS c
+        JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace AND s.nspname = 'embed'
+    ) AS o JOIN pg_catalog.pg_roles AS r ON r.oid = o.owner
+    WHERE r.rolname <> current_user AND NOT r.rolsuper
+    LIMIT 1;
+    IF found.what IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = pg_catalog.format('%s belongs to %I, who could take over what you install', found.what, found.rolname),
+            HINT = pg_catalog.format('install as %1$I; or, if it is none of an installation, drop it; or take it over: REASSIGN OWNED BY %1$I TO %2$I', found.rolname, current_user);
+    END IF;
+END $$;
 CREATE SCHEMA IF NOT EXISTS embed;
 COMMENT ON SCHEMA embed IS 'pg_embed: rows of text, embedded and searchable by meaning. Names with a leading underscore are private.';
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, embed, ' || pg_catalog.quote_ident(s.nspname) || ', pg_temp', false)

@@ -9,6 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pg_embed import install as installing
+from pg_embed.errors import PgEmbedError
 from tests.fix_pg import Server, fresh_database, role_maker
 from tests.fix_worker import Connection, StartWorker, broken_rows, create_docs, create_fake_model, insert_docs
 from tests.sql.helpers import refused, value
@@ -78,6 +79,25 @@ def test_an_owner_of_the_installation_may_not_do_what_only_a_table_s_owner_may(
     with psycopg.connect(owner_dsn, autocommit=True) as owner:
         assert refused(owner, "SELECT embed.drop_vectorizer('docs')")[0] == "42501"
         owner.execute("SELECT embed.pause('docs')")
+
+
+@pytest.mark.parametrize("made", ["CREATE SCHEMA embed", "an installation", "a function"])
+def test_a_schema_of_somebody_else_s_is_not_installed_into(
+    owner_dsn: str, bare_dsn: str, bare_db: Connection, made: str
+) -> None:
+    with psycopg.connect(owner_dsn, autocommit=True) as owner:
+        if made == "an installation":
+            installing.install(owner_dsn)
+        elif made == "a function":
+            bare_db.execute("CREATE SCHEMA embed; GRANT USAGE, CREATE ON SCHEMA embed TO PUBLIC")
+            owner.execute(
+                "CREATE FUNCTION embed._hash(text) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'"
+            )
+        else:
+            owner.execute(made)
+    with pytest.raises(PgEmbedError, match="could take over") as caught:
+        installing.install(bare_dsn)
+    assert "REASSIGN OWNED" in (caught.value.hint or "")
 
 
 def test_roles_that_come_later_get_their_rights_by_an_upgrade(

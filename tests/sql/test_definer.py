@@ -10,7 +10,7 @@ import pytest
 
 from pg_embed.resources import sql_dir
 from tests.fix_pg import MakeRole, Role
-from tests.fix_worker import Connection, create_docs, create_fake_model
+from tests.fix_worker import Connection, StartWorker, create_docs, create_fake_model
 from tests.sql.helpers import queued, refused, value
 
 INLINED = {"_hash", "_keys", "embed", "embed_document"}  # must have no SET clause, or they would not inline
@@ -307,6 +307,86 @@ def test_a_key_of_a_user_s_own_type_is_refused(db: Connection, owner: Role, atta
         assert kind in message
         assert "enums" in hint
         attacker.execute("DROP TABLE mine.docs")
+
+
+@pytest.mark.parametrize(
+    ("filter", "word"),
+    [
+        ("mine.steal(body)", "mine.steal(text)"),
+        ("body OPERATOR(mine.~) body", "mine.steal_both(text,text)"),
+        ("body::mine.checked <> ''", "mine.checked"),
+        ("'{x}'::mine.checked[] <> ARRAY[body::mine.checked]", "mine.checked"),
+        ("quote_literal(kind) = 'x'", "quote_literal(anyelement)"),
+    ],
+)
+def test_a_filter_runs_no_code_of_its_owner_s(
+    db: Connection, attacker: Connection, filter: str, word: str
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute(
+        "CREATE FUNCTION mine.steal(text) RETURNS boolean LANGUAGE sql AS $$ SELECT mine.leak() = 'x' $$;"
+        "CREATE FUNCTION mine.steal_both(text, text) RETURNS boolean LANGUAGE sql"
+        " AS $$ SELECT mine.steal($1) $$;"
+        "CREATE OPERATOR mine.~ (LEFTARG = text, RIGHTARG = text, FUNCTION = mine.steal_both);"
+        "CREATE DOMAIN mine.checked AS text CHECK (mine.steal(VALUE));"
+        "CREATE TYPE mine.kind AS ENUM ('a');"
+        "CREATE TABLE mine.docs (id int PRIMARY KEY, body text, kind mine.kind)"
+    )
+    state, message, hint = refused(
+        attacker, "SELECT embed.create_vectorizer('mine.docs', 'body', filter => %s)", filter
+    )
+    assert state == "PE003"
+    assert word in message
+    assert "column of the table" in hint
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', filter => $$kind = 'a'$$)")
+
+
+def test_a_filter_that_is_written_into_the_catalog_is_read_as_any_other(attacker: Connection) -> None:
+    attacker.execute(
+        "CREATE FUNCTION mine.steal(text) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;"
+        "CREATE TABLE mine.docs (id int PRIMARY KEY, body text)"
+    )
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', filter => 'id > 1')")
+    update = "UPDATE embed._vectorizer SET filter = %s::jsonb"
+    state, message, _ = refused(attacker, update, '["mine.steal(", 2, ")"]')
+    assert state == "PE003"
+    assert "mine.steal(text)" in message
+    assert refused(attacker, update, '["true) OR (mine.steal(", 2, ")"]')[0] == "PE003"
+    attacker.execute(update, ['["2 < ", 1]'])
+    assert value(attacker, "SELECT filter FROM embed.vectorizers") == "(2 < id)"
+    attacker.execute("SELECT embed.alter_vectorizer('mine.docs', rename_to => 'other')")
+
+
+def test_a_function_that_its_owner_added_to_an_extension_is_his_all_the_same(
+    db: Connection, attacker: Connection
+) -> None:
+    attacker.execute(
+        "CREATE FUNCTION mine.steal(text) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;"
+        "CREATE TABLE mine.docs (id int PRIMARY KEY, body text)"
+    )
+    db.execute("ALTER EXTENSION vector ADD FUNCTION mine.steal(text)")
+    call = "SELECT embed.create_vectorizer('mine.docs', 'body', filter => 'mine.steal(body)')"
+    assert refused(attacker, call)[0] == "PE003"
+    db.execute("ALTER EXTENSION vector DROP FUNCTION mine.steal(text)")
+
+
+def test_a_text_of_an_enum_with_a_cast_of_its_owner_s_is_read_by_postgres_itself(
+    db: Connection, attacker: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.kind AS ENUM ('a', 'b')")
+    attacker.execute(
+        "CREATE FUNCTION mine.to_text(mine.kind) RETURNS text LANGUAGE plpgsql AS $$"
+        " BEGIN CREATE TABLE public.leaked (); RETURN 'x'; END $$;"
+        "CREATE CAST (mine.kind AS text) WITH FUNCTION mine.to_text(mine.kind);"
+        "CREATE TABLE mine.docs (id int PRIMARY KEY, kind mine.kind)"
+    )
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'kind')")
+    attacker.execute("INSERT INTO mine.docs VALUES (1, 'a')")
+    start_worker(dsn)
+    db.execute("SELECT embed.wait('mine.docs')")
+    assert value(db, "SELECT count(embedding) FROM mine.docs") == 1
+    assert not leaked(db)
 
 
 def test_the_trigger_function_works_on_no_other_table(

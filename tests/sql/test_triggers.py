@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from tests.fix_worker import (
@@ -88,6 +89,31 @@ def test_numbers_that_are_equal_but_written_otherwise_are_another_text(docs: Con
     clear_queue(docs)
     docs.execute("UPDATE prices SET body = 1.00")
     assert queued(docs, "prices_embedding") == ["1"]
+
+
+@pytest.mark.parametrize("kind", ["double precision", "real[]"])
+def test_floats_that_a_session_writes_alike_are_different_texts(docs: Connection, kind: str) -> None:
+    docs.execute(f"CREATE TABLE prices (id int PRIMARY KEY, body {kind}, note text)")
+    docs.execute("SELECT embed.create_vectorizer('prices', 'body', backfill => false)")
+    number = "0.1::float8" if kind == "double precision" else "ARRAY[0.1::real]"
+    other = "0.1::float8 + 1e-17 * 2" if kind == "double precision" else "ARRAY[0.1::real + 1e-8::real]"
+    docs.execute(f"INSERT INTO prices VALUES (1, {number})")
+    clear_queue(docs)
+    docs.execute("SET extra_float_digits = 0")
+    docs.execute(f"UPDATE prices SET body = {other}")
+    docs.execute("UPDATE prices SET note = 'x'")
+    assert queued(docs, "prices_embedding") == ["1"]
+
+
+def test_a_session_may_go_without_the_notification(docs: Connection, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as idle:
+        idle.execute("SELECT pg_advisory_lock(1885695330, 1)")
+        idle.execute("LISTEN pg_embed_work")
+        docs.execute("SET embed.notify = 'off'; UPDATE docs SET body = 'new' WHERE id = 1")
+        assert list(idle.notifies(timeout=0.1)) == []
+        docs.execute("RESET embed.notify; UPDATE docs SET body = 'new' WHERE id = 2")
+        assert len(list(idle.notifies(timeout=10, stop_after=1))) == 1
+    assert queued(docs) == ["1", "2"]
 
 
 def test_insert_on_conflict_queues_what_it_inserts_and_what_it_changes(docs: Connection) -> None:

@@ -434,6 +434,107 @@ def test_the_filter_is_spelled_as_postgres_does(docs: Connection) -> None:
     assert "pg_embed" not in spelled
 
 
+@pytest.mark.parametrize(
+    ("filter", "word"),
+    [
+        ("at <= now()", "now()"),
+        ("at <= CURRENT_TIMESTAMP", "present time"),
+        ("title = current_user", "present time or user"),
+        ("age(at) > '1 day'", "age("),
+        ("random() < id", "random()"),
+        ("title = current_setting('TimeZone')", "current_setting"),
+        ("to_jsonb(title) IS NOT NULL", "to_jsonb"),
+        ("table_to_xml('public.docs', true, true, title) IS NOT NULL", "table_to_xml"),
+    ],
+)
+def test_a_filter_whose_answer_changes_by_itself_is_refused(docs: Connection, filter: str, word: str) -> None:
+    docs.execute("ALTER TABLE docs ADD COLUMN at timestamptz")
+    state, message, hint = refused(
+        docs, "SELECT embed.create_vectorizer('docs', 'body', filter => %s)", filter
+    )
+    assert state == "PE003"
+    assert word in message
+    assert "column of the table" in hint
+
+
+def test_a_filter_may_compare_times_and_use_an_extension(docs: Connection) -> None:
+    docs.execute("ALTER TABLE docs ADD COLUMN at timestamptz, ADD COLUMN place public.vector(2)")
+    docs.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', filter =>"
+        " $$at <= '2024-01-01' AND at::date > '2020-01-01'"
+        " AND place OPERATOR(public.<->) '[1,2]'::public.vector < 1$$)"
+    )
+    docs.execute("SELECT embed.alter_vectorizer('docs', 'title')")
+
+
+def test_a_filter_over_the_column_of_the_vectors_is_refused(docs: Connection) -> None:
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    for call in (
+        "alter_vectorizer('docs', filter => 'embedding IS NULL')",
+        "drop_vectorizer('docs'), embed.create_vectorizer('docs', 'body', filter => 'embedding IS NULL')",
+    ):
+        state, message, hint = refused(docs, f"SELECT embed.{call}")
+        assert state == "PE003"
+        assert message == "the filter reads embedding, the column of the vectors"
+        assert hint
+
+
+def test_a_filter_without_the_right_to_temporary_views_is_told(docs: Connection, make_role: MakeRole) -> None:
+    owner = make_role("embed_owner")
+    docs.execute(f'ALTER TABLE docs OWNER TO "{owner.name}"')
+    docs.execute(f'REVOKE TEMPORARY ON DATABASE "{docs.info.dbname}" FROM PUBLIC')
+    docs.execute(f'SET ROLE "{owner.name}"')
+    state, _, hint = refused(docs, "SELECT embed.create_vectorizer('docs', 'body', filter => 'id > 1')")
+    assert state == "42501"
+    assert hint.endswith(f"GRANT TEMPORARY ON DATABASE {docs.info.dbname} TO {owner.name}")
+    docs.execute("RESET ROLE")
+
+
+def test_columns_in_a_row_make_one_text(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    docs.execute("UPDATE docs SET title = 'x'")
+    docs.execute("SELECT embed.create_vectorizer('docs', template => '{title}{body}')")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs, text="title || body") == []
+
+
+@pytest.mark.parametrize(
+    ("filter", "raises"),
+    [
+        ("id > 1 AND title <> 'x' AND (title IS NULL OR length(title) = ANY ('{1,2}'))", False),
+        ("kind = 'a' AND price > 1.5 AND at > '2024-01-01'", False),
+        ("10 / id > 1", True),
+        ("title::int > 1", True),
+        ("upper(title::varchar)::int > 1", True),
+        ("(id, title) < (1, 'x')", True),
+    ],
+)
+def test_a_filter_that_may_raise_is_left_to_the_worker(docs: Connection, filter: str, raises: bool) -> None:
+    docs.execute(
+        "CREATE TYPE kind AS ENUM ('a'); ALTER TABLE docs ADD COLUMN kind kind,"
+        " ADD COLUMN price numeric, ADD COLUMN at timestamptz"
+    )
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', filter => %s)", [filter])
+    condition = value(
+        docs, "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname ~ 'pg_embed.*_update'"
+    )
+    assert ("IS TRUE" in condition) != raises
+
+
+def test_a_text_of_more_columns_than_a_function_takes(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    names = [f"c{number}" for number in range(120)]
+    docs.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(f'{name} text' for name in names)})")
+    docs.execute("SELECT embed.create_vectorizer('wide', %s::text[])", [names])
+    docs.execute("INSERT INTO wide (id, c0, c60, c119) VALUES (1, 'a', 'b', 'c'), (2, NULL, NULL, 'd')")
+    docs.execute("INSERT INTO wide (id) VALUES (3)")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('wide')")
+    text = f"CASE WHEN id < 3 THEN array_to_string(ARRAY[{', '.join(names)}], E'\\n', '') END"
+    assert broken_rows(docs, "wide", text=text, vectorizer="wide_embedding") == []
+
+
 def test_an_unrelated_filter_value_enqueues_nothing(docs: Connection) -> None:
     docs.execute(
         "SELECT embed.create_vectorizer('docs', 'body', filter => 'length(title) > 3', backfill => false)"

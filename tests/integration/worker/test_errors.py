@@ -276,26 +276,68 @@ def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_writte
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0
 
 
-def test_a_filter_that_fails_on_a_row_is_told_and_stops_no_other_table(
+def test_a_row_that_a_trigger_silently_keeps_as_it_is_ends_too(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
-    docs.execute("CREATE TABLE other (id int PRIMARY KEY, n int, body text)")
-    docs.execute("SELECT embed.create_vectorizer('other', 'body', filter => '1 / n > 0')")
-    docs.execute("INSERT INTO other VALUES (1, 0, 'x'), (2, 1, 'y')")
-    start_worker.expected = "division by zero"
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF OLD.title = 'archived' THEN RETURN NULL; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard();"
+        "CREATE TRIGGER redundant BEFORE UPDATE ON docs FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
+    insert_docs(docs, "one", "two")
+    docs.execute("INSERT INTO docs VALUES (500, 'archived', 'a')")
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    refusal = [("500", "27000", "a trigger of the table did not let the vector be written")]
+    assert docs.execute("SELECT key, code, error FROM embed.failures").fetchall() == refusal
+    docs.execute("SELECT embed.backfill('docs', 'all')")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert docs.execute("SELECT key, code, error FROM embed.failures").fetchall() == refusal
+
+
+@pytest.mark.parametrize("state", ["55000", "54000"])
+def test_an_error_that_is_no_lost_connection_is_told(
+    docs: Connection, dsn: str, start_worker: StartWorker, state: str
+) -> None:
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE 'not ready' USING ERRCODE = '{state}'; END $$;"
+        "CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard()"
+    )
+    start_worker.expected = "not ready"
     start_worker(dsn)
     insert_docs(docs, "one")
-    docs.execute("SELECT embed.wait('docs')")
-    while value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'") is None:
+    while value(docs, "SELECT reason FROM embed.vectorizers") is None:
         pass
-    assert (
-        value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'")
-        == "division by zero"
-    )
-    docs.execute("SELECT embed.alter_vectorizer('other', filter => '')")
+    assert value(docs, "SELECT reason FROM embed.vectorizers") == "not ready"
+    docs.execute("DROP TRIGGER guard ON docs")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_row_that_the_filter_fails_on_is_given_up_and_nobody_else_hears_of_it(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("CREATE TABLE other (id int PRIMARY KEY, n int, body text, note text)")
+    docs.execute("SELECT embed.create_vectorizer('other', 'body', filter => '10 / n > 1')")
+    docs.execute("INSERT INTO other VALUES (1, 0, 'x'), (2, 1, 'y'), (3, 100, 'z'), (4, 0, 'x')")
+    start_worker(dsn, tend_every=0.05)
     docs.execute("SELECT embed.wait('other')")
-    assert broken_rows(docs, "other", vectorizer="other_embedding") == []
-    assert value(docs, "SELECT reason FROM embed.vectorizers WHERE name = 'other_embedding'") is None
+    found = docs.execute("SELECT key, code, error FROM embed.failures ORDER BY key").fetchall()
+    assert found == [(key, "22012", "its text cannot be read: division by zero") for key in ("1", "4")]
+    assert docs.execute("SELECT id FROM other WHERE embedding IS NOT NULL").fetchall() == [(2,)]
+    docs.execute("UPDATE other SET note = 'the writer meets no error'")
+    docs.execute("UPDATE other SET n = 0 WHERE id = 3")
+    docs.execute("DELETE FROM other WHERE id = 4")
+    docs.execute("UPDATE other SET n = 2 WHERE n = 0")
+    docs.execute("SELECT embed.wait('other')")
+    text = "CASE WHEN 10 / n > 1 THEN body END"
+    assert broken_rows(docs, "other", text=text, vectorizer="other_embedding") == []
+    while value(docs, "SELECT count(*) FROM embed.failures"):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["text", "vector(5)"])
