@@ -184,12 +184,17 @@ BEGIN
             END;
         END IF;
         IF there THEN
-            EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS attached, %s AS key
-                FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s',
-                v.expressions[2], v.expressions[4],
-                CASE WHEN v.attached = '{}' THEN 'false' ELSE format('r.tableoid = ANY (%L::oid[])', v.attached) END,
-                v.expressions[5], v.expressions[1], v.expressions[3])
-            INTO row_of USING why.key;
+            BEGIN
+                EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS attached, %s AS key
+                    FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s',
+                    v.expressions[2], v.expressions[4],
+                    CASE WHEN v.attached = '{}' THEN 'false' ELSE format('r.tableoid = ANY (%L::oid[])', v.attached) END,
+                    v.expressions[5], v.expressions[1], v.expressions[3])
+                INTO row_of USING why.key;
+            EXCEPTION WHEN data_exception THEN
+                -- the filter fails on it: such a row waits, or is listed as failed
+                SELECT true AS found, true AS has_input, false AS has_vector, false AS attached, why.key AS key INTO row_of;
+            END;
         END IF;
         SELECT * INTO entry FROM embed._why_queued_v1(v.id, COALESCE(row_of.key, why.key));
         SELECT * INTO failure FROM embed._why_failed_v1(v.id, COALESCE(row_of.key, why.key));

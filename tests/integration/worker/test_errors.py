@@ -328,6 +328,7 @@ def test_a_row_that_the_filter_fails_on_is_given_up_and_nobody_else_hears_of_it(
     docs.execute("SELECT embed.wait('other')")
     found = docs.execute("SELECT key, code, error FROM embed.failures ORDER BY key").fetchall()
     assert found == [(key, "22012", "its text cannot be read: division by zero") for key in ("1", "4")]
+    assert value(docs, "SELECT state FROM embed.why('other', 1)") == "failed"
     assert docs.execute("SELECT id FROM other WHERE embedding IS NOT NULL").fetchall() == [(2,)]
     docs.execute("UPDATE other SET note = 'the writer meets no error'")
     docs.execute("UPDATE other SET n = 0 WHERE id = 3")
