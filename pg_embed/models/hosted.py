@@ -82,7 +82,7 @@ class Endpoint:
             raise ModelUnavailable(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
         except httpx.HTTPError as exc:
             raise Passing(
-                f"{self.url} cannot be reached: {self._clean(str(exc)) or type(exc).__name__}"
+                f"{self.url} cannot be reached: {self.clean(str(exc)) or type(exc).__name__}"
             ) from exc
         if response.status_code != 200:
             raise self._error(response, body)
@@ -90,7 +90,7 @@ class Endpoint:
 
     def _error(self, response: httpx.Response, body: bytes) -> ModelError:
         status, told = response.status_code, _told(body)
-        message = f"{self.url} answered {status}: {self._clean(told.message)[:LONGEST_MESSAGE]}"
+        message = f"{self.url} answered {status}: {self.clean(told.message)[:LONGEST_MESSAGE]}"
         if status in PAYMENT or told.code in NO_BALANCE:
             return ModelMisconfigured(message, hint="the account has no balance left")
         if status in REJECTED and told.about not in CONFIGURATION and told.code not in NO_MODEL:
@@ -102,7 +102,8 @@ class Endpoint:
             return ModelUnavailable(message, retry_after=retry_after)
         return ModelMisconfigured(message, hint="check the key, base_url and model")
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """The text without the key, or what looks like one."""
         if self._key:
             text = text.replace(self._key, "…")
         return MASKED_KEY.sub("…", text)

@@ -129,7 +129,8 @@ class HostedEmbedder:
         try:
             return embeddings(self._contract.answer(parsed(body)), len(texts))
         except UNUSABLE as exc:
-            raise ModelUnavailable(f"{self._endpoint.url} gave no usable answer: {exc}") from exc
+            reason = self._endpoint.clean(str(exc))
+            raise ModelUnavailable(f"{self._endpoint.url} gave no usable answer: {reason}") from exc
 
     def _probe(self) -> int:
         try:

@@ -251,6 +251,19 @@ def test_an_answer_of_another_shape_is_no_usable_answer(
             embedder.embed(["a"], "document")
 
 
+def test_an_answer_that_repeats_the_key_is_not_shown(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = connect()
+    key = embedder._endpoint._key
+    assert key
+    monkeypatch.setattr(embedder._endpoint, "post", lambda payload: key[:38].encode())
+    monkeypatch.setattr(embedder._endpoint, "_key", key[:38])
+    with pytest.raises(ModelUnavailable, match="not JSON") as caught:
+        embedder.embed(["a"], "document")
+    assert key[:38] not in str(caught.value)
+
+
 def test_vectors_are_sorted_by_index(family: str, connect: Connect) -> None:
     if family in WITHOUT_INDEXES:
         pytest.skip("the provider's answers have no indexes")
