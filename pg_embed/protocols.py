@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pg_embed.records import Card, Embeddings, Kind
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Outputs, Scores
 
 
 class Embedder(Protocol):
@@ -18,11 +18,31 @@ class Embedder(Protocol):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, exact or a documented estimate; used to fill batches and to bill."""
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
-        """Vectors of the texts, in their order.
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
+        """Vectors of the texts, in their order; of the model's outputs those that are asked for, or more.
 
         Raises `InputRejected` (these texts will never do), `ModelUnavailable` (try again later) or
         `ModelMisconfigured` (nothing will do until somebody mends the configuration).
+        """
+
+    def close(self) -> None:
+        """Let go of memory and connections; the model is not used afterwards."""
+
+
+class Reranker(Protocol):
+    """A loaded model that scores texts for a query; its card has the output "score" alone."""
+
+    @property
+    def card(self) -> Card:
+        """What the model is; the same object for the model's whole life."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, exact or a documented estimate; used to fill batches and to bill."""
+
+    def rerank(self, query: str, texts: Sequence[str]) -> Scores:
+        """How well each text answers the query, in the order of the texts; at most `card.max_batch_items`.
+
+        Raises what `Embedder.embed` raises.
         """
 
     def close(self) -> None:

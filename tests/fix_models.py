@@ -14,7 +14,7 @@ from pg_embed.errors import PgEmbedError
 from pg_embed.models.presets import presets
 from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
-from pg_embed.records import Card, Embeddings, Kind, ModelSpec
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs
 from tests.providers.cohere_server import cohere_server
 from tests.providers.jina_server import jina_server
 from tests.providers.openai_server import openai_server as make_openai_server
@@ -74,7 +74,7 @@ class SteppedEmbedder:
         """Words."""
         return [len(text.split()) for text in texts]
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Wait, then lengths."""
         call = Call(list(texts), kind, threading.current_thread().name, threading.Event())
         with self._changed:

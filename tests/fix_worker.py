@@ -20,7 +20,7 @@ from pg_embed.engine import Engine
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
-from pg_embed.records import Embeddings, Kind, ModelSpec
+from pg_embed.records import VECTORS, Embeddings, Kind, ModelSpec, Outputs
 from pg_embed.worker import Worker, WorkerSettings
 from tests.fix_models import PATIENCE, OneModel
 
@@ -55,7 +55,7 @@ class GatedFake(FakeEmbedder):
         self._changed = threading.Condition()
         self._seen = 0
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Wait while shut, then hash."""
         call = Call(list(texts))
         with self._changed:

@@ -14,6 +14,7 @@ from functools import partial
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 
 from pg_embed.engine.entries import Batch, Entry
 from pg_embed.engine.lanes import Lane, lanes_for
@@ -22,8 +23,9 @@ from pg_embed.engine.queues import Queue
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, PgEmbedError
 from pg_embed.protocols import Embedder
-from pg_embed.records import Embeddings, Kind, Priority
+from pg_embed.records import Embeddings, Kind, Outputs, Priority, SparseVectors, TokenVectors
 
+Float32 = npt.NDArray[np.float32]
 CLOSING = "the engine is closing"
 
 
@@ -50,8 +52,13 @@ class Batcher:
             queue.texts for queue in self._queues.values()
         )
 
-    def submit(self, texts: Sequence[str], kind: Kind, priority: Priority) -> asyncio.Future[Embeddings]:
-        """Put a request into its queue, or refuse it at once; cancel the future to give it up."""
+    def submit(
+        self, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs | None = None
+    ) -> asyncio.Future[Embeddings]:
+        """Put a request into its queue, or refuse it at once; cancel the future to give it up.
+
+        Of the model's outputs all, or those that are named.
+        """
         queue = self._queues[priority]
         if self._closing:
             raise ModelUnavailable(CLOSING)
@@ -60,16 +67,19 @@ class Batcher:
                 f"{queue.texts} texts wait for model {self._name!r} already", hint="try again in a moment"
             )
         future: asyncio.Future[Embeddings] = self._loop.create_future()
-        entry = Entry(texts, self._embedder.count_tokens(texts), kind, future, self.card)
+        wanted = frozenset(self.card.outputs) if outputs is None else outputs
+        entry = Entry(texts, self._embedder.count_tokens(texts), kind, wanted, future, self.card)
         future.add_done_callback(lambda _: queue.discard(entry))
         queue.push(entry)
         self._move(self._lanes[priority])
         return future
 
-    async def embed(self, texts: Sequence[str], kind: Kind, priority: Priority) -> Embeddings:
+    async def embed(
+        self, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs | None = None
+    ) -> Embeddings:
         """Bulk: wait for room in the queue, then for the vectors."""
         await self._queues[priority].room(len(texts))
-        return await self.submit(texts, kind, priority)
+        return await self.submit(texts, kind, priority, outputs)
 
     async def close(self, timeout: float) -> None:
         """Refuse what waits, let running calls end, and end the threads."""
@@ -106,20 +116,50 @@ class Batcher:
         if self._closing or batch.abandoned():
             return ModelUnavailable(CLOSING)
         try:
-            return self._checked(self._embedder.embed(batch.texts(), batch.kind), batch.items)
+            found = self._embedder.embed(batch.texts(), batch.kind, batch.outputs)
+            return self._checked(found, batch)
         except PgEmbedError as exc:
             return exc
         except BaseException as exc:  # a thread that dies would leave its callers waiting
             return ModelUnavailable(f"family {self.card.family!r} failed: {type(exc).__name__}: {exc}")
 
-    def _checked(self, embeddings: Embeddings, texts: int) -> Embeddings:
-        dense = np.asarray(embeddings.dense, np.float32)
-        if dense.shape != (texts, self.card.dimensions):
-            raise ModelUnavailable(
-                f"family {self.card.family!r} gave vectors of shape {dense.shape},"
-                f" expected {(texts, self.card.dimensions)}"
-            )
-        return Embeddings(dense=dense, tokens=embeddings.tokens)
+    def _checked(self, found: Embeddings, batch: Batch) -> Embeddings:
+        """What was asked for, and nothing else; another shape than the card's is an error of the family."""
+        wanted, texts = batch.outputs, batch.items
+        return Embeddings(
+            dense=self._dense(found, texts) if "dense" in wanted else np.empty((texts, 0), np.float32),
+            tokens=found.tokens,
+            sparse=self._sparse(found, texts) if "sparse" in wanted else None,
+            multi=self._multi(found, texts) if "multi" in wanted else None,
+        )
+
+    def _dense(self, found: Embeddings, texts: int) -> Float32:
+        dense = np.asarray(found.dense, np.float32)
+        self._must("vectors", dense.shape, (texts, self.card.dimensions))
+        return dense
+
+    def _sparse(self, found: Embeddings, texts: int) -> SparseVectors:
+        sparse = found.sparse
+        if sparse is None or len(sparse) != texts:
+            raise self._broken(f"sparse vectors for {0 if sparse is None else len(sparse)} of {texts} texts")
+        size = self.card.size("sparse")
+        if len(sparse.indices) and not 0 <= sparse.indices.min() <= sparse.indices.max() < size:
+            raise self._broken(f"a sparse vector with an index outside its {size} dimensions")
+        return sparse
+
+    def _multi(self, found: Embeddings, texts: int) -> TokenVectors:
+        multi = found.multi
+        if multi is None or len(multi) != texts:
+            raise self._broken(f"token vectors for {0 if multi is None else len(multi)} of {texts} texts")
+        self._must("token vectors", multi.vectors.shape, (multi.starts[-1], self.card.size("multi")))
+        return multi
+
+    def _must(self, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if found != expected:
+            raise self._broken(f"{what} of shape {found}, expected {expected}")
+
+    def _broken(self, what: str) -> ModelUnavailable:
+        return ModelUnavailable(f"family {self.card.family!r} gave {what}")
 
     def _finish(self, lane: Lane, batch: Batch, outcome: Embeddings | PgEmbedError, seconds: float) -> None:
         """On the loop: answer, and go on; of a refused batch each caller's part is tried alone."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -18,14 +18,28 @@ from pg_embed.engine.memo import Memo
 from pg_embed.engine.observer import Observer, Silence
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.engine.threads import Threads
-from pg_embed.errors import ModelMisconfigured, ModelUnavailable, Overloaded, PgEmbedError, SidecarTimeout
+from pg_embed.errors import (
+    InvalidArgument,
+    ModelMisconfigured,
+    ModelUnavailable,
+    Overloaded,
+    PgEmbedError,
+    SidecarTimeout,
+)
 from pg_embed.log import event, logger
 from pg_embed.models.registry import Registry
 from pg_embed.protocols import Embedder
-from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority
 
 LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
 LOADERS = 4  # models that load at the same time
+LARGE: Outputs = frozenset({"multi"})  # too large to remember, where a model has others
+NAMES = {
+    "dense": "dense vectors",
+    "sparse": "sparse vectors",
+    "multi": "token vectors",
+    "score": "scores of texts for a query",
+}
 
 T = TypeVar("T")
 log = logger("engine")
@@ -39,22 +53,37 @@ class Model:
         self.embedder = embedder
         self.batcher = Batcher(embedder, name, settings, observer)
         self._observer = observer
-        self._memo = Memo(settings.memo_size, partial(self.batcher.submit, priority=Priority.QUERY))
+        self._own = frozenset(embedder.card.outputs)
+        self._remembered = (self._own - LARGE) or self._own
+        submit = partial(self.batcher.submit, outputs=self._remembered, priority=Priority.QUERY)
+        self._memo = Memo(settings.memo_size, submit)
 
-    async def embed(self, texts: Sequence[str], kind: Kind, priority: Priority) -> Embeddings:
-        """By way of the memory if it is a query."""
+    async def embed(
+        self, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs
+    ) -> Embeddings:
+        """By way of the memory if it is a query, which then has all outputs that are remembered."""
+        wanted = self._wanted(outputs)
         if not texts:
             return Embeddings(dense=np.empty((0, self.embedder.card.dimensions), np.float32))
         if priority is not Priority.QUERY:
-            return await self.batcher.embed(texts, kind, priority)
-        if not self._memo.suits(texts):
-            return await self.batcher.submit(texts, kind, priority)
+            return await self.batcher.embed(texts, kind, priority, wanted)
+        if not self._memo.suits(texts) or not wanted <= self._remembered:
+            return await self.batcher.submit(texts, kind, priority, wanted)
         known = self._memo.recall(texts, kind)
         if known is not None:
             self._observer.remembered(self.name, hits=len(texts), misses=0)
             return known
         self._observer.remembered(self.name, hits=0, misses=len(texts))
         return await self._memo.embed(texts, kind)
+
+    def _wanted(self, outputs: Outputs) -> Outputs:
+        """Those of the model's that are asked for; all of them where all are asked for."""
+        if outputs != VECTORS and (others := sorted(outputs - self._own)):
+            raise InvalidArgument(
+                f"model {self.name!r} makes no {NAMES[others[0]]}",
+                hint=f"it makes {' and '.join(NAMES[output] for output in self.embedder.card.outputs)}",
+            )
+        return outputs & self._own
 
     async def close(self, timeout: float) -> None:
         """End the threads, then the model."""
@@ -82,9 +111,15 @@ class Engine:
         return (await _within(timeout, spec, self._model(spec))).embedder.card
 
     async def embed(
-        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
+        self,
+        spec: ModelSpec,
+        texts: Sequence[str],
+        kind: Kind,
+        priority: Priority,
+        timeout: float,
+        outputs: Outputs = VECTORS,
     ) -> Embeddings:
-        """Vectors in the order of the texts.
+        """Vectors in the order of the texts; of the model's outputs all, or those that are named.
 
         A query that finds its queue full raises `Overloaded` at once, bulk waits for room; after `timeout`
         seconds both raise `SidecarTimeout`. Cancelling the caller takes the request out of the queue.
@@ -92,7 +127,7 @@ class Engine:
         started = perf_counter()
         error: PgEmbedError | None = None
         try:
-            return await _within(timeout, spec, self._embed(spec, texts, kind, priority))
+            return await _within(timeout, spec, self._embed(spec, texts, kind, priority, outputs))
         except PgEmbedError as exc:
             error = exc
             raise
@@ -109,10 +144,10 @@ class Engine:
         await asyncio.to_thread(self._loaders.close, self._settings.close_timeout)
 
     async def _embed(
-        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority
+        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs
     ) -> Embeddings:
         model = await self._model(spec)
-        return await model.embed(texts, kind, priority)
+        return await model.embed(texts, kind, priority, outputs)
 
     async def _model(self, spec: ModelSpec) -> Model:
         if self._closed:
@@ -184,7 +219,7 @@ class Engine:
 
 def _loaded(registry: Registry, spec: ModelSpec) -> Embedder | PgEmbedError:
     try:
-        return registry.load(spec)
+        return cast(Embedder, registry.load(spec))
     except PgEmbedError as exc:
         return exc
     except BaseException as exc:  # a thread that dies would leave its callers waiting

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pg_embed.errors import PgEmbedError
-from pg_embed.records import Card, Embeddings, Kind, Priority
+from pg_embed.records import Card, Embeddings, Kind, Outputs, Priority, join
 
 
 class Entry:
@@ -22,13 +22,15 @@ class Entry:
         texts: Sequence[str],
         counts: list[int],
         kind: Kind,
+        outputs: Outputs,
         future: asyncio.Future[Embeddings],
         card: Card,
     ) -> None:
         self.kind = kind
+        self.outputs = outputs
         self.future = future
         self.untaken = self._missing = len(texts)
-        self._tokens = 0
+        self._parts: dict[int, Embeddings] = {}
         cost = max(counts) * len(counts) if card.padded else sum(counts)
         self.whole = len(texts) == 1 or (len(texts) <= card.max_batch_items and cost <= card.max_batch_tokens)
         if self.whole:
@@ -38,28 +40,27 @@ class Entry:
             self._order = np.lexsort(([-len(text) for text in texts], [-count for count in counts]))
             order: list[int] = self._order.tolist()
             self.texts, self.counts = [texts[row] for row in order], [counts[row] for row in order]
-            self._dense = np.empty((len(texts), card.dimensions), np.float32)
 
     @property
     def next(self) -> int:
         """The first text that no batch has taken."""
         return len(self.texts) - self.untaken
 
-    def receive(self, start: int, stop: int, dense: npt.NDArray[np.float32], tokens: int) -> None:
-        """The vectors of a part; the caller is answered with the last of them."""
-        self._missing -= stop - start
-        self._tokens += tokens
-        if self.whole:
-            self._dense = dense
-        else:
-            self._dense[self._order[start:stop]] = dense
+    def receive(self, start: int, part: Embeddings) -> None:
+        """The vectors of the texts from `start` on; the caller is answered with the last of them."""
+        self._missing -= len(part)
+        self._parts[start] = part
         if not self._missing and not self.future.done():
-            self.future.set_result(Embeddings(dense=self._dense, tokens=self._tokens))
+            self.future.set_result(self._joined())
 
     def fail(self, error: PgEmbedError) -> None:
         """Answer the caller with an error; parts still to come are dropped."""
         if not self.future.done():
             self.future.set_exception(error)
+
+    def _joined(self) -> Embeddings:
+        found = join([self._parts[start] for start in sorted(self._parts)])
+        return found if self.whole else found.take(np.argsort(self._order), found.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,15 @@ class Batch:
         """That of all its parts."""
         return self.parts[0].entry.kind
 
+    @property
+    def outputs(self) -> Outputs:
+        """Those of all its parts."""
+        return self.parts[0].entry.outputs
+
+    def suits(self, entry: Entry) -> bool:
+        """Whether an entry can go with the parts."""
+        return not self.parts or (entry.kind == self.kind and entry.outputs == self.outputs)
+
     def take(self, entry: Entry) -> int:
         """Take as many of the entry's texts as fit, a whole one only as a whole; how many were taken."""
         start = entry.next
@@ -121,7 +131,7 @@ class Batch:
         for part, tokens in zip(self.parts, estimated, strict=True):
             end = row + part.stop - part.start
             share = embeddings.tokens * tokens // max(1, sum(estimated))
-            part.entry.receive(part.start, part.stop, embeddings.dense[row:end], share)
+            part.entry.receive(part.start, embeddings.cut(row, end, share))
             row = end
 
     def fail(self, error: PgEmbedError) -> None:

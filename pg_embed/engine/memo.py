@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from pg_embed.records import Embeddings, Kind
+from pg_embed.records import Embeddings, Kind, join
 
 MAX_TEXTS = 16  # a request with more texts is no query that comes again
 MAX_CHARACTERS = 2_000  # nor is a text as long as this
 
-Vector = npt.NDArray[np.float32]
 Key = tuple[Kind, str]
 Submit = Callable[[Sequence[str], Kind], "asyncio.Future[Embeddings]"]
 
@@ -44,7 +41,7 @@ class Memo:
     def __init__(self, size: int, submit: Submit) -> None:
         self._size = size
         self._submit = submit
-        self._vectors: OrderedDict[Key, Vector] = OrderedDict()
+        self._vectors: OrderedDict[Key, Embeddings] = OrderedDict()  # of one row, without tokens
         self._calls: dict[Key, Call] = {}
 
     @staticmethod
@@ -59,7 +56,7 @@ class Memo:
             return None
         for key in keys:
             self._vectors.move_to_end(key)
-        return Embeddings(dense=np.stack([self._vectors[key] for key in keys]))
+        return join([self._vectors[key] for key in keys])
 
     async def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
         """Wait for what is not known; each text is computed once, whoever asks for it meanwhile."""
@@ -72,13 +69,13 @@ class Memo:
             call.waiting += 1
         try:
             for call in calls:
-                dense = (await call.join()).dense
-                found.update(zip(call.texts, dense, strict=True))
+                computed = await call.join()
+                found.update((text, computed.cut(row, row + 1)) for row, text in enumerate(call.texts))
         finally:
             for call in calls:
                 call.leave()
         tokens = own.future.result().tokens if own is not None else 0
-        return Embeddings(dense=np.stack([found[text] for text in texts]), tokens=tokens)
+        return replace(join([found[text] for text in texts]), tokens=tokens)
 
     def _running(self, text: str, kind: Kind) -> Call | None:
         call = self._calls.get((kind, text))
@@ -96,7 +93,7 @@ class Memo:
             if self._calls.get((kind, text)) is call:
                 del self._calls[kind, text]
         if not call.future.cancelled() and call.future.exception() is None:
-            for text, vector in zip(call.texts, call.future.result().dense, strict=True):
-                self._vectors[kind, text] = vector.copy()
+            for row, text in enumerate(call.texts):
+                self._vectors[kind, text] = call.future.result().take([row])
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)

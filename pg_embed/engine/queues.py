@@ -43,14 +43,14 @@ class Queue:
             entry.untaken = 0
 
     def fill(self, card: Card) -> Batch | None:
-        """The next batch: texts of one kind, until one does not fit, which stays in front."""
+        """The next batch: texts of one kind and for the same outputs, until one does not fit."""
         batch = Batch(card, self.priority)
         while self._entries:
             entry = self._entries[0]
             if entry.future.done():
                 self.discard(entry)
                 continue
-            if batch.parts and entry.kind != batch.kind:
+            if not batch.suits(entry):
                 break
             self._free(batch.take(entry))
             if entry.untaken:

@@ -17,7 +17,7 @@ from pg_embed.errors import InputRejected, ModelUnavailable
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
-from pg_embed.records import Card, Embeddings, Kind, Metric, ModelSpec
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
 
 ROWS = 256  # at a time, to stay in the processor's cache
 
@@ -53,7 +53,7 @@ class FakeEmbedder:
         """A quarter of the characters, and one."""
         return [len(text) // 4 + 1 for text in texts]
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Hash and normalise."""
         if self._options.delay:
             time.sleep(self._options.delay)

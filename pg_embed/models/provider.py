@@ -14,7 +14,7 @@ from pg_embed.models.keys import read_key, refuse_keys
 from pg_embed.models.options import read_options
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import Card, Embeddings, Kind, Metric, ModelSpec
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
 
 PROBE = "dimensions"
 UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Base64Error)
@@ -109,7 +109,7 @@ class HostedEmbedder:
         """An estimate: a third of the UTF-8 bytes, the longest prompt counted in."""
         return estimate_tokens(texts, self._contract.longest_prompt)
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """One call for all of them."""
         result = self._call(texts, kind)
         found = result.dense.shape[1]

@@ -10,12 +10,12 @@ from typing import cast
 
 import pg_embed.models
 from pg_embed.errors import InvalidArgument, ModelMisconfigured
-from pg_embed.protocols import Embedder
+from pg_embed.protocols import Embedder, Reranker
 from pg_embed.records import ModelSpec
 
 ENTRY_POINTS = "pg_embed.families"  # other packages name their loaders here: family = "module:attribute"
 
-Loader = Callable[[ModelSpec], Embedder]
+Loader = Callable[[ModelSpec], Embedder | Reranker]
 
 
 class Registry:
@@ -34,7 +34,7 @@ class Registry:
         """The known names, sorted."""
         return sorted(self._loaders)
 
-    def load(self, spec: ModelSpec) -> Embedder:
+    def load(self, spec: ModelSpec) -> Embedder | Reranker:
         """Load a model; blocks for as long as that takes."""
         loader = self._loaders.get(spec.family)
         if loader is None:

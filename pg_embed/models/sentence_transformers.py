@@ -18,7 +18,7 @@ from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import Card, Embeddings, Kind, Metric, ModelSpec
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
 
 Float32 = npt.NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class SentenceTransformerEmbedder:
         limit = self.card.max_tokens
         return [min(count, limit) for count in estimate_tokens(texts)]
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Batches of texts of like length, the longest first."""
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         dense = np.empty((len(texts), self.card.dimensions), np.float32)

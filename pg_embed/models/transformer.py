@@ -18,7 +18,7 @@ from pg_embed.models import local
 from pg_embed.models.pooling import Pooling, pool
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.models.vocabulary import Vocabulary
-from pg_embed.records import Card, Embeddings, Kind, Metric
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, Outputs
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -81,7 +81,7 @@ class TransformerEmbedder:
         limit = self.card.max_tokens
         return [min(count, limit) for count in estimate_tokens(texts, self._headers["document"])]
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Batches of texts of like length, the longest first."""
         read = self._vocabulary.read(self._headers[kind], texts, self.card.max_tokens)
         header = self._header_ids[kind]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry, default_registry
-from pg_embed.records import Embeddings, Kind, ModelSpec
+from pg_embed.records import VECTORS, Embeddings, Kind, ModelSpec, Outputs
 
 DEADLY = "deadly"
 
@@ -17,7 +17,7 @@ DEADLY = "deadly"
 class DeadlyEmbedder(FakeEmbedder):
     """Does not survive a text with the word in it."""
 
-    def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
+    def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Hash, or die."""
         if any(DEADLY in text for text in texts):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from pg_embed.engine.entries import Batch, Entry
-from pg_embed.records import Card, Embeddings, Priority
+from pg_embed.records import Card, Embeddings, Outputs, Priority
 from tests.fix_models import CARD
 
+DENSE: Outputs = frozenset({"dense"})
 SUMMED = replace(CARD, padded=False)
 
 
 def entry(counts: list[int], card: Card = CARD) -> Entry:
     future = asyncio.get_running_loop().create_future()
-    return Entry([f"{count}#{n}" for n, count in enumerate(counts)], counts, "document", future, card)
+    return Entry([f"{count}#{n}" for n, count in enumerate(counts)], counts, "document", DENSE, future, card)
 
 
 def batch(card: Card = CARD) -> Batch:
@@ -75,7 +76,7 @@ async def test_texts_of_equal_counts_are_sorted_by_characters() -> None:
     future = asyncio.get_running_loop().create_future()
     texts = ["aa", "aaaa", "a", "aaa", "aaaaa"]
     filled = batch()
-    filled.take(Entry(texts, [9] * 5, "document", future, CARD))
+    filled.take(Entry(texts, [9] * 5, "document", DENSE, future, CARD))
     assert filled.texts() == ["aaaaa", "aaaa", "aaa", "aa"]
 
 
