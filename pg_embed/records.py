@@ -207,6 +207,16 @@ def join(parts: Sequence[Embeddings]) -> Embeddings:
     )
 
 
+def no_embeddings() -> Embeddings:
+    """Of no texts, with every output."""
+    none = np.empty(0, np.float32)
+    return Embeddings(
+        dense=none.reshape(0, 0),
+        sparse=SparseVectors(starts([]), np.empty(0, np.int32), none),
+        multi=TokenVectors(starts([]), none.reshape(0, 0)),
+    )
+
+
 def starts(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Where rows of these lengths start, and where the last one ends."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-import numpy as np
-import numpy.typing as npt
-
-from pg_embed.records import ModelSpec
+from pg_embed.records import Embeddings, ModelSpec, Output
 
 
 class Lane(IntEnum):
@@ -28,7 +25,8 @@ class Work:
     spec: ModelSpec
     space_id: str
     dimensions: int
-    column_type: str
+    sizes: Mapping[Output, int]  # what is stored of the model's outputs, and the dimensions of each
+    column_type: str  # of the first output's column
     max_attempts: int
     reason: str | None  # why its rows could not be read or written, the last time
     has_backfill: bool
@@ -81,8 +79,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch: vectors of the rows at `places`, shape (places, dimensions), and the dead."""
+    """What became of a batch: the vectors of the rows at `places`, and the dead."""
 
     places: Sequence[int]
-    vectors: npt.NDArray[np.float32]
+    vectors: Embeddings
     dead: Sequence[Dead] = field(default=())

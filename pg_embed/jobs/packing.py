@@ -1,14 +1,16 @@
 """Arrays in PostgreSQL's binary format, packed whole by numpy: value by value would cost more than the model.
 
 Format of an array: dimensions, has-null flag and element type as int32; length and lower bound of each
-dimension; then each element as its length and its bytes, -1 for NULL (PostgreSQL, array_recv). Vector
-and halfvec: dimensions and zero as int16, then the numbers (pgvector, vector_recv and halfvec_recv).
+dimension; then each element as its length and its bytes, -1 for NULL (PostgreSQL, array_recv). A row: how
+many columns as int32, then type, length and bytes of each (record_recv). Vector and halfvec: dimensions and
+zero as int16, then the numbers; sparsevec: dimensions, how many numbers and zero as int32, then the indices,
+from 0, as int32, then the numbers (pgvector, vector_recv, halfvec_recv and sparsevec_recv).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,14 @@ import psycopg
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
+from pg_embed.records import SparseVectors, TokenVectors
+
 TEXT, TEXT_ARRAY = 25, 1009  # oids, pg_type.dat
 BIGINT, BIGINT_ARRAY = 20, 1016
 NULL = b"\xff\xff\xff\xff"
 NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
+
+Types = Mapping[str, tuple[int, int]]  # the oids of a type, and of arrays of it
 
 
 class PackedArray:
@@ -84,6 +90,36 @@ def vectors(
     matrix: npt.NDArray[np.float32], kind: str, element: int, array: int, nulls: int = 0
 ) -> PackedArray:
     """An array of vector or halfvec; `kind` says which, `element` and `array` are the oids."""
+    count = len(matrix)
+    body = _numbers(matrix, kind)
+    return PackedArray(array, _head(count + nulls, element, nulls > 0) + body + NULL * nulls)
+
+
+def sparse(found: SparseVectors, dimensions: int, element: int, array: int, nulls: int = 0) -> PackedArray:
+    """An array of sparsevec."""
+    parts = []
+    for row in range(len(found)):
+        indices, values = found.row(row)
+        count = len(indices)
+        parts.append(struct.pack(">iiii", 12 + 8 * count, dimensions, count, 0))
+        parts.append(indices.astype(">i4").tobytes() + values.astype(">f4").tobytes())
+    return PackedArray(array, _head(len(found) + nulls, element, nulls > 0) + b"".join(parts) + NULL * nulls)
+
+
+def multi(found: TokenVectors, types: Types, nulls: int = 0) -> PackedArray:
+    """An array of rows of one column, which is an array of halfvec."""
+    halfvec, halfvecs = types["halfvec"]
+    row_type, rows = types["_token_vectors"]
+    parts = []
+    for row in range(len(found)):
+        vectors = found.row(row)
+        body = _head(len(vectors), halfvec, False) + _numbers(vectors, "halfvec")
+        parts.append(struct.pack(">iiii", 12 + len(body), 1, halfvecs, len(body)) + body)
+    return PackedArray(rows, _head(len(found) + nulls, row_type, nulls > 0) + b"".join(parts) + NULL * nulls)
+
+
+def _numbers(matrix: npt.NDArray[np.float32], kind: str) -> bytes:
+    """Each row as an element of an array."""
     count, dimensions = matrix.shape
     number = NUMBERS[kind]
     size = np.dtype(number).itemsize
@@ -94,4 +130,4 @@ def vectors(
     body["dim"] = dimensions
     body["zero"] = 0
     body["numbers"] = matrix
-    return PackedArray(array, _head(count + nulls, element, nulls > 0) + body.tobytes() + NULL * nulls)
+    return body.tobytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import psycopg
 from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from psycopg.rows import dict_row
@@ -29,7 +28,7 @@ class Store:
         self._pool = pool
         self._worker = worker
         self._lease = lease  # seconds
-        self._types: dict[str, tuple[int, int]] = {}
+        self._types: packing.Types = {}
 
     async def work(self) -> list[Work]:
         """The active vectorizers."""
@@ -53,21 +52,18 @@ class Store:
 
     async def finish(self, work: Work, batch: Batch, outcome: Outcome) -> tuple[int, int]:
         """Write an outcome; rows written, and rows locked by others and queued again."""
-        kind = work.column_type
-        element, array = await self._vector_type(kind)
         places = [*outcome.places, *(dead.place for dead in outcome.dead)]
-        matrix = np.asarray(outcome.vectors, dtype=np.float32).reshape(len(outcome.places), work.dimensions)
         # the dead and the empty are written, too: as NULL, under the same guard
-        live = len(outcome.places)
         keys = [*(batch.keys[place] for place in places), *batch.empty]
         hashes = [batch.hashes[place] for place in places]
+        nulls = len(keys) - len(outcome.places)
         parameters = {
             "worker": self._worker,
             "vectorizer": work.vectorizer,
             "entries": packing.bigints(batch.entries),
             "keys": packing.texts(keys),
             "hashes": packing.bigints(hashes, nulls=len(batch.empty)),
-            "vectors": packing.vectors(matrix, kind, element, array, nulls=len(keys) - live),
+            **_packed(work, outcome, await self._vector_types(), nulls),
             "gone": packing.texts(batch.gone),
             "dead": Jsonb(_dead(batch, outcome)),
         }
@@ -126,12 +122,12 @@ class Store:
             row = await cursor.fetchone()
         return row[0] if row else None
 
-    async def _vector_type(self, kind: str) -> tuple[int, int]:
-        if kind not in self._types:
+    async def _vector_types(self) -> packing.Types:
+        if not self._types:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(SQL["vector_types"])
                 self._types = {name: (element, array) for name, element, array in await cursor.fetchall()}
-        return self._types[kind]
+        return self._types
 
 
 async def _execute(cursor: psycopg.AsyncCursor[Any], statement: str, parameters: dict[str, Any]) -> None:
@@ -148,6 +144,7 @@ def _work(row: dict[str, Any]) -> Work:
         spec=ModelSpec(row["model"], row["family"], row["options"]),
         space_id=row["space_id"],
         dimensions=row["dimensions"],
+        sizes=dict(zip(row["outputs"], row["sizes"], strict=True)),
         column_type=row["column_type"],
         max_attempts=row["max_attempts"],
         reason=row["reason"],
@@ -155,6 +152,23 @@ def _work(row: dict[str, Any]) -> Work:
         live_due=row["live_due"],
         backfill_due=row["backfill_due"],
     )
+
+
+def _packed(
+    work: Work, outcome: Outcome, types: packing.Types, nulls: int
+) -> dict[str, packing.PackedArray | None]:
+    """The vectors of each output as an array, with NULLs behind; None for what the vectorizer does not keep.
+
+    The dense ones are never None, for they tell the statement their type.
+    """
+    found, packed = outcome.vectors, dict[str, packing.PackedArray | None](sparse=None, multi=None)
+    kind, dense = (work.column_type, found.dense) if "dense" in work.sizes else ("vector", found.dense[:0])
+    if "sparse" in work.sizes and found.sparse is not None:
+        packed["sparse"] = packing.sparse(found.sparse, work.sizes["sparse"], *types["sparsevec"], nulls)
+    if "multi" in work.sizes and found.multi is not None:
+        packed["multi"] = packing.multi(found.multi, types, nulls)
+    packed["dense"] = packing.vectors(dense, kind, *types[kind], nulls if "dense" in work.sizes else 0)
+    return packed
 
 
 def _batch(lane: Lane, taken: list[tuple[Any, ...]]) -> Batch:

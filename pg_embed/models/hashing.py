@@ -1,6 +1,7 @@
 """Family "fake": vectors from a hash of the text, for tests and trials; near texts are not near each other.
 
-The same text has the same vector, bit by bit, on every machine: all sums are of whole numbers.
+The same text has the same vector, bit by bit, on every machine: all sums are of whole numbers. A model that
+is told so has a sparse vector of each text, too (how often each of its words occurs), and one for each word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from pg_embed.errors import InputRejected, ModelUnavailable
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
+from pg_embed.records import (
+    VECTORS,
+    Card,
+    Embeddings,
+    Kind,
+    Metric,
+    ModelSpec,
+    Output,
+    Outputs,
+    SparseVectors,
+    TokenVectors,
+    starts,
+)
 
 ROWS = 256  # at a time, to stay in the processor's cache
 
@@ -29,6 +42,8 @@ class FakeOptions:
     """What a fake model can be told; `fail_on` and `unavailable_on` are substrings that make a call fail."""
 
     dimensions: int = 8
+    sparse_dimensions: int | None = None
+    multi_dimensions: int | None = None
     delay: float = 0.0  # seconds a call
     fail_on: str | None = None
     unavailable_on: str | None = None
@@ -61,7 +76,10 @@ class FakeEmbedder:
         if prompt := self._prompts[kind]:
             texts = [prompt + text for text in texts]
         return Embeddings(
-            dense=_vectors(texts, self._options.dimensions), tokens=sum(self.count_tokens(texts))
+            dense=_vectors(texts, self.card.dimensions),
+            tokens=sum(self.count_tokens(texts)),
+            sparse=_sparse(texts, self.card.sparse_dimensions) if self.card.sparse_dimensions else None,
+            multi=_multi(texts, self.card.multi_dimensions) if self.card.multi_dimensions else None,
         )
 
     def close(self) -> None:
@@ -82,6 +100,28 @@ def _vectors(texts: Sequence[str], dimensions: int) -> Float32:
     return dense
 
 
+def _sparse(texts: Sequence[str], dimensions: int) -> SparseVectors:
+    """How many words of each text have each number; a word's number is its hash."""
+    rows = []
+    for text in texts:
+        digests = b"".join(
+            [shake_128(word.encode("utf-8", "surrogatepass")).digest(4) for word in text.split()]
+        )
+        rows.append(np.unique(np.frombuffer(digests, "<u4") % dimensions, return_counts=True))
+    none = [np.empty(0, np.int32)]
+    return SparseVectors(
+        starts([len(indices) for indices, _ in rows]),
+        np.concatenate([*none, *(indices for indices, _ in rows)]).astype(np.int32),
+        np.concatenate([*none, *(counts for _, counts in rows)]).astype(np.float32),
+    )
+
+
+def _multi(texts: Sequence[str], dimensions: int) -> TokenVectors:
+    words = [text.split() for text in texts]
+    vectors = _vectors([word for row in words for word in row], dimensions)
+    return TokenVectors(starts([len(row) for row in words]), vectors)
+
+
 def _hashed(texts: Sequence[str], dimensions: int) -> Float32:
     """A byte of the hash for each dimension, then length 1; no matrix product, for those start threads."""
     digests = b"".join(
@@ -96,11 +136,18 @@ def _hashed(texts: Sequence[str], dimensions: int) -> Float32:
 
 def _card(options: FakeOptions) -> Card:
     facts = {name: fact for name, fact in asdict(options).items() if name in _CHANGE_VECTORS}
+    outputs: tuple[Output, ...] = ("dense",)
+    if options.sparse_dimensions:
+        outputs += ("sparse",)
+    if options.multi_dimensions:
+        outputs += ("multi",)
     return Card(
         family="fake",
         checkpoint="hash",
-        outputs=("dense",),
+        outputs=outputs,
         dimensions=options.dimensions,
+        sparse_dimensions=options.sparse_dimensions,
+        multi_dimensions=options.multi_dimensions,
         max_tokens=options.max_tokens,
         metric=options.metric,
         space_id=space_id("fake", **facts),
@@ -110,7 +157,7 @@ def _card(options: FakeOptions) -> Card:
     )
 
 
-_CHANGE_VECTORS = {"dimensions", "query_prompt", "document_prompt"}
+_CHANGE_VECTORS = {"dimensions", "sparse_dimensions", "multi_dimensions", "query_prompt", "document_prompt"}
 
 
 def load(spec: ModelSpec) -> FakeEmbedder:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmbedError
-from pg_embed.records import Embeddings, ModelSpec
+from pg_embed.records import Embeddings, ModelSpec, Outputs
 from pg_embed.serve import doors, openai
 from pg_embed.serve.directory import ModelDirectory
 from pg_embed.serve.frames import BACKLOG, endpoint, listen
@@ -24,6 +24,7 @@ from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.requests import PRIORITIES, Engine, log_failure
 
 MAX_BODY = 64 * 1024 * 1024  # bytes
+DENSE: Outputs = frozenset({"dense"})
 KEEP_ALIVE = 75  # seconds that an idle connection is kept
 CLIENT_CLOSED = 499  # a status for the log: nobody is there to read it
 
@@ -72,7 +73,8 @@ class Application:
         card = await self._engine.card(spec, self._timeout)
         if asked.dimensions not in (None, card.dimensions):
             raise BadRequest(f"the model {spec.name} has {card.dimensions} dimensions, and no others")
-        return await self._engine.embed(spec, asked.texts, asked.kind, PRIORITIES[asked.kind], self._timeout)
+        priority = PRIORITIES[asked.kind]
+        return await self._engine.embed(spec, asked.texts, asked.kind, priority, self._timeout, DENSE)
 
     async def show_metrics(self, request: Request) -> Response:
         """All metrics, for Prometheus."""

@@ -8,13 +8,13 @@ from time import monotonic
 from typing import Any, Protocol
 from uuid import UUID
 
-import numpy as np
 import orjson
 
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
 from pg_embed.models.presets import known_spec
-from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Output, Outputs, Priority
+from pg_embed.serve.spelling import spell
 
 WIRE_VERSION = 1
 DEFAULT_TIMEOUT = 30.0  # seconds
@@ -33,7 +33,13 @@ class Engine(Protocol):
         """The card of a model, which is loaded if need be."""
 
     async def embed(
-        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
+        self,
+        spec: ModelSpec,
+        texts: Sequence[str],
+        kind: Kind,
+        priority: Priority,
+        timeout: float,
+        outputs: Outputs,
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
 
@@ -46,6 +52,7 @@ class Request:
     spec: ModelSpec | None
     space_id: str | None
     kind: Kind
+    output: Output
     texts: list[str]
     timeout: float
 
@@ -89,21 +96,15 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
     if request.space_id not in (None, card.space_id):
         raise _mismatch(request, card)
     priority, timeout = PRIORITIES[request.kind], max(deadline - monotonic(), 0.0)
-    result = await engine.embed(request.spec, request.texts, request.kind, priority, timeout)
-    return _encode_vectors(request_id, result, card)
-
-
-def _encode_vectors(request_id: str, result: Embeddings, card: Card) -> bytes:
-    dense = np.ascontiguousarray(result.dense, dtype=np.float32)
-    if not np.isfinite(dense).all():
-        raise ModelUnavailable("the model gave a vector with a number that is not finite")
-    rows = b'","'.join(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in dense)
-    return b'{"id":%b,"vectors":[%b],"tokens":%d,"space_id":%b}' % (
-        orjson.dumps(request_id),
-        b'"%b"' % rows if len(dense) else b"",
-        result.tokens,
-        orjson.dumps(card.space_id),
-    )
+    wanted = frozenset([request.output])
+    result = await engine.embed(request.spec, request.texts, request.kind, priority, timeout, wanted)
+    found: dict[str, Any] = {
+        "id": request_id,
+        "vectors": spell(result, request.output, card),
+        "tokens": result.tokens,
+        "space_id": card.space_id,
+    }
+    return orjson.dumps(found)
 
 
 def _mismatch(request: Request, card: Card) -> SpaceMismatch:
@@ -140,6 +141,9 @@ def _validate(fields: dict[str, Any]) -> Request:
     op = fields.get("op")
     if op not in ("embed", "card", "ping"):
         raise BadRequest('"op" must be "embed", "card" or "ping"')
+    output = fields.get("output", "dense")
+    if output not in VECTORS:
+        raise BadRequest('"output" must be "dense", "sparse" or "multi"')
     kind = fields.get("kind", "query")
     if kind not in PRIORITIES:
         raise BadRequest('"kind" must be "query" or "document"')
@@ -148,6 +152,7 @@ def _validate(fields: dict[str, Any]) -> Request:
         spec=None if op == "ping" else _spec(op, fields.get("model")),
         space_id=_optional_text(fields, "space_id"),
         kind=kind,
+        output=output,
         texts=_texts(fields.get("texts")) if op == "embed" else [],
         timeout=_timeout(fields.get("timeout")),
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-import numpy as np
 import psycopg
 from psycopg_pool import PoolTimeout
 
@@ -26,6 +25,7 @@ from pg_embed.errors import (
 )
 from pg_embed.jobs import Batch, Dead, Lane, Outcome, Refused, Store, Work
 from pg_embed.log import event, logger
+from pg_embed.records import no_embeddings
 from pg_embed.worker.embedding import Models, embed_batch
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.writing import write_batch
@@ -60,7 +60,9 @@ class Dispatcher:
         self._store = store
         self._models = models
         self._settings = settings
-        self._rows = FIRST_ROWS
+        # the token vectors of a text may take megabytes
+        self._most_rows = FEWEST_ROWS if "multi" in work.sizes else settings.batch_rows
+        self._rows = min(FIRST_ROWS, self._most_rows)
         self._in_hand: dict[asyncio.Task[None], Batch] = {}
         self._lanes: Counter[Lane] = Counter()
         self._stopping = False
@@ -232,7 +234,7 @@ class Dispatcher:
     async def _failed(self, batch: Batch, error: PgEmbedError) -> Outcome | None:
         charge = not isinstance(error, (*REPAIR, Overloaded))
         if charge and batch.tries >= self.work.max_attempts:
-            return _give_up(batch, self.work, error)
+            return _give_up(batch, error)
         self._failures += 1
         if isinstance(error, REPAIR):
             delay = self._settings.repair_wait
@@ -268,7 +270,7 @@ class Dispatcher:
         """Move the size of a batch half-way to what the model does in the time that a batch should take."""
         wanted = rows / max(seconds, 1e-3) * self._settings.batch_seconds
         size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
-        self._rows = int(min(max(size, FEWEST_ROWS), self._settings.batch_rows))
+        self._rows = int(min(max(size, FEWEST_ROWS), self._most_rows))
 
     def _report(
         self, batch: Batch, outcome: Outcome, refused: list[Refused], written: int, seconds: float
@@ -298,7 +300,7 @@ class Dispatcher:
             )
 
 
-def _give_up(batch: Batch, work: Work, error: PgEmbedError) -> Outcome:
+def _give_up(batch: Batch, error: PgEmbedError) -> Outcome:
     """Every row is dead: a batch is charged as one, so all of them have spent their attempts."""
     dead = [Dead(place, error.sqlstate, str(error)) for place in range(len(batch.keys))]
-    return Outcome(places=[], vectors=np.empty((0, work.dimensions), np.float32), dead=dead)
+    return Outcome(places=[], vectors=no_embeddings(), dead=dead)

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from pg_embed.errors import InputRejected, SpaceMismatch
 from pg_embed.jobs import Batch, Dead, Lane, Outcome, Work
-from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, join, no_embeddings
 
 PRIORITIES = {Lane.LIVE: Priority.LIVE, Lane.BACKFILL: Priority.BACKFILL}
 Part = tuple[list[int], Embeddings | None, list[Dead]]
@@ -23,7 +21,13 @@ class Models(Protocol):
         """The card of a model, loaded when need be."""
 
     async def embed(
-        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
+        self,
+        spec: ModelSpec,
+        texts: Sequence[str],
+        kind: Kind,
+        priority: Priority,
+        timeout: float,
+        outputs: Outputs,
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
 
@@ -36,17 +40,18 @@ async def embed_batch(models: Models, work: Work, batch: Batch, timeout: float) 
     await _check_space(models, work)
     everything = list(range(len(batch.texts)))
     parts = await _embed(models, work, batch, everything, timeout) if everything else []
-    matrices = [found.dense for _, found, _ in parts if found is not None]
+    found = [vectors for _, vectors, _ in parts if vectors is not None]
     return Outcome(
-        places=[place for places, found, _ in parts if found is not None for place in places],
-        vectors=np.concatenate(matrices) if matrices else np.empty((0, work.dimensions), np.float32),
-        dead=[dead for _, _, found in parts for dead in found],
+        places=[place for places, vectors, _ in parts if vectors is not None for place in places],
+        vectors=join(found) if found else no_embeddings(),
+        dead=[dead for _, _, given_up in parts for dead in given_up],
     )
 
 
 async def _check_space(models: Models, work: Work) -> None:
     card = await models.card(work.spec)
-    if card.space_id != work.space_id or card.dimensions != work.dimensions:
+    sizes = {output: card.size(output) for output in work.sizes if output in card.outputs}
+    if card.space_id != work.space_id or card.dimensions != work.dimensions or sizes != work.sizes:
         raise SpaceMismatch(
             f"model {work.spec.name!r} as loaded here gives vectors of another space than the catalog says",
             hint="the checkpoint or its options changed: give workers the same files, or make a new model",
@@ -56,7 +61,9 @@ async def _check_space(models: Models, work: Work) -> None:
 async def _embed(models: Models, work: Work, batch: Batch, places: list[int], timeout: float) -> list[Part]:
     texts = [batch.texts[place] for place in places] if len(places) < len(batch.texts) else batch.texts
     try:
-        found = await models.embed(work.spec, texts, "document", PRIORITIES[batch.lane], timeout)
+        found = await models.embed(
+            work.spec, texts, "document", PRIORITIES[batch.lane], timeout, frozenset(work.sizes)
+        )
     except InputRejected as exc:
         if len(places) == 1:
             return [([], None, [Dead(places[0], exc.sqlstate, str(exc))])]

@@ -69,7 +69,7 @@ def _only(batch: Batch, outcome: Outcome, rows: Sequence[int]) -> tuple[Batch, O
         ),
         Outcome(
             places=[outcome.places[row] for row in with_vector],
-            vectors=outcome.vectors[with_vector],
+            vectors=outcome.vectors.take(with_vector),
             dead=[outcome.dead[row - living] for row in rows if living <= row < living + dead],
         ),
     )

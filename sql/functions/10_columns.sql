@@ -383,3 +383,35 @@ CREATE OR REPLACE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorize
 CREATE OR REPLACE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
     WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
     EXECUTE FUNCTION embed._derive_filter();
+
+CREATE OR REPLACE FUNCTION embed._has_vectors(source oid, target_columns smallint[], alias text, every boolean)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT '(' || string_agg(format('%s.%s IS NOT NULL', alias, embed._column_name(source, c.attnum)), CASE WHEN every THEN ' AND ' ELSE ' OR ' END ORDER BY c.position) || ')'
+    FROM unnest(target_columns) WITH ORDINALITY AS c(attnum, position)
+    WHERE embed._column_name(source, c.attnum) IS NOT NULL
+$$;
+COMMENT ON FUNCTION embed._has_vectors(oid, smallint[], text, boolean) IS
+    'The condition that every column of vectors of a row is filled, or that any is, leaving out those that were dropped; NULL when all were.';
+
+CREATE OR REPLACE FUNCTION embed._size(m embed._model, output text)
+RETURNS integer
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT COALESCE(CASE output WHEN 'sparse' THEN m.sparse_dimensions WHEN 'multi' THEN m.multi_dimensions END, m.dimensions) $$;
+COMMENT ON FUNCTION embed._size(embed._model, text) IS 'The dimensions of one of a model''s outputs. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._output_names(outputs text[])
+RETURNS text
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT string_agg(CASE o.output WHEN 'dense' THEN 'dense vectors' WHEN 'sparse' THEN 'sparse vectors' WHEN 'multi' THEN 'token vectors'
+        ELSE 'scores of texts for a query' END, ' and ' ORDER BY o.position)
+    FROM unnest(outputs) WITH ORDINALITY AS o(output, position)
+$$;
+COMMENT ON FUNCTION embed._output_names(text[]) IS 'Outputs of a model as messages name them.';

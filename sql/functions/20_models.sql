@@ -33,12 +33,12 @@ BEGIN
         RETURN embed._model_id(wanted);
     END IF;
     SELECT m.id INTO found FROM embed._model AS m WHERE m.is_default;
-    IF found IS NULL AND (SELECT count(*) FROM embed._model) = 1 THEN
-        SELECT m.id INTO found FROM embed._model AS m;
+    IF found IS NULL THEN
+        SELECT min(m.id) INTO found FROM embed._model AS m WHERE m.outputs <> '{score}' HAVING count(*) = 1;
     END IF;
     IF found IS NULL THEN
         PERFORM embed._fail('PE002', 'no model is named, and this database has no default model',
-            COALESCE('name one of: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m)
+            COALESCE('name one of: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m WHERE m.outputs <> '{score}')
                 || ', or set embed.default_model', 'make one with embed.create_model(name, family => ...)'));
     END IF;
     RETURN found;
@@ -83,13 +83,29 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
-    IF NOT COALESCE(jsonb_typeof(card) = 'object' AND card ->> 'dimensions' ~ '^[1-9][0-9]{0,4}$'
-        AND left(card ->> 'dimensions', 5)::integer <= 16000 AND card ->> 'metric' IN ('cosine', 'ip', 'l2') AND card ->> 'space_id' <> '', false) THEN
-        PERFORM embed._fail('PE003', 'the card of a model needs dimensions (1 to 16000), metric (cosine, ip or l2) and space_id',
+    IF NOT COALESCE(jsonb_typeof(card) = 'object' AND card ->> 'dimensions' ~ '^[1-9][0-9]{0,8}$'
+        AND COALESCE(card ->> 'sparse_dimensions', '1') ~ '^[1-9][0-9]{0,8}$' AND COALESCE(card ->> 'multi_dimensions', '1') ~ '^[1-9][0-9]{0,4}$'
+        AND jsonb_typeof(COALESCE(card -> 'outputs', '["dense"]')) = 'array' AND card ->> 'metric' IN ('cosine', 'ip', 'l2') AND card ->> 'space_id' <> '', false) THEN
+        PERFORM embed._fail('PE003', 'the card of a model needs dimensions, metric (cosine, ip or l2) and space_id',
             'leave the card out: the sidecar tells it');
+    ELSIF NOT embed._card_outputs(card) <@ ARRAY['dense', 'sparse', 'multi', 'score'] OR embed._card_outputs(card) = '{}' THEN
+        PERFORM embed._fail('PE003', format('the card of a model tells of the outputs %s', card -> 'outputs'), 'they are dense, sparse, multi and score');
+    ELSIF (card ->> 'dimensions')::integer > 16000 AND embed._card_outputs(card) && ARRAY['dense', 'multi'] AND embed._card_outputs(card) <> '{sparse}' THEN
+        PERFORM embed._fail('PE003', format('vectors of %s dimensions cannot be stored', card ->> 'dimensions'), 'pgvector stores 16000 at most');
     END IF;
 END $$;
-COMMENT ON FUNCTION embed._check_card(jsonb) IS 'A card tells dimensions, metric and space.';
+COMMENT ON FUNCTION embed._check_card(jsonb) IS 'A card tells outputs, dimensions, metric and space.';
+
+CREATE OR REPLACE FUNCTION embed._card_outputs(card jsonb)
+RETURNS text[]
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT COALESCE(array_agg(o.output ORDER BY array_position(ARRAY['dense', 'sparse', 'multi', 'score'], o.output)), '{}')
+    FROM (SELECT DISTINCT COALESCE(e.value #>> '{}', '') AS output FROM jsonb_array_elements(COALESCE(card -> 'outputs', '["dense"]')) AS e) AS o
+$$;
+COMMENT ON FUNCTION embed._card_outputs(jsonb) IS 'What a model makes, by its card: dense vectors where the card does not say.';
 
 CREATE OR REPLACE FUNCTION embed.create_model(
     name text,
@@ -134,8 +150,12 @@ BEGIN
     IF is_default THEN
         UPDATE embed._model AS m SET is_default = false WHERE m.is_default;
     END IF;
-    INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id, is_default)
-    VALUES (name, family, options, card, (card ->> 'dimensions')::integer, card ->> 'metric', card ->> 'space_id', is_default);
+    IF is_default AND embed._card_outputs(card) = '{score}' THEN
+        PERFORM embed._fail('PE003', format('model %L makes scores, and cannot be the default for vectors', name), 'leave is_default out, or set embed.default_reranker');
+    END IF;
+    INSERT INTO embed._model (name, family, options, card, outputs, dimensions, sparse_dimensions, multi_dimensions, metric, space_id, is_default)
+    VALUES (name, family, options, card, embed._card_outputs(card), (card ->> 'dimensions')::integer, (card ->> 'sparse_dimensions')::integer,
+        (card ->> 'multi_dimensions')::integer, card ->> 'metric', card ->> 'space_id', is_default);
     RETURN name;
 END $$;
 COMMENT ON FUNCTION embed.create_model(text, text, jsonb, jsonb, boolean, boolean) IS
@@ -172,7 +192,8 @@ BEGIN
     IF card IS NOT NULL THEN
         PERFORM embed._check_card(card);
     END IF;
-    IF (card ->> 'space_id' <> model.space_id OR (card ->> 'dimensions')::integer <> model.dimensions OR card ->> 'metric' <> model.metric)
+    IF (card ->> 'space_id' <> model.space_id OR (card ->> 'dimensions')::integer <> model.dimensions OR card ->> 'metric' <> model.metric
+            OR embed._card_outputs(card) <> model.outputs)
         AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.model_id = model.id) THEN
         PERFORM embed._fail('PE030', format('model %L would give vectors of another space, and vectorizers have written some with it', name),
             'make a new model with these options, and move the vectorizers to it');
@@ -184,7 +205,10 @@ BEGIN
     SET name = COALESCE(rename_to, m.name),
         options = COALESCE(alter_model.options, m.options),
         card = COALESCE(alter_model.card, m.card),
+        outputs = CASE WHEN alter_model.card IS NULL THEN m.outputs ELSE embed._card_outputs(alter_model.card) END,
         dimensions = COALESCE((alter_model.card ->> 'dimensions')::integer, m.dimensions),
+        sparse_dimensions = CASE WHEN alter_model.card IS NULL THEN m.sparse_dimensions ELSE (alter_model.card ->> 'sparse_dimensions')::integer END,
+        multi_dimensions = CASE WHEN alter_model.card IS NULL THEN m.multi_dimensions ELSE (alter_model.card ->> 'multi_dimensions')::integer END,
         metric = COALESCE(alter_model.card ->> 'metric', m.metric),
         space_id = COALESCE(alter_model.card ->> 'space_id', m.space_id),
         is_default = COALESCE(alter_model.is_default, m.is_default)
@@ -221,6 +245,7 @@ SELECT
     m.name,
     m.family,
     m.options,
+    m.outputs,
     m.dimensions,
     (m.card ->> 'max_tokens')::integer AS max_tokens,
     m.metric,

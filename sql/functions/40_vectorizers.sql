@@ -148,38 +148,74 @@ END $$;
 COMMENT ON FUNCTION embed._check_input(regclass, smallint[]) IS 'Refuse input columns that hold no text.';
 
 CREATE OR REPLACE FUNCTION embed._add_column(
-    source regclass, column_name text, column_type text, dimensions integer, OUT attnum smallint, OUT added boolean
+    source regclass, column_name text, output text, column_type text, dimensions integer, OUT attnum smallint, OUT added boolean
 )
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    kind text := COALESCE(column_type, CASE WHEN dimensions <= 4000 THEN 'halfvec' ELSE 'vector' END);
+    kind text := CASE output WHEN 'sparse' THEN 'sparsevec' WHEN 'multi' THEN 'halfvec'
+        ELSE COALESCE(column_type, CASE WHEN dimensions <= 4000 THEN 'halfvec' ELSE 'vector' END) END;
+    brackets text := CASE output WHEN 'multi' THEN '[]' ELSE '' END;
     wanted text;
     present record;
 BEGIN
-    IF kind NOT IN ('halfvec', 'vector') THEN
+    IF output = 'dense' AND kind NOT IN ('halfvec', 'vector') THEN
         PERFORM embed._fail('PE003', format('a column of type %L cannot hold dense vectors', kind), 'use halfvec (2 bytes a dimension) or vector (4 bytes)');
     END IF;
-    wanted := format('%s(%s)', embed._vector_type(kind), dimensions);
+    wanted := format('%s(%s)%s', embed._vector_type(kind), dimensions, brackets);
     SELECT a.attnum, a.atttypid, a.atttypmod, a.attgenerated, format_type(a.atttypid, a.atttypmod) AS spelled INTO present
     FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
     added := present.attnum IS NULL;
     IF added THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', source, column_name, wanted);
+        IF output = 'multi' THEN
+            -- numbers that do not compress: trying would cost time with every row
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', source, column_name);
+        END IF;
         SELECT a.attnum INTO attnum FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND NOT a.attisdropped;
         RETURN;
     END IF;
     IF present.attgenerated <> '' OR present.atttypmod <> dimensions OR NOT (
-        present.atttypid = embed._vector_type(kind)::regtype
-        OR (column_type IS NULL AND present.atttypid IN (embed._vector_type('vector')::regtype, embed._vector_type('halfvec')::regtype))) THEN
+        present.atttypid = (embed._vector_type(kind) || brackets)::regtype
+        OR (output = 'dense' AND column_type IS NULL AND present.atttypid IN (embed._vector_type('vector')::regtype, embed._vector_type('halfvec')::regtype))) THEN
         PERFORM embed._fail('PE003', format('column %I of %s exists with type %s, and the model needs %s', column_name, source, present.spelled, wanted),
             'name another column, as in column_name => ''embedding_2'', or drop that one');
     END IF;
     attnum := present.attnum;
 END $$;
-COMMENT ON FUNCTION embed._add_column(regclass, text, text, integer) IS 'The column for the vectors: added, or taken when it has the right type.';
+COMMENT ON FUNCTION embed._add_column(regclass, text, text, text, integer) IS 'The column for the vectors of one output: added, or taken when it has the right type.';
+
+CREATE OR REPLACE FUNCTION embed._targets(
+    m embed._model, column_name text, sparse_column text, multi_column text, OUT outputs text[], OUT columns text[]
+)
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    others text[];
+BEGIN
+    IF m.outputs = '{score}' THEN
+        PERFORM embed._fail('PE003', format('model %L makes %s, no vectors', m.name, embed._output_names(m.outputs)), 'name a model that makes vectors; this one is for embed.rerank');
+    END IF;
+    -- column_name is the place of the first output, if that has no name of its own
+    sparse_column := COALESCE(sparse_column, CASE WHEN m.outputs[1] = 'sparse' THEN column_name END);
+    multi_column := COALESCE(multi_column, CASE WHEN m.outputs[1] = 'multi' THEN column_name END);
+    SELECT array_agg(t.output ORDER BY t.position), array_agg(t.name ORDER BY t.position) INTO outputs, columns
+    FROM (VALUES (1, 'dense', CASE WHEN m.outputs[1] = 'dense' THEN column_name END), (2, 'sparse', sparse_column), (3, 'multi', multi_column)) AS t(position, output, name)
+    WHERE t.name IS NOT NULL;
+    SELECT array_agg(o.output) INTO others FROM unnest(outputs) AS o(output) WHERE o.output <> ALL (m.outputs);
+    IF others IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('model %L makes no %s', m.name, embed._output_names(others)), format('it makes %s', embed._output_names(m.outputs)));
+    ELSIF outputs IS NULL THEN
+        PERFORM embed._fail('PE003', 'no column is named for what the model makes', format('it makes %s', embed._output_names(m.outputs)));
+    ELSIF (SELECT count(DISTINCT c.name) FROM unnest(columns) AS c(name)) < cardinality(columns) THEN
+        PERFORM embed._fail('PE003', 'two outputs cannot have the same column', 'name another as sparse_column or multi_column');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._targets(embed._model, text, text, text) IS 'Which outputs of a model go into which columns, in parallel arrays.';
 
 CREATE OR REPLACE FUNCTION embed._partitions(vectorizer integer, source regclass)
 RETURNS TABLE (leaf oid, clone oid)
@@ -219,8 +255,8 @@ BEGIN
     END IF;
     EXECUTE format('GRANT SELECT (%s), UPDATE (%s) ON %s TO embed_worker',
         (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ')
-            FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_column) AS a(attnum)) AS c),
-        embed._column_name(v.source, v.target_column), v.source);
+            FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_columns) AS a(attnum)) AS c),
+        (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') FROM unnest(v.target_columns) AS c(attnum)), v.source);
     IF NOT has_schema_privilege('embed_worker', (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = v.source), 'USAGE') THEN
         BEGIN
             EXECUTE format('GRANT USAGE ON SCHEMA %s TO embed_worker', (SELECT c.relnamespace::regnamespace FROM pg_class AS c WHERE c.oid = v.source));
@@ -249,7 +285,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') INTO listed
-    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_column) AS a(attnum)) AS c;
+    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_columns) AS a(attnum)) AS c;
     IF to_regrole('embed_worker') IS NULL OR listed IS NULL THEN
         RETURN;
     END IF;
@@ -265,7 +301,7 @@ BEGIN
         EXECUTE format('REVOKE USAGE ON SCHEMA %I FROM embed_worker', home.nspname);
     END IF;
     PERFORM embed._grant_columns(o.id) FROM embed._vectorizer AS o
-    WHERE o.source = v.source AND o.id <> v.id AND embed._column_name(o.source, o.target_column) IS NOT NULL;
+    WHERE o.source = v.source AND o.id <> v.id AND embed._has_vectors(o.source, o.target_columns, 'r', true) IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION embed._revoke_columns(integer) IS 'Take from the worker role the columns of a vectorizer that no other vectorizer of the table needs.';
 
@@ -313,7 +349,9 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     name text DEFAULT NULL,
     max_attempts integer DEFAULT 10,
     backfill boolean DEFAULT true,
-    if_not_exists boolean DEFAULT false
+    if_not_exists boolean DEFAULT false,
+    sparse_column text DEFAULT NULL,
+    multi_column text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -325,67 +363,75 @@ DECLARE
     read record;
     kept record;
     target record;
+    targets record;
+    target_columns smallint[] := '{}';
+    every_added boolean := true;
     wanted integer;
-    chosen record;
+    chosen embed._model;
     id integer;
 BEGIN
     max_attempts := COALESCE(max_attempts, 10);
     PERFORM embed._check_limits(name, max_attempts);
-    IF column_name IS NULL OR column_name = '' THEN
+    IF '' IN (column_name, sparse_column, multi_column) OR (column_name IS NULL AND sparse_column IS NULL AND multi_column IS NULL) THEN
         PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
-    ELSIF column_name::name::text <> column_name THEN
+    ELSIF EXISTS (SELECT FROM unnest(ARRAY[column_name, sparse_column, multi_column]) AS c(name) WHERE c.name::name::text <> c.name) THEN
         PERFORM embed._fail('PE003', format('the name of the column of the vectors is longer than %s bytes', current_setting('max_identifier_length')),
             'choose a shorter one: Postgres would cut it');
     END IF;
-    -- What lost its table or its column of vectors can never go on. It would keep its name from the one that takes its place.
+    -- What lost its table or its columns of vectors can never go on. It would keep its name from the one that takes its place.
     PERFORM embed._forget_dropped();
     PERFORM embed.drop_vectorizer(v.name) FROM embed._vectorizer AS v
-    WHERE v.source = create_vectorizer.source AND embed._column_name(v.source, v.target_column) IS NULL;
-    name := COALESCE(name, embed._free_name(source, column_name));
-    IF if_not_exists AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source
-        AND embed._column_name(v.source, v.target_column) = quote_ident(column_name)) THEN
-        RETURN (SELECT v.name FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source
-            AND embed._column_name(v.source, v.target_column) = quote_ident(column_name));
+    WHERE v.source = create_vectorizer.source AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NULL;
+    IF if_not_exists AND EXISTS (SELECT FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source
+        AND COALESCE(create_vectorizer.column_name, sparse_column, multi_column) = ANY (v.columns)) THEN
+        RETURN (SELECT v.name FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source
+            AND COALESCE(create_vectorizer.column_name, sparse_column, multi_column) = ANY (v.columns));
     END IF;
     -- not inside the query: its planner would call the function to guess, and meet its error
     wanted := CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END;
-    SELECT m.id, m.dimensions INTO chosen FROM embed._model AS m WHERE m.id = wanted;
+    SELECT * INTO chosen FROM embed._model AS m WHERE m.id = wanted;
+    targets := embed._targets(chosen, column_name, sparse_column, multi_column);
+    name := COALESCE(name, embed._free_name(source, targets.columns[1]));
     read := embed._template(source, input, template);
     PERFORM embed._check_input(source, read.columns);
     kept := embed._filter(source, filter);
     -- No writer may be half-way: each later change meets the triggers, each earlier one is seen by the backfill. A new
     -- column needs the table alone; a weaker lock first would invite a deadlock.
     EXECUTE format('LOCK TABLE %s IN %s MODE', embed._source_name(source),
-        CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = column_name AND NOT a.attisdropped)
+        CASE WHEN targets.columns <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = source AND NOT a.attisdropped)
             THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
-    target := embed._add_column(source, column_name, column_type, chosen.dimensions);
-    IF target.attnum = ANY (read.columns) THEN
-        PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', column_name));
-    ELSIF target.attnum = ANY (kept.columns) THEN
-        -- each vector would queue its row again
-        PERFORM embed._fail('PE003', format('the filter reads %I, the column of the vectors', column_name), 'name other columns in the filter');
-    END IF;
-    IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND v.target_column = target.attnum) THEN
-        PERFORM embed._fail('PE003', format('column %I of %s belongs to a vectorizer already', column_name, source),
-            'name another column, as in column_name => ''embedding_2'', or use embed.alter_vectorizer');
-    ELSIF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = create_vectorizer.name) THEN
+    FOR i IN 1..cardinality(targets.columns) LOOP
+        target := embed._add_column(source, targets.columns[i], targets.outputs[i], column_type, embed._size(chosen, targets.outputs[i]));
+        IF target.attnum = ANY (read.columns) THEN
+            PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', targets.columns[i]));
+        ELSIF target.attnum = ANY (kept.columns) THEN
+            -- each vector would queue its row again
+            PERFORM embed._fail('PE003', format('the filter reads %I, the column of the vectors', targets.columns[i]), 'name other columns in the filter');
+        ELSIF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND target.attnum = ANY (v.target_columns)) THEN
+            PERFORM embed._fail('PE003', format('column %I of %s belongs to a vectorizer already', targets.columns[i], source),
+                'name another column, as in column_name => ''embedding_2'', or use embed.alter_vectorizer');
+        END IF;
+        target_columns := target_columns || target.attnum;
+        every_added := every_added AND target.added;
+    END LOOP;
+    IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = create_vectorizer.name) THEN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, key_columns, input_columns, template, filter, filter_columns,
-        target_column, owns_target, max_attempts)
+        outputs, target_columns, max_attempts)
     VALUES (name, source, chosen.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        target.attnum, target.added, max_attempts)
+        targets.outputs, target_columns, max_attempts)
     RETURNING v.id INTO id;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
     IF backfill THEN
-        INSERT INTO embed._backfill (vectorizer_id, mode) VALUES (id, CASE WHEN target.added THEN 'missing' ELSE 'all' END);
+        INSERT INTO embed._backfill (vectorizer_id, mode) VALUES (id, CASE WHEN every_added THEN 'missing' ELSE 'all' END);
     END IF;
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean) IS
-    'Keep a column of vectors of a table''s text. The column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change.';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text) IS
+    'Keep columns of vectors of a table''s text, all of one model and made in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change.';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -398,7 +444,9 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     name text DEFAULT NULL,
     max_attempts integer DEFAULT 10,
     backfill boolean DEFAULT true,
-    if_not_exists boolean DEFAULT false
+    if_not_exists boolean DEFAULT false,
+    sparse_column text DEFAULT NULL,
+    multi_column text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -406,9 +454,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text) IS
     'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
@@ -449,9 +497,9 @@ BEGIN
         kept := embed._filter(v.source, NULLIF(filter, ''));
         v.filter := kept.pieces;
         v.filter_columns := kept.columns;
-        IF v.target_column = ANY (v.filter_columns) THEN
-            PERFORM embed._fail('PE003', format('the filter reads %s, the column of the vectors', embed._column_name(v.source, v.target_column)),
-                'name other columns in the filter');
+        IF v.target_columns && v.filter_columns THEN
+            PERFORM embed._fail('PE003', format('the filter reads %s, the column of the vectors', (SELECT embed._column_name(v.source, c.attnum)
+                FROM unnest(v.target_columns) AS c(attnum) WHERE c.attnum = ANY (v.filter_columns) LIMIT 1)), 'name other columns in the filter');
         END IF;
     END IF;
     IF again AND EXISTS (SELECT FROM unnest(v.input_columns || v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL) THEN
@@ -545,8 +593,9 @@ BEGIN
     v := embed._own_vectorizer(vectorizer, lock_table => true);
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
         PERFORM embed._drop_triggers(v.id), embed._revoke_columns(v.id);
-        IF drop_column AND embed._column_name(v.source, v.target_column) IS NOT NULL THEN
-            EXECUTE format('ALTER TABLE %s DROP COLUMN %s', v.source, embed._column_name(v.source, v.target_column));
+        IF drop_column AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE %s %s', v.source, (SELECT string_agg('DROP COLUMN ' || embed._column_name(v.source, c.attnum), ', ')
+                FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NOT NULL));
         END IF;
     END IF;
     DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
@@ -554,7 +603,7 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
 END $$;
 COMMENT ON FUNCTION embed.drop_vectorizer(text, boolean, boolean) IS
-    'Stop embedding a table: triggers, queue and catalog entry go, the column of vectors stays unless drop_column is true.';
+    'Stop embedding a table: triggers, queue and catalog entry go, the columns of vectors stay unless drop_column is true.';
 
 CREATE OR REPLACE FUNCTION embed._forget_v1(vectorizer integer)
 RETURNS void
@@ -610,12 +659,15 @@ SELECT
             ELSE p.piece #>> '{}' END, '' ORDER BY p.position)
         FROM jsonb_array_elements(v.filter) WITH ORDINALITY AS p(piece, position)) AS filter,
     (SELECT a.attname::text FROM pg_attribute AS a
-        WHERE a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped) AS column_name,
+        WHERE a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_name,
     (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
-        WHERE a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped) AS column_type,
+        WHERE a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_type,
+    v.outputs,
+    (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped) AS columns,
     v.state,
     v.reason,
     v.max_attempts,
     v.created_at
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;
-COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now.';
+COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all.';

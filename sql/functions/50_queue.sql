@@ -44,20 +44,21 @@ COMMENT ON FUNCTION embed._first_due_v1(integer, integer) IS 'When the first ent
 
 CREATE OR REPLACE FUNCTION embed._work_v1()
 RETURNS TABLE (
-    vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, column_type text,
+    vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, outputs text[], sizes integer[], column_type text,
     max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT v.id, v.name, m.name, m.family, m.options, m.space_id, m.dimensions, t.typname, v.max_attempts, v.reason,
+    SELECT v.id, v.name, m.name, m.family, m.options, m.space_id, m.dimensions, v.outputs,
+        (SELECT array_agg(embed._size(m, o.output) ORDER BY o.position) FROM unnest(v.outputs) WITH ORDINALITY AS o(output, position)), t.typname, v.max_attempts, v.reason,
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id),
         embed._first_due_v1(v.id, 1) IS NOT NULL,
         embed._first_due_v1(v.id, 2) IS NOT NULL
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
-    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
     WHERE v.state = 'active'
     ORDER BY v.id
@@ -227,7 +228,7 @@ END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval) IS
     'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
 
-CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT target text, OUT kind oid)
+CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT filled text)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
@@ -247,9 +248,12 @@ BEGIN
     name := embed._source_name(v.source);
     input := embed._input(v.source, v.input_columns, v.template, v.filter, 'r');
     match := embed._key_match(v.source, v.key_columns, 'r', 'q.key');
-    target := embed._column_name(v.source, v.target_column);
-    SELECT a.atttypid INTO kind FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = v.target_column;
-    IF name IS NULL OR match IS NULL OR target IS NULL THEN
+    outputs := v.outputs;
+    SELECT array_agg(quote_ident(a.attname) ORDER BY c.position), array_agg(a.atttypid ORDER BY c.position) INTO targets, kinds
+    FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped;
+    filled := embed._has_vectors(v.source, v.target_columns, 'r', false);
+    IF name IS NULL OR match IS NULL OR cardinality(targets) IS DISTINCT FROM cardinality(outputs) THEN
         input := NULL;  -- dropped since we looked
     END IF;
 END $$;
@@ -292,10 +296,13 @@ AS $$
             THEN 'its table became a partition; drop the vectorizer and make one on the partitioned table'
         WHEN EXISTS (SELECT FROM unnest(v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
             THEN 'a column of its filter was dropped; give another with embed.alter_vectorizer(''' || v.name || ''', filter => ...)'
-        WHEN embed._column_name(v.source, v.target_column) IS NULL
-            THEN 'the column of the vectors was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
-        WHEN NOT EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid JOIN embed._model AS m ON m.id = v.model_id
-                WHERE a.attrelid = v.source AND a.attnum = v.target_column AND a.atttypmod = m.dimensions AND t.typname IN ('vector', 'halfvec'))
+        WHEN EXISTS (SELECT FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
+            THEN CASE cardinality(v.target_columns) WHEN 1 THEN 'the column of the vectors' ELSE 'a column of its vectors' END
+                || ' was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
+        WHEN EXISTS (SELECT FROM unnest(v.outputs, v.target_columns) AS c(output, attnum) JOIN embed._model AS m ON m.id = v.model_id
+                JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum JOIN pg_type AS t ON t.oid = a.atttypid
+                WHERE a.atttypmod <> embed._size(m, c.output)
+                    OR t.typname <> ALL (CASE c.output WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
         WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
                 AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')) < 2
@@ -312,7 +319,9 @@ CREATE OR REPLACE FUNCTION embed._finish_v1(
     hashes bigint[],
     vectors anyarray,
     gone text[] DEFAULT '{}',
-    dead jsonb DEFAULT '[]'
+    dead jsonb DEFAULT '[]',
+    sparse sparsevec[] DEFAULT NULL,
+    multi embed._token_vectors[] DEFAULT NULL
 )
 RETURNS TABLE (written integer, postponed integer)
 LANGUAGE plpgsql
@@ -335,6 +344,7 @@ DECLARE
     same text[];
     refused text[] := '{}';
     looked timestamptz;
+    given text;
 BEGIN
     written := 0;
     postponed := 0;
@@ -344,25 +354,31 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    IF (SELECT t.typelem FROM pg_type AS t WHERE t.oid = pg_typeof(vectors)) <> source.kind THEN
+    IF source.outputs[1] = 'dense' AND (SELECT t.typelem FROM pg_type AS t WHERE t.oid = pg_typeof(vectors)) <> source.kinds[1] THEN
         -- A cast would round them. The worker is about to learn of the new type.
         PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the column of the vectors has another type now', false);
         RETURN NEXT;
         RETURN;
     END IF;
+    -- one column for each output, as unnest makes it of their arrays
+    given := (SELECT format('unnest($1, $2, %s) AS q(key, hash, %s)',
+            string_agg(CASE o.output WHEN 'dense' THEN '$3' WHEN 'sparse' THEN '$4' ELSE '$5' END, ', ' ORDER BY o.position),
+            string_agg(o.output, ', ' ORDER BY o.position))
+        FROM unnest(source.outputs) WITH ORDINALITY AS o(output, position));
     IF cardinality(keys) > 0 THEN
         -- Rows that a user's transaction holds are passed over: a worker that waits for a row while it holds others could
         -- be one side of a deadlock. The hash is compared in the UPDATE itself, which READ COMMITTED evaluates again on a
         -- row that changed meanwhile; such a row has its own entry in the queue.
         EXECUTE format(
-            'WITH given AS (SELECT * FROM unnest($1, $2, $3) AS q(key, hash, vector)),
+            'WITH given AS (SELECT * FROM %6$s),
              held AS MATERIALIZED (SELECT q.* FROM given AS q JOIN %1$s AS r ON %2$s FOR NO KEY UPDATE OF r SKIP LOCKED),
-             written AS (UPDATE %1$s AS r SET %3$s = q.vector FROM held AS q
-                 WHERE %2$s AND embed._hash(%4$s) IS NOT DISTINCT FROM q.hash AND (q.hash IS NOT NULL OR r.%3$s IS NOT NULL)
+             written AS (UPDATE %1$s AS r SET %3$s FROM held AS q
+                 WHERE %2$s AND embed._hash(%4$s) IS NOT DISTINCT FROM q.hash AND (q.hash IS NOT NULL OR %5$s)
                  RETURNING q.key)
              SELECT (SELECT COALESCE(array_agg(w.key), ''{}'') FROM written AS w), (SELECT array_agg(h.key) FROM held AS h)',
-            source.name, source.match, source.target, source.input)
-        INTO done, held USING keys, hashes, vectors;
+            source.name, source.match, (SELECT string_agg(format('%s = q.%s', t.name, t.output), ', ') FROM unnest(source.targets, source.outputs) AS t(name, output)),
+            source.input, source.filled, given)
+        INTO done, held USING keys, hashes, vectors, sparse, multi;
     END IF;
     looked := clock_timestamp();
     IF cardinality(done) < cardinality(keys) OR cardinality(gone) > 0 THEN
@@ -373,20 +389,21 @@ BEGIN
                  COALESCE(array_agg(q.key) FILTER (WHERE r.found IS NULL OR r.hash IS NULL AND NOT r.has_vector), ''{}'')
              FROM (SELECT k.key, k.hash, true AS mine FROM unnest($1, $2) AS k(key, hash) WHERE k.key <> ALL ($3)
                  UNION ALL SELECT g.key, NULL, false FROM unnest($4) AS g(key)) AS q
-             LEFT JOIN LATERAL (SELECT true AS found, embed._hash(%s) AS hash, r.%s IS NOT NULL AS has_vector
+             LEFT JOIN LATERAL (SELECT true AS found, embed._hash(%s) AS hash, %s AS has_vector
                  FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
-            source.input, source.target, source.name, source.match)
+            source.input, source.filled, source.name, source.match)
         INTO busy, void USING keys, hashes, done, gone;
         IF busy && held THEN
             -- We hold these ourselves, and yet they were not written: a trigger of the table let nothing through, because
             -- nothing would change, or for a reason of its own. They would be busy for ever.
             EXECUTE format(
                 'SELECT COALESCE(array_agg(q.key) FILTER (WHERE r.same), ''{}''), COALESCE(array_agg(q.key) FILTER (WHERE NOT r.same), ''{}'')
-                 FROM unnest($1, $2) AS q(key, vector)
-                 CROSS JOIN LATERAL (SELECT r.%s::text IS NOT DISTINCT FROM q.vector::text AS same FROM %s AS r WHERE %s OFFSET 0) AS r
-                 WHERE q.key = ANY ($3) AND q.key = ANY ($4)',
-                source.target, source.name, source.match)
-            INTO same, refused USING keys, vectors, busy, held;
+                 FROM %s
+                 CROSS JOIN LATERAL (SELECT %s AS same FROM %s AS r WHERE %s OFFSET 0) AS r
+                 WHERE q.key = ANY ($6) AND q.key = ANY ($7)',
+                given, (SELECT string_agg(format('r.%s::text IS NOT DISTINCT FROM q.%s::text', t.name, t.output), ' AND ')
+                    FROM unnest(source.targets, source.outputs) AS t(name, output)), source.name, source.match)
+            INTO same, refused USING keys, hashes, vectors, sparse, multi, busy, held;
             done := done || same;
             busy := ARRAY(SELECT b.key FROM unnest(busy) AS b(key) WHERE b.key <> ALL (same || refused));
         END IF;
@@ -397,7 +414,7 @@ BEGIN
     postponed := cardinality(busy);
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb) IS
+COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]) IS
     'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction.';
 
 CREATE OR REPLACE FUNCTION embed._settle_v1(
@@ -595,8 +612,8 @@ BEGIN
     END IF;
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
-        WHEN b.renew = '{}' THEN format('r.%s IS NULL', embed._column_name(v.source, v.target_column))
-        ELSE format('(r.%s IS NULL OR r.tableoid = ANY (%L::oid[]))', embed._column_name(v.source, v.target_column), b.renew) END;
+        WHEN b.renew = '{}' THEN format('NOT %s', embed._has_vectors(v.source, v.target_columns, 'r', true))
+        ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._has_vectors(v.source, v.target_columns, 'r', true), b.renew) END;
     reached := b.position;
     counted := b.rows_left IS NOT NULL;
 END $$;

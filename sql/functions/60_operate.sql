@@ -185,7 +185,7 @@ BEGIN
         END IF;
         IF there THEN
             BEGIN
-                EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, r.%s IS NOT NULL AS has_vector, %s AS attached, %s AS key
+                EXECUTE format('SELECT true AS found, (%s) IS NOT NULL AS has_input, %s AS has_vector, %s AS attached, %s AS key
                     FROM unnest(ARRAY[$1]) AS q(key) JOIN %s AS r ON %s',
                     v.expressions[2], v.expressions[4],
                     CASE WHEN v.attached = '{}' THEN 'false' ELSE format('r.tableoid = ANY (%L::oid[])', v.attached) END,
@@ -270,7 +270,7 @@ AS $$
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._column_name(v.source, v.target_column),
+            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._has_vectors(v.source, v.target_columns, 'r', true),
             embed._key_text(v.source, v.key_columns, 'r')] END
     FROM embed._vectorizer AS v WHERE v.source = _why_v1.source ORDER BY v.name
 $$;

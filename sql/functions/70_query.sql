@@ -25,7 +25,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._ask(jsonb) IS 'Ask the sidecar; its errors become errors of SQL, with their SQLSTATE and hint.';
 
-CREATE OR REPLACE FUNCTION embed._query_model_id()
+CREATE OR REPLACE FUNCTION embed._query_model_id(output text)
 RETURNS integer
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -33,18 +33,26 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     used text;
+    single integer;
 BEGIN
-    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;
+    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id
+    WHERE output = ANY (v.outputs);
     IF used IS NOT NULL THEN
         PERFORM embed._fail('PE002', 'this database''s vectorizers use several models',
             'name one of: ' || used || ' in embed(text, model), or set embed.default_model');
     END IF;
+    IF output <> 'dense' THEN
+        SELECT min(m.id) INTO single FROM embed._model AS m WHERE output = ANY (m.outputs) HAVING count(*) = 1;
+        IF single IS NOT NULL THEN
+            RETURN single;
+        END IF;
+    END IF;
     RETURN embed._default_model_id();
 END $$;
-COMMENT ON FUNCTION embed._query_model_id() IS 'The model of a query where the vectorizers do not agree on one: an error, or the default while there are none.';
+COMMENT ON FUNCTION embed._query_model_id(text) IS 'The model of a query where the vectorizers do not agree on one: an error, or the default while there are none.';
 
-CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text)
-RETURNS vector
+CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text, output text)
+RETURNS text
 LANGUAGE plpgsql
 STABLE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
@@ -58,31 +66,35 @@ BEGIN
     IF input IS NULL THEN
         RETURN NULL;
     ELSIF wanted IS NULL THEN
-        SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m
-        WHERE m.id = (SELECT min(v.model_id) FROM embed._vectorizer AS v HAVING min(v.model_id) = max(v.model_id));
+        SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m
+        WHERE m.id = (SELECT min(v.model_id) FROM embed._vectorizer AS v WHERE output = ANY (v.outputs) HAVING min(v.model_id) = max(v.model_id));
         IF NOT FOUND THEN
-            SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m WHERE m.id = embed._query_model_id();
+            SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m WHERE m.id = embed._query_model_id(output);
         END IF;
     ELSE
-        SELECT m.name, m.family, m.options, m.space_id INTO chosen FROM embed._model AS m WHERE m.name = wanted;
+        SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m WHERE m.name = wanted;
         IF NOT FOUND THEN
             PERFORM embed._model_id(wanted);
         END IF;
     END IF;
+    IF output <> ALL (chosen.outputs) THEN
+        PERFORM embed._fail('PE003', format('model %L makes no %s', chosen.name, embed._output_names(ARRAY[output])),
+            format('it makes %s', embed._output_names(chosen.outputs)));
+    END IF;
     -- A few vectors are remembered in settings of the session, so that a plan that evaluates embed() for each row, too,
     -- asks once. A long text is known by its digest.
-    memo := kind || chosen.space_id || CASE WHEN length(input) <= 500 THEN ':' || input
+    memo := kind || output || chosen.space_id || CASE WHEN length(input) <= 500 THEN ':' || input
         ELSE '#' || encode(sha256(convert_to(input, 'UTF8')), 'hex') END;
     slot := hashtext(memo) & 63;
     IF current_setting('embed_memo.key' || slot, true) = memo THEN
         RETURN current_setting('embed_memo.vector' || slot, true);
     END IF;
-    RETURN embed._vector_asked(input, chosen.name, chosen.family, chosen.options, chosen.space_id, kind, memo, slot);
+    RETURN embed._vector_asked(input, chosen.name, chosen.family, chosen.options, chosen.space_id, kind, output, memo, slot);
 END $$;
-COMMENT ON FUNCTION embed._vector(text, text, text) IS 'The vector of a text, remembered in the session.';
+COMMENT ON FUNCTION embed._vector(text, text, text, text) IS 'The vector of a text, in the text form of its type, remembered in the session.';
 
 CREATE OR REPLACE FUNCTION embed._vector_asked(
-    input text, name text, family text, options jsonb, space_id text, kind text, memo text, slot text
+    input text, name text, family text, options jsonb, space_id text, kind text, output text, memo text, slot text
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -90,7 +102,7 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    vector text := embed._ask(jsonb_build_object('op', 'embed', 'kind', kind, 'texts', jsonb_build_array(input), 'space_id', space_id,
+    vector text := embed._ask(jsonb_build_object('op', 'embed', 'kind', kind, 'output', output, 'texts', jsonb_build_array(input), 'space_id', space_id,
         'model', jsonb_build_object('name', name, 'family', family, 'options', options))) #>> '{vectors,0}';
 BEGIN
     IF vector IS NULL THEN
@@ -99,13 +111,13 @@ BEGIN
     PERFORM set_config('embed_memo.key' || slot, memo, false), set_config('embed_memo.vector' || slot, vector, false);
     RETURN vector;
 END $$;
-COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
+COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
 
 CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL)
 RETURNS vector
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query') $$;
+AS $$ SELECT embed._vector(query, model, 'query', 'dense')::vector $$;
 COMMENT ON FUNCTION embed.embed(text, text) IS
     'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). Without a model, the one that the vectorizers use. No SET clause: it must inline.';
 
@@ -113,5 +125,21 @@ CREATE OR REPLACE FUNCTION embed.embed_document(document text, model text DEFAUL
 RETURNS vector
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(document, model, 'document') $$;
+AS $$ SELECT embed._vector(document, model, 'document', 'dense')::vector $$;
 COMMENT ON FUNCTION embed.embed_document(text, text) IS 'The vector of a text as a vectorizer would store it. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed.embed_sparse(query text, model text DEFAULT NULL)
+RETURNS sparsevec
+LANGUAGE sql
+STABLE PARALLEL UNSAFE
+AS $$ SELECT embed._vector(query, model, 'query', 'sparse')::sparsevec $$;
+COMMENT ON FUNCTION embed.embed_sparse(text, text) IS
+    'The sparse vector of a query, to compare with a column of sparse vectors: ORDER BY sparse <#> embed_sparse(''...''). Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed.embed_multi(query text, model text DEFAULT NULL)
+RETURNS halfvec[]
+LANGUAGE sql
+STABLE PARALLEL UNSAFE
+AS $$ SELECT embed._vector(query, model, 'query', 'multi')::halfvec[] $$;
+COMMENT ON FUNCTION embed.embed_multi(text, text) IS
+    'A vector for each token of a query, to compare with a column of token vectors. Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';

@@ -1,13 +1,14 @@
--- embed() where pgvector's own operators stand, so that both are found alike. The wrapper is inlined: it costs nothing.
+-- embed() and its kin where pgvector's own operators stand, so that both are found alike. The wrappers are inlined: they
+-- cost nothing.
 
--- One that pgvector left behind when it was moved to another schema goes, unless a view or the like needs it.
+-- Those that pgvector left behind when it was moved to another schema go, unless a view or the like needs them.
 DO $$
 DECLARE
     left_over regprocedure;
 BEGIN
     FOR left_over IN
         SELECT p.oid FROM pg_proc AS p
-        WHERE p.proname = 'embed' AND p.prosrc = 'SELECT embed.embed(query, model)'
+        WHERE p.proname IN ('embed', 'embed_sparse', 'embed_multi') AND p.prosrc = format('SELECT embed.%I(query, model)', p.proname)
             AND p.pronamespace <> (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector')
     LOOP
         BEGIN
@@ -21,20 +22,30 @@ END $$;
 DO $$
 DECLARE
     home text;
+    wrapped record;
 BEGIN
     SELECT quote_ident(s.nspname) INTO STRICT home
     FROM pg_extension AS e JOIN pg_namespace AS s ON s.oid = e.extnamespace WHERE e.extname = 'vector';
     IF home = 'embed' THEN
         RETURN;
-    ELSIF EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = to_regprocedure(home || '.embed(text, text)') AND p.prosrc <> 'SELECT embed.embed(query, model)') THEN
-        RAISE NOTICE 'embed() stands in schema embed: schema % has a function of that name already', home
-            USING HINT = 'call embed.embed(), or add embed to the search_path';
-        RETURN;
     END IF;
-    EXECUTE format('CREATE OR REPLACE FUNCTION %1$s.embed(query text, model text DEFAULT NULL) RETURNS %1$s.vector
-        LANGUAGE sql STABLE PARALLEL UNSAFE AS ''SELECT embed.embed(query, model)''', home);
-    EXECUTE format('COMMENT ON FUNCTION %s.embed(text, text) IS %L', home,
-        'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). The same as embed.embed().');
+    FOR wrapped IN
+        SELECT * FROM (VALUES
+            ('embed', 'vector', 'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...'').'),
+            ('embed_sparse', 'sparsevec', 'The sparse vector of a query, to compare with a column of sparse vectors: ORDER BY sparse <#> embed_sparse(''...'').'),
+            ('embed_multi', 'halfvec[]', 'A vector for each token of a query, to compare with a column of token vectors.')
+        ) AS w(name, result, told)
+    LOOP
+        IF EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = to_regprocedure(format('%s.%I(text, text)', home, wrapped.name))
+                AND p.prosrc <> format('SELECT embed.%I(query, model)', wrapped.name)) THEN
+            RAISE NOTICE '%() stands in schema embed: schema % has a function of that name already', wrapped.name, home
+                USING HINT = format('call embed.%I(), or add embed to the search_path', wrapped.name);
+            CONTINUE;
+        END IF;
+        EXECUTE format('CREATE OR REPLACE FUNCTION %1$s.%2$I(query text, model text DEFAULT NULL) RETURNS %1$s.%3$s
+            LANGUAGE sql STABLE PARALLEL UNSAFE AS ''SELECT embed.%2$I(query, model)''', home, wrapped.name, wrapped.result);
+        EXECUTE format('COMMENT ON FUNCTION %s.%I(text, text) IS %L', home, wrapped.name, format('%s The same as embed.%I().', wrapped.told, wrapped.name));
+    END LOOP;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'embed() stands in schema embed: you may not create functions in schema %, where pgvector is', home
         USING HINT = 'call embed.embed(), or add embed to the search_path';

@@ -29,10 +29,10 @@ BEGIN
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
         END LOOP;
         GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._failure, embed._queue TO embed_owner;
-        GRANT SELECT (id, name, family, options, dimensions, metric, space_id, is_default) ON embed._model TO embed_owner;
+        GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -40,7 +40,8 @@ BEGIN
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
-            embed._add_column(regclass, text, text, integer), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
+            embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, text, text, text),
+            embed._has_vectors(oid, smallint[], text, boolean), embed._size(embed._model, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
@@ -52,7 +53,7 @@ BEGIN
             embed._work_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
-            embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb),
+            embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
             embed._settle_v1(integer, integer, bigint[], text[], text[], text[], timestamptz, jsonb),
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
@@ -69,7 +70,7 @@ BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
         EXECUTE format('GRANT SELECT ON embed.models, embed.vectorizers, embed.status, embed.failures, embed._schema_version TO %s', role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed._vector(text, text, text), embed.status(text), embed.failures(text),
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
             embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
@@ -88,7 +89,7 @@ BEGIN
         RETURN;
     END IF;
     FOR vectorizer IN SELECT v.id, v.source FROM embed._vectorizer AS v
-        WHERE embed._problem(v) IS NULL AND NOT has_column_privilege('embed_worker', v.source, v.target_column, 'UPDATE') LOOP
+        WHERE embed._problem(v) IS NULL AND NOT has_column_privilege('embed_worker', v.source, v.target_columns[1], 'UPDATE') LOOP
         BEGIN
             PERFORM embed._grant_columns(vectorizer.id);
         EXCEPTION WHEN insufficient_privilege THEN

@@ -19,8 +19,8 @@ END $check$
 
 -- name: seed_model
 -- Enter a model that the package knows, unless there is one of its name; the first is the default.
-INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id, is_default)
-SELECT m.name, m.family, m.options, m.card, (m.card ->> 'dimensions')::integer, m.card ->> 'metric', m.card ->> 'space_id',
+INSERT INTO embed._model (name, family, options, card, outputs, dimensions, metric, space_id, is_default)
+SELECT m.name, m.family, m.options, m.card, embed._card_outputs(m.card), (m.card ->> 'dimensions')::integer, m.card ->> 'metric', m.card ->> 'space_id',
     NOT EXISTS (SELECT FROM embed._model AS d WHERE d.is_default)
 FROM (SELECT %(name)s::text AS name, %(family)s::text AS family, %(options)s::jsonb AS options, %(card)s::jsonb AS card) AS m
 ON CONFLICT (name) DO NOTHING;
@@ -34,7 +34,7 @@ SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('embed_reader
 SELECT s.nspname
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace
-WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model)', ' SELECT embed._vector(query, model, ''query'') ')
+WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model)', ' SELECT embed._vector(query, model, ''query'', ''dense'')::vector ')
 ORDER BY s.nspname = 'embed'
 LIMIT 1;
 
@@ -43,13 +43,15 @@ LIMIT 1;
 SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v;
 
 -- name: drop_query_functions
--- Remove embed() from the schemas where pgvector is, and where it was.
+-- Remove embed() and its kin from the schemas where pgvector is, and where it was.
 DO $$
 DECLARE
     ours pg_catalog.regprocedure;
 BEGIN
     FOR ours IN
-        SELECT p.oid FROM pg_catalog.pg_proc AS p WHERE p.proname = 'embed' AND p.prosrc = 'SELECT embed.embed(query, model)'
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+        WHERE p.proname IN ('embed', 'embed_sparse', 'embed_multi')
+            AND p.prosrc = 'SELECT embed.' OPERATOR(pg_catalog.||) p.proname OPERATOR(pg_catalog.||) '(query, model)'
     LOOP
         EXECUTE pg_catalog.format('DROP FUNCTION %s', ours);
     END LOOP;

@@ -8,7 +8,7 @@ SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, mak
 
 -- name: finish
 -- Write vectors and take the entries out of the queue.
-SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(vectors)s, %(gone)s, %(dead)s);
+SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(dense)s, %(gone)s, %(dead)s, %(sparse)s, %(multi)s);
 
 -- name: postpone
 -- Put entries back for later.
@@ -47,12 +47,14 @@ SELECT embed._pack_v1(%(vectorizer)s);
 SELECT embed._prune_v1(%(vectorizer)s);
 
 -- name: vector_types
--- The oids of pgvector's types and of arrays of them.
+-- The oids of pgvector's types and of our own, and of arrays of them.
 SELECT t.typname, t.oid, t.typarray
 FROM pg_catalog.pg_type AS t
 JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = t.oid AND d.deptype = 'e'
 JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'vector'
-WHERE t.typname IN ('vector', 'halfvec');
+WHERE t.typname IN ('vector', 'halfvec', 'sparsevec')
+UNION ALL
+SELECT t.typname, t.oid, t.typarray FROM pg_catalog.pg_type AS t WHERE t.oid = 'embed._token_vectors'::pg_catalog.regtype;
 
 -- name: be_alive
 -- Hold the lock that tells others this worker lives; false when its number is taken.

@@ -7,14 +7,21 @@ CREATE TABLE embed._model (
     family text NOT NULL CHECK (family <> ''),
     options jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
     card jsonb NOT NULL CHECK (jsonb_typeof(card) = 'object'),
-    dimensions integer NOT NULL CHECK (dimensions BETWEEN 1 AND 16000),
+    outputs text[] NOT NULL CHECK (cardinality(outputs) > 0 AND outputs <@ ARRAY['dense', 'sparse', 'multi', 'score']),
+    dimensions integer NOT NULL CHECK (dimensions > 0),
+    sparse_dimensions integer CHECK (sparse_dimensions > 0),
+    multi_dimensions integer CHECK (multi_dimensions > 0),
     metric text NOT NULL CHECK (metric IN ('cosine', 'ip', 'l2')),
     space_id text NOT NULL CHECK (space_id <> ''),
     is_default boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX _model_one_default ON embed._model (is_default) WHERE is_default;
-COMMENT ON TABLE embed._model IS 'Models as configured: how to load one, and what its card said. Holds names of keys, never keys.';
+COMMENT ON TABLE embed._model IS 'Models as configured: how to load one, and what its card said. Holds names of keys, never keys. dimensions is the size of the first output.';
+
+-- Arrays of arrays of different lengths are no type of Postgres: workers send the token vectors of several rows as an array of these.
+CREATE TYPE embed._token_vectors AS (vectors halfvec[]);
+COMMENT ON TYPE embed._token_vectors IS 'The token vectors of one text.';
 
 -- Columns are kept by attribute number, tables by oid: a rename changes nothing here. Partitions are kept by the oid of
 -- their clone of the trigger: each ATTACH makes another, while the table's own oid stays.
@@ -28,16 +35,16 @@ CREATE TABLE embed._vectorizer (
     template jsonb NOT NULL CHECK (jsonb_typeof(template) = 'array'),
     filter jsonb CHECK (jsonb_typeof(filter) = 'array'),
     filter_columns smallint[] NOT NULL DEFAULT '{}',
-    target_column smallint NOT NULL,
-    owns_target boolean NOT NULL,
+    outputs text[] NOT NULL CHECK (cardinality(outputs) > 0 AND outputs <@ ARRAY['dense', 'sparse', 'multi']),
+    target_columns smallint[] NOT NULL CHECK (cardinality(target_columns) = cardinality(outputs)),
     partitions oid[] NOT NULL DEFAULT '{}',
     state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused', 'stopped')),
     reason text,
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (source, target_column)
+    created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which column.';
+CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (

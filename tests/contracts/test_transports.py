@@ -72,6 +72,23 @@ def test_vectors_are_those_of_the_model(sidecar: RunningSidecar, session: psycop
     assert same(answer, ["one", "two"])
 
 
+def test_sparse_and_token_vectors_come_over_it_too(
+    sidecar: RunningSidecar, session: psycopg.Connection[Any]
+) -> None:
+    options = {"dimensions": 3, "sparse_dimensions": 1_000, "multi_dimensions": 2}
+    model = ModelSpec("three", "fake", options)
+    found = load(model).embed(["one fish one"], "query")
+    assert found.sparse is not None
+    assert found.multi is not None
+    indices, values = found.sparse.row(0)
+    pairs = ",".join(f"{i + 1}:{v}" for i, v in zip(indices, values, strict=True))
+    sparse = call(session, request(["one fish one"], model=model, output="sparse"))
+    assert sparse["vectors"] == [f"{{{pairs}}}/1000"]
+    [multi] = call(session, request(["one fish one"], model=model, output="multi"))["vectors"]
+    tokens = [json.loads(token) for token in json.loads(f"[{multi[1:-1]}]")]
+    assert tokens == pytest.approx(found.multi.row(0).astype(float))
+
+
 @pytest.mark.parametrize("text", AWKWARD)
 def test_any_text_arrives_unchanged(
     sidecar: RunningSidecar, session: psycopg.Connection[Any], text: str

@@ -13,7 +13,15 @@ from tests.fix_pg import MakeRole, Role
 from tests.fix_worker import Connection, StartWorker, create_docs, create_fake_model
 from tests.sql.helpers import queued, refused, value
 
-INLINED = {"_hash", "_keys", "embed", "embed_document"}  # must have no SET clause, or they would not inline
+INLINED = {
+    "_hash",
+    "_keys",
+    "embed",
+    "embed_document",
+    "embed_sparse",
+    "embed_multi",
+    "_size",
+}  # must have no SET clause, or they would not inline
 
 LEAK = """
 CREATE FUNCTION {schema}.leak() RETURNS text LANGUAGE plpgsql AS $$

@@ -33,6 +33,12 @@ BEGIN
         RETURN jsonb_build_object('id', r -> 'id', 'card', jsonb_build_object(
             'dimensions', 3, 'metric', 'cosine', 'space_id', 'asked for', 'max_tokens', 9),
             'family', 'fake', 'options', (r #> '{model,options}') || '{"delay": 0}');
+    ELSIF r ->> 'output' = 'sparse' THEN
+        RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(
+            format('{2:%s}/9', length(r #>> '{texts,0}'))));
+    ELSIF r ->> 'output' = 'multi' THEN
+        RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(
+            format('{"[%s,1]","[0,1]"}', length(r #>> '{texts,0}'))));
     END IF;
     RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(format('[%s,%s,%s,0]',
         length(r #>> '{texts,0}'), CASE r ->> 'kind' WHEN 'query' THEN 1 ELSE 2 END,
@@ -54,6 +60,39 @@ def test_embed_is_the_vector_of_a_query_and_embed_document_that_of_a_text(asked:
     assert value(asked, "SELECT embed('four')::text") == f"[4,1,{A},0]"
     assert value(asked, "SELECT embed.embed('four')::text") == f"[4,1,{A},0]"
     assert value(asked, "SELECT embed.embed_document('four')::text") == f"[4,2,{A},0]"
+
+
+def test_the_other_outputs_have_functions_of_their_own(asked: Connection) -> None:
+    create_fake_model(asked, "b", sparse_dimensions=9, multi_dimensions=2)
+    assert value(asked, "SELECT embed_sparse('four', 'b')::text") == "{2:4}/9"
+    assert value(asked, "SELECT embed_multi('four', 'b')::text") == '{"[4,1]","[0,1]"}'
+    assert value(asked, "SELECT embed('four', 'b')::text") == f"[4,1,{B},0]"
+    told = value(asked, "SELECT array_agg(request ->> 'output') FROM embed.asked")
+    assert told == ["sparse", "multi", "dense"]
+    assert value(asked, "SELECT pg_typeof(embed_sparse(NULL, 'b'))::text") == "sparsevec"
+
+
+def test_without_a_name_an_output_is_of_the_model_that_makes_it(asked: Connection) -> None:
+    create_fake_model(asked, "b", sparse_dimensions=9)
+    assert value(asked, "SELECT embed_sparse('four')::text") == "{2:4}/9"
+    create_fake_model(asked, "c", sparse_dimensions=10)
+    assert refused(asked, "SELECT embed_sparse('four')")[0] == "PE002"
+    create_docs(asked)
+    asked.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'c', column_name => NULL,"
+        " sparse_column => 's')"
+    )
+    asked.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'a')")
+    assert value(asked, "SELECT embed_sparse('four')::text") == "{2:4}/9"
+    assert (
+        value(asked, "SELECT request #>> '{model,name}' FROM embed.asked ORDER BY ctid DESC LIMIT 1") == "c"
+    )
+    assert value(asked, "SELECT embed('four')::text") == f"[4,1,{A},0]"
+
+
+def test_an_output_that_a_model_lacks_is_an_error(asked: Connection) -> None:
+    error = refused(asked, "SELECT embed_multi('four', 'a')")
+    assert error == ("PE003", "model 'a' makes no token vectors", "it makes dense vectors")
 
 
 def test_null_is_null_and_asks_nobody(asked: Connection) -> None:
@@ -220,7 +259,7 @@ def test_a_reader_cannot_ask_past_the_catalog(reader: Connection) -> None:
     for statement in (
         'SELECT embed._ask(\'{"op": "embed", "model": {"family": "evil"}}\')',
         "SELECT embed._call('{}', 1)",
-        "SELECT embed._vector_asked('x', 'a', 'evil', '{}', 's', 'query', 'm', '1')",
+        "SELECT embed._vector_asked('x', 'a', 'evil', '{}', 's', 'query', 'dense', 'm', '1')",
     ):
         assert refused(reader, statement)[0] == "42501"
 

@@ -19,7 +19,9 @@ from tests.fix_worker import (
 from tests.sql.helpers import queued, refused, value
 
 READER_MAY = {
-    "embed", "embed_document", "status", "failures", "why", "wait",
+    "embed", "embed_document",
+    "embed_multi",
+    "embed_sparse", "status", "failures", "why", "wait",
     # what those call with the reader's rights
     "_vector", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
@@ -303,9 +305,9 @@ def test_the_catalog_itself_guards_the_vectorizers_of_others(owned: Connection, 
         f"UPDATE embed._failure SET vectorizer_id = {foreign}",
         "UPDATE embed._vectorizer SET source = 'docs' WHERE name = 'notes_embedding'",
         "INSERT INTO embed._vectorizer (name, source, model_id, key_columns,"
-        " input_columns, template, target_column,"
-        " owns_target) SELECT 'x', 'docs', model_id, key_columns, input_columns, template,"
-        " 1, false FROM embed._vectorizer LIMIT 1",
+        " input_columns, template, outputs,"
+        " target_columns) SELECT 'x', 'docs', model_id, key_columns, input_columns, template,"
+        " outputs, '{1}' FROM embed._vectorizer LIMIT 1",
     ):
         docs.execute(
             "INSERT INTO embed._failure SELECT id, '7', 'x', 'x', 1 FROM embed._vectorizer"

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, SidecarTimeout, UnknownModel
-from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
+from pg_embed.records import (
+    Card,
+    Embeddings,
+    Kind,
+    ModelSpec,
+    Outputs,
+    Priority,
+    SparseVectors,
+    TokenVectors,
+    starts,
+)
 from pg_embed.serve.requests import LATE, answer
 
 ID = "0b5e4a52-6a0e-4d35-9a3e-0f5b4f1f7f3a"
-CARD = Card("fake", "hash", ("dense",), 2, 100, "cosine", "space-1")
+CARD = Card("fake", "hash", ("dense", "sparse", "multi"), 2, 100, "cosine", "space-1", sparse_dimensions=5)
 
 
 class StubEngine:
@@ -28,11 +38,20 @@ class StubEngine:
         return CARD
 
     async def embed(
-        self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
+        self,
+        spec: ModelSpec,
+        texts: Sequence[str],
+        kind: Kind,
+        priority: Priority,
+        timeout: float,
+        outputs: Outputs,
     ) -> Embeddings:
         self.asked.append((spec, list(texts), kind, priority, timeout))
+        self.outputs = outputs
         if isinstance(self.result, Exception):
             raise self.result
+        if isinstance(self.result, Embeddings):
+            return self.result
         return Embeddings(np.asarray(self.result, np.float32), tokens=3)
 
 
@@ -50,6 +69,20 @@ async def ask(engine: StubEngine, fields: Any) -> dict[str, Any]:
 async def test_vectors_are_text_with_the_shortest_digits_that_give_the_same_float32() -> None:
     told = await ask(StubEngine(), asked())
     assert told == {"id": ID, "vectors": ["[0.1,-1e-7]"], "tokens": 3, "space_id": "space-1"}
+
+
+async def test_sparse_and_token_vectors_are_spelled_as_pgvector_reads_them() -> None:
+    found = Embeddings(
+        np.empty((2, 0), np.float32),
+        sparse=SparseVectors(starts([2, 0]), np.array([0, 4], np.int32), np.array([0.1, 2], np.float32)),
+        multi=TokenVectors(starts([2, 0]), np.array([[1, 0.5], [0, 1]], np.float32)),
+    )
+    engine = StubEngine(found)
+    sparse = await ask(engine, asked(texts=["a", "b"], output="sparse"))
+    assert engine.outputs == {"sparse"}
+    assert sparse["vectors"] == ["{1:0.1,5:2.0}/5", "{}/5"]
+    multi = await ask(engine, asked(texts=["a", "b"], output="multi"))
+    assert multi["vectors"] == ['{"[1.0,0.5]","[0.0,1.0]"}', "{}"]
 
 
 async def test_an_answer_begins_with_the_id_which_the_transports_compare() -> None:
