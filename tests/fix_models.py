@@ -18,6 +18,12 @@ from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs
 from tests.providers.cohere_server import cohere_server
 from tests.providers.jina_server import jina_server
 from tests.providers.openai_server import openai_server as make_openai_server
+from tests.providers.ranking_server import (
+    cohere_ranking_server,
+    jina_ranking_server,
+    served_ranking_server,
+    voyage_ranking_server,
+)
 from tests.providers.server import ProviderServer, serving
 from tests.providers.voyage_server import voyage_server
 
@@ -28,6 +34,13 @@ PROVIDERS = {
     "cohere": cohere_server,
     "jina": jina_server,
 }
+RANKERS = {
+    "voyage_reranker": voyage_ranking_server,
+    "cohere_reranker": cohere_ranking_server,
+    "jina_reranker": jina_ranking_server,
+    "openai_reranker": served_ranking_server,
+}
+SERVERS = {**PROVIDERS, **RANKERS}
 STEPPED = ModelSpec("stepped", "stepped")
 CARD = Card(
     family="stepped",
@@ -135,7 +148,7 @@ def minilm() -> Iterator[Embedder]:
 def start_provider() -> Iterator[Callable[[str], ProviderServer]]:
     """Start the local server of a hosted family; stopped at the end."""
     with ExitStack() as stack:
-        yield lambda family: stack.enter_context(serving(PROVIDERS[family]))
+        yield lambda family: stack.enter_context(serving(SERVERS[family]))
 
 
 @pytest.fixture

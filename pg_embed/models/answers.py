@@ -1,4 +1,4 @@
-"""Reading vectors out of a provider's answer; one that is missing, misplaced or not finite is an error."""
+"""Reading vectors and scores out of an answer; one that is missing, misplaced or not finite is an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pg_embed.records import Embeddings
+from pg_embed.records import Embeddings, Scores
 
 Float32 = npt.NDArray[np.float32]
 
@@ -37,12 +37,24 @@ def parsed(body: bytes) -> Any:
 
 def openai_answer(told: dict[str, Any]) -> Answer:
     """The shape that OpenAI, Voyage and Jina share; KeyError and its like if it is another."""
-    data, usage = told["data"], told.get("usage") or {}
+    data = told["data"]
     return Answer(
         vectors=[item["embedding"] for item in data],
         indexes=[item["index"] for item in data],
-        tokens=int(usage.get("total_tokens") or usage.get("prompt_tokens") or 0),
+        tokens=used_tokens(told),
     )
+
+
+def used_tokens(told: dict[str, Any]) -> int:
+    """What stands under `usage`; 0 if nothing does."""
+    usage = told.get("usage") or {}
+    return int(usage.get("total_tokens") or usage.get("prompt_tokens") or 0)
+
+
+def billed_tokens(told: dict[str, Any]) -> int:
+    """What Cohere bills; 0 if it bills something else."""
+    billed = (told.get("meta") or {}).get("billed_units") or {}
+    return int(billed.get("input_tokens") or 0)
 
 
 def embeddings(answer: Answer, count: int) -> Embeddings:
@@ -59,22 +71,38 @@ def embeddings(answer: Answer, count: int) -> Embeddings:
     return Embeddings(dense=dense, tokens=answer.tokens)
 
 
+def scores(ranked: list[dict[str, Any]], name: str, count: int, tokens: int) -> Scores:
+    """The scores in the order of the texts; ValueError and its like if anything is wrong with them."""
+    if len(ranked) != count:
+        raise ValueError(f"{len(ranked)} scores for {count} texts")
+    found = _floats([item[name] for item in ranked])
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise ValueError("a score is not a finite number")
+    return Scores(_ordered(found, [item["index"] for item in ranked]), tokens)
+
+
 def _matrix(vectors: list[Any]) -> Float32:
     """Base64 of little-endian float32, or lists of numbers, whichever the server chose."""
     if not isinstance(vectors[0], str):
-        return np.array(vectors, np.float32)
+        return _floats(vectors)
     blobs = [a2b_base64(vector) for vector in vectors]
     if len({len(blob) for blob in blobs}) != 1:
         raise ValueError("vectors of different lengths")
     return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1).astype(np.float32, copy=False)
 
 
-def _ordered(dense: Float32, indexes: list[int]) -> Float32:
+def _floats(numbers: list[Any]) -> Float32:
+    """A number that is too large becomes infinite, which is then found."""
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float32)
+
+
+def _ordered(found: Float32, indexes: list[int]) -> Float32:
     straight = list(range(len(indexes)))
     if indexes == straight:
-        return dense
+        return found
     if sorted(indexes) != straight:
         raise ValueError("indexes are missing or doubled")
-    ordered = np.empty_like(dense)
-    ordered[indexes] = dense
+    ordered = np.empty_like(found)
+    ordered[indexes] = found
     return ordered

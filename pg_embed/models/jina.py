@@ -6,22 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pg_embed.models.answers import Answer, openai_answer
-from pg_embed.models.provider import (
-    HostedEmbedder,
-    HostedOptions,
-    Limits,
-    filled,
-    find_key,
-    hosted_options,
-    open_model,
-    provider_card,
-)
+from pg_embed.models.answers import embeddings, openai_answer
+from pg_embed.models.calls import Provider, filled, server_options
+from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
-from pg_embed.records import Card, Kind, ModelSpec
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
 
-JINA = "https://api.jina.ai/v1"
-JINA_KEY = "JINA_API_KEY"
+JINA = Provider({"": "https://api.jina.ai/v1"}, "JINA_API_KEY")
 TASKS: dict[Kind, str] = {"query": "retrieval.query", "document": "retrieval.passage"}
 ITEMS, TOKENS = 128, 128_000  # a call; the contract states no limits, these keep calls short
 SMALL_SIZES = (1024, 32, 64, 128, 256, 512, 768)
@@ -38,7 +29,7 @@ MODELS = {
 OTHERS = Limits(8_192, ITEMS, TOKENS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JinaOptions(HostedOptions):
     """What the family can be told.
 
@@ -73,21 +64,20 @@ class Jina:
         size = self._limits.ask(self._options)
         return request if size is None else {**request, "dimensions": size}
 
-    def answer(self, told: Any) -> Answer:
+    def answer(self, told: Any, count: int) -> Embeddings:
         """The list under `data`."""
-        return openai_answer(told)
+        return embeddings(openai_answer(told), count)
 
     def card(self, dimensions: int) -> Card:
         """The card."""
-        return provider_card("jina", self._options, self._limits, dimensions, own=(JINA,))
+        return provider_card("jina", JINA, self._options, self._limits, dimensions)
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key; a model that is not known here is asked for one vector."""
-    options = hosted_options(spec, JinaOptions)
+    options = server_options(spec, JinaOptions)
     contract = Jina(options)
-    key = find_key(options, (JINA,), JINA_KEY)
-    return open_model(contract, f"{options.base_url or JINA}/embeddings", key, options)
+    return open_model(contract, JINA.open(options, "embeddings"))
 
 
 def register(registry: Registry) -> None:

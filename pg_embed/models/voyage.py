@@ -6,25 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pg_embed.models.answers import Answer, openai_answer
-from pg_embed.models.provider import (
-    HostedEmbedder,
-    HostedOptions,
-    Limits,
-    filled,
-    find_key,
-    hosted_options,
-    open_model,
-    provider_card,
-)
+from pg_embed.models.answers import embeddings, openai_answer
+from pg_embed.models.calls import Provider, filled, server_options
+from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
-from pg_embed.records import Card, Kind, ModelSpec
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
 
-VOYAGE = "https://api.voyageai.com/v1"
-ATLAS = "https://ai.mongodb.com/v1"  # the same models; each host refuses the other's keys
-HOSTS = (VOYAGE, ATLAS)
-ATLAS_KEY = "al-"  # how a key of MongoDB Atlas begins
-VOYAGE_KEY = "VOYAGE_API_KEY"
+VOYAGE = Provider(  # MongoDB Atlas has the same models; each host refuses the other's keys
+    {"": "https://api.voyageai.com/v1", "al-": "https://ai.mongodb.com/v1"}, "VOYAGE_API_KEY"
+)
 LONGEST_PROMPT = (
     "Represent the query for retrieving supporting documents: "  # the provider adds and counts it
 )
@@ -47,7 +37,7 @@ MODELS = {
 OTHERS = Limits(32_000, ITEMS, 120_000)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VoyageOptions(HostedOptions):
     """What the family can be told; without `truncate`, a text that is too long is refused."""
 
@@ -77,22 +67,20 @@ class Voyage:
         size = self._limits.ask(self._options)
         return request if size is None else {**request, "output_dimension": size}
 
-    def answer(self, told: Any) -> Answer:
+    def answer(self, told: Any, count: int) -> Embeddings:
         """The list under `data`."""
-        return openai_answer(told)
+        return embeddings(openai_answer(told), count)
 
     def card(self, dimensions: int) -> Card:
         """The card; the models of one series share a space: one may embed documents, another the queries."""
-        return provider_card("voyage", self._options, self._limits, dimensions, own=HOSTS)
+        return provider_card("voyage", VOYAGE, self._options, self._limits, dimensions)
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key and the host that it belongs to; a model not known here is asked for one vector."""
-    options = hosted_options(spec, VoyageOptions)
+    options = server_options(spec, VoyageOptions)
     contract = Voyage(options)
-    key = find_key(options, HOSTS, VOYAGE_KEY)
-    host = ATLAS if key is not None and key.startswith(ATLAS_KEY) else VOYAGE
-    return open_model(contract, f"{options.base_url or host}/embeddings", key, options)
+    return open_model(contract, VOYAGE.open(options, "embeddings"))
 
 
 def register(registry: Registry) -> None:

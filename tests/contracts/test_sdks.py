@@ -140,6 +140,60 @@ def test_the_package_understands_the_errors(
     assert [answer["error"] for answer in call_sdk(family, base_url, calls)] == ERRORS[family]
 
 
+RANKINGS = {
+    "voyage_reranker": [
+        ({"model": "rerank-3"}, {"model": "rerank-3"}),
+        ({"model": "rerank-2.5-lite", "truncate": False}, {"model": "rerank-2.5-lite", "truncation": False}),
+    ],
+    "cohere_reranker": [
+        ({"model": "rerank-v5.0-pro"}, {"model": "rerank-v5.0-pro", "max_tokens_per_doc": 4096}),
+        (
+            {"model": "rerank-v3.5", "max_tokens_per_doc": 512},
+            {"model": "rerank-v3.5", "max_tokens_per_doc": 512},
+        ),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", RANKINGS)
+def test_the_packages_rankings_are_ours(
+    family: str, start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider(family)
+    base_url = server.origin if family.startswith("cohere") else server.base_url
+    work = {"query": "How do I get my money back?", "documents": TEXTS}
+    theirs = call_sdk(family, base_url, [{**work, **arguments} for _, arguments in RANKINGS[family]])
+    their_requests = [_told(request) for request in server.requests]
+    for (options, _), answer, request in zip(RANKINGS[family], theirs, their_requests, strict=True):
+        spec = ModelSpec("model", family, {**options, "base_url": server.base_url})
+        reranker = default_registry().load(spec)
+        ours = reranker.rerank(work["query"], TEXTS)
+        reranker.close()
+        assert server.requests[-1] == request
+        best_first = sorted(enumerate(ours.scores.tolist()), key=lambda rank: -rank[1])
+        assert [list(rank) for rank in best_first] == answer["ranked"]
+        assert ours.tokens == answer.get("tokens", ours.tokens)
+        assert answer.get("searches", 1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", RANKINGS)
+def test_the_package_understands_the_errors_of_rankings(
+    family: str, start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider(family)
+    base_url = server.origin if family.startswith("cohere") else server.base_url
+    arguments = RANKINGS[family][0][1]
+    calls = [
+        {**arguments, "query": "q", "documents": [word]} for word in ("POISON", "UNAUTHORIZED", "RATE_LIMIT")
+    ]
+    answers = call_sdk(family, base_url, calls)
+    assert [answer["error"] for answer in answers] == ERRORS[family.removesuffix("_reranker")]
+
+
 def _told(request: dict[str, Any]) -> dict[str, Any]:
     """A request without nulls: voyageai sends one where nothing is said, and we leave the field out."""
     return {name: value for name, value in request.items() if value is not None}

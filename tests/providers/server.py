@@ -121,6 +121,20 @@ class ProviderServer:
         """What a client's base_url must be."""
         return self.origin + self.contract.path.rpartition("/")[0]
 
+    def respond(self, request: dict[str, Any], shape: str | None) -> Any:
+        """The answer to a request that nothing is wrong with, out of shape if that is said."""
+        texts = self.contract.texts(request)
+        size = self.contract.dimensions(request, self.dimensions)
+        embedder = FakeEmbedder(FakeOptions(dimensions=size + (shape == "WIDE")))
+        dense = embedder.embed(texts, "document").dense
+        if shape == "NAN":
+            dense[-1, 0] = np.nan
+        spell = in_base64 if self.base64 and self.contract.wants_base64(request) else np.ndarray.tolist
+        vectors = Vectors(
+            [spell(row) for row in dense], list(range(len(texts))), sum(embedder.count_tokens(texts))
+        )
+        return self.contract.answer(request, _misshapen(vectors, shape))
+
     def close(self) -> None:
         """Let hanging calls go, and stop."""
         self.released.set()
@@ -175,19 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         elif shape == "NO_VECTORS":
             self._send(200, b'{"object":"list"}')
         else:
-            told = self.owner.contract.answer(request, self._vectors(request, shape))
+            told = self.owner.respond(request, shape)
             self._send(200, orjson.dumps(told), self.owner.contract.headers, cut=shape == "CUT")
-
-    def _vectors(self, request: dict[str, Any], shape: str | None) -> Vectors:
-        contract, texts = self.owner.contract, self.owner.contract.texts(request)
-        size = contract.dimensions(request, self.owner.dimensions)
-        embedder = FakeEmbedder(FakeOptions(dimensions=size + (shape == "WIDE")))
-        dense = embedder.embed(texts, "document").dense
-        if shape == "NAN":
-            dense[-1, 0] = np.nan
-        spell = in_base64 if self.owner.base64 and contract.wants_base64(request) else np.ndarray.tolist
-        tokens = sum(embedder.count_tokens(texts))
-        return _misshapen(Vectors([spell(row) for row in dense], list(range(len(texts))), tokens), shape)
 
     def _send(
         self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False

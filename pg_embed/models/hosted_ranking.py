@@ -1,0 +1,117 @@
+"""What the hosted rerankers share: their options, and the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pg_embed.models.calls import Provider, ServerOptions, ask
+from pg_embed.models.hosted import Endpoint
+from pg_embed.models.space import space_id
+from pg_embed.models.tokens import estimate_tokens
+from pg_embed.records import Card, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions(ServerOptions):
+    """What a provider's family of rerankers can be told."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class RankingLimits:
+    """What a provider says of a reranker: tokens a query with a text, texts and tokens a call.
+
+    The tokens of a call are those of the query as often as there are texts, and those of the texts.
+    `listwise`: the scores of a call depend on all its texts.
+    """
+
+    max_tokens: int
+    max_batch_items: int
+    max_batch_tokens: int
+    listwise: bool = False
+
+
+class RankingContract(Protocol):
+    """One provider's API: how scores are asked for, and where they stand in the answer."""
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+
+    def request(self, query: str, texts: Sequence[str]) -> dict[str, Any]:
+        """The body of a call; an empty text is sent as a space, for no provider takes empty ones."""
+
+    def answer(self, told: Any, count: int) -> Scores:
+        """What the answer to so many texts says; KeyError and its like if it is not the contract's."""
+
+
+class HostedReranker:
+    """A reranker behind an endpoint, asked and understood by its provider's contract."""
+
+    def __init__(self, contract: RankingContract, endpoint: Endpoint) -> None:
+        self._contract = contract
+        self._endpoint = endpoint
+        self.card = contract.card
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """An estimate: a third of the UTF-8 bytes."""
+        return estimate_tokens(texts)
+
+    def rerank(self, query: str, texts: Sequence[str]) -> Scores:
+        """One call, or several where the tokens are too many for one and the scores do not depend on it."""
+        parts = [self._call(query, part) for part in self._parts(query, texts)]
+        return Scores(
+            np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)]),
+            sum(part.tokens for part in parts),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._endpoint.close()
+
+    def _parts(self, query: str, texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        start, filled = 0, 0
+        for place, cost in enumerate(self._costs(query, texts)):
+            if place > start and filled + cost > self.card.max_batch_tokens and not self.card.listwise:
+                yield texts[start:place]
+                start, filled = place, 0
+            filled += cost
+        if start < len(texts):
+            yield texts[start:]
+
+    def _costs(self, query: str, texts: Sequence[str]) -> list[int]:
+        """The query is read with every text."""
+        (asked,) = self.count_tokens([query])
+        return [asked + tokens for tokens in self.count_tokens(texts)]
+
+    def _call(self, query: str, texts: Sequence[str]) -> Scores:
+        request = self._contract.request(query or " ", texts)
+        found = ask(self._endpoint, request, lambda told: self._contract.answer(told, len(texts)))
+        return found if found.tokens else Scores(found.scores, sum(self._costs(query, texts)))
+
+
+def ranking_card(
+    family: str, provider: Provider, options: RankingOptions, limits: RankingLimits, **facts: Any
+) -> Card:
+    """The card of a provider's reranker; `facts` tell what changes the scores beside the weights."""
+    return Card(
+        family=family,
+        checkpoint=options.model,
+        outputs=("score",),
+        dimensions=1,
+        max_tokens=options.max_tokens or limits.max_tokens,
+        metric="ip",
+        space_id=space_id(
+            family, model=options.model, server=options.space or provider.elsewhere(options), **facts
+        ),
+        concurrency=options.concurrency,
+        max_batch_items=options.max_batch_items or limits.max_batch_items,
+        max_batch_tokens=options.max_batch_tokens or limits.max_batch_tokens,
+        padded=False,
+        listwise=limits.listwise,
+    )
