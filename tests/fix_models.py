@@ -25,6 +25,7 @@ from tests.providers.ranking_server import (
     voyage_ranking_server,
 )
 from tests.providers.server import ProviderServer, serving
+from tests.providers.tei_server import tei_ranking_server, tei_server, tei_sparse_server
 from tests.providers.voyage_server import voyage_server
 
 PATIENCE = 20.0  # seconds that a test waits for another thread before it fails
@@ -40,7 +41,8 @@ RANKERS = {
     "jina_reranker": jina_ranking_server,
     "openai_reranker": served_ranking_server,
 }
-SERVERS = {**PROVIDERS, **RANKERS}
+TEI = {"tei": tei_server, "tei_sparse": tei_sparse_server, "tei_reranker": tei_ranking_server}
+SERVERS = {**PROVIDERS, **RANKERS, **TEI}
 STEPPED = ModelSpec("stepped", "stepped")
 CARD = Card(
     family="stepped",

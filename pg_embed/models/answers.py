@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pg_embed.records import Embeddings, Scores
+from pg_embed.records import Embeddings, Scores, SparseVectors, starts
 
 Float32 = npt.NDArray[np.float32]
 
@@ -79,6 +79,24 @@ def scores(ranked: list[dict[str, Any]], name: str, count: int, tokens: int) -> 
     if found.shape != (count,) or not np.isfinite(found).all():
         raise ValueError("a score is not a finite number")
     return Scores(_ordered(found, [item["index"] for item in ranked]), tokens)
+
+
+def sparse_embeddings(rows: list[list[dict[str, Any]]], count: int, size: int) -> Embeddings:
+    """Rows of indices and values, in the order of the texts; ValueError and its like if anything is wrong."""
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} vectors for {count} texts")
+    ordered = [sorted((int(item["index"]), item["value"]) for item in row) for row in rows]
+    kept = [[(index, value) for index, value in row if value != 0] for row in ordered]
+    indices = np.array([index for row in kept for index, _ in row], np.int64)
+    values = _floats([value for row in kept for _, value in row])
+    if any(len({index for index, _ in row}) != len(row) for row in kept):
+        raise ValueError("indices are doubled")
+    if len(indices) and not 0 <= indices.min() <= indices.max() < size:
+        raise ValueError(f"index {indices.max()} is not below sparse_dimensions, {size}")
+    if not np.isfinite(values).all():
+        raise ValueError("a vector is not finite")
+    sparse = SparseVectors(starts([len(row) for row in kept]), indices.astype(np.int32), values)
+    return Embeddings(dense=np.empty((count, 0), np.float32), sparse=sparse)
 
 
 def _matrix(vectors: list[Any]) -> Float32:

@@ -53,13 +53,16 @@ class Provider:
             f"{base_url}/{path}", key, timeout=options.timeout, connections=options.concurrency, renew=find
         )
 
-    def elsewhere(self, options: ServerOptions) -> str | None:
-        """The base_url where it is not one of the provider's own."""
-        return None if options.base_url in self.hosts.values() else options.base_url
+    def server(self, options: ServerOptions) -> str | None:
+        """Whose weights answer, by the name of their space or by the URL; None: the provider's own."""
+        return options.space or (None if self._at_home(options) else options.base_url)
+
+    def _at_home(self, options: ServerOptions) -> bool:
+        return options.base_url is None or options.base_url in self.hosts.values()
 
     def _find_key(self, options: ServerOptions) -> str | None:
         """Where the options lead; without a word the provider's variable, for its own hosts only."""
-        implied = self.elsewhere(options) is None and options.api_key_file is None
+        implied = self._at_home(options) and options.api_key_file is None
         return read_key(options.api_key_env or (self.variable if implied else None), options.api_key_file)
 
     def _host(self, key: str | None) -> str:
@@ -78,9 +81,9 @@ def server_options(spec: ModelSpec, shape: type[T]) -> T:
     return options if options.base_url is None else replace(options, base_url=options.base_url.rstrip("/"))
 
 
-def ask(endpoint: Endpoint, request: Mapping[str, Any], understand: Callable[[Any], R]) -> R:
-    """One call, and what its answer says; `ModelUnavailable` if it is not what the contract promises."""
-    body = endpoint.post(request)
+def ask(endpoint: Endpoint, request: Mapping[str, Any] | None, understand: Callable[[Any], R]) -> R:
+    """One call, a GET if there is no request; `ModelUnavailable` if the answer is not the contract's."""
+    body = endpoint.get() if request is None else endpoint.post(request)
     try:
         return understand(parsed(body))
     except UNUSABLE as exc:

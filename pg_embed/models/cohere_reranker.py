@@ -33,7 +33,8 @@ class CohereRanking:
         self._options = options
         self.card = ranking_card(
             "cohere_reranker",
-            COHERE,
+            options.model,
+            COHERE.server(options),
             options,
             MODELS.get(options.model, LIMITS),
             max_tokens_per_doc=options.max_tokens_per_doc,

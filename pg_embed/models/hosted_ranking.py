@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pg_embed.models.calls import Provider, ServerOptions, ask
+from pg_embed.models.calls import ServerOptions, ask
 from pg_embed.models.hosted import Endpoint
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
@@ -96,19 +96,17 @@ class HostedReranker:
 
 
 def ranking_card(
-    family: str, provider: Provider, options: RankingOptions, limits: RankingLimits, **facts: Any
+    family: str, model: str, server: str | None, options: ServerOptions, limits: RankingLimits, **facts: Any
 ) -> Card:
-    """The card of a provider's reranker; `facts` tell what changes the scores beside the weights."""
+    """The card of a reranker; the model, its server and `facts` tell what changes the scores."""
     return Card(
         family=family,
-        checkpoint=options.model,
+        checkpoint=model,
         outputs=("score",),
         dimensions=1,
         max_tokens=options.max_tokens or limits.max_tokens,
         metric="ip",
-        space_id=space_id(
-            family, model=options.model, server=options.space or provider.elsewhere(options), **facts
-        ),
+        space_id=space_id(family, model=model, server=server, **facts),
         concurrency=options.concurrency,
         max_batch_items=options.max_batch_items or limits.max_batch_items,
         max_batch_tokens=options.max_batch_tokens or limits.max_batch_tokens,

@@ -41,7 +41,8 @@ class JinaRanking:
         self._doc_length = options.max_doc_length or DOC_LENGTH.get(options.model)
         self.card = ranking_card(
             "jina_reranker",
-            JINA,
+            options.model,
+            JINA.server(options),
             options,
             MODELS.get(options.model, OTHERS),
             max_doc_length=self._doc_length,

@@ -67,7 +67,7 @@ class OpenAI:
             space_id=space_id(
                 "openai",
                 model=options.model,
-                server=options.space or OPENAI.elsewhere(options),
+                server=OPENAI.server(options),
                 dimensions=dimensions,
                 prompts=[options.query_prompt, options.document_prompt],
             ),

@@ -33,7 +33,7 @@ class ServedRanking:
 
     def __init__(self, options: ServedRankingOptions) -> None:
         self._options = options
-        self.card = ranking_card("openai_reranker", NOBODY, options, LIMITS)
+        self.card = ranking_card("openai_reranker", options.model, NOBODY.server(options), options, LIMITS)
 
     def request(self, query: str, texts: Sequence[str]) -> dict[str, Any]:
         """All texts are asked for."""

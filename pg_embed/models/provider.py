@@ -83,7 +83,7 @@ class HostedEmbedder:
     def __init__(self, contract: Contract, endpoint: Endpoint) -> None:
         self._contract = contract
         self._endpoint = endpoint
-        self.card = contract.card(contract.dimensions or self._probe())
+        self.card = contract.card(contract.dimensions or self.probe())
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate: a third of the UTF-8 bytes, the longest prompt counted in."""
@@ -112,11 +112,12 @@ class HostedEmbedder:
                 hint="the option dimensions must be what the server gives",
             )
 
-    def _probe(self) -> int:
+    def probe(self, kind: Kind = "document") -> int:
+        """The dimensions of a text's vector; a refusal of such a text is the configuration's fault."""
         try:
-            return int(self._call([PROBE], "document").dense.shape[1])
+            return int(self._call([PROBE], kind).dense.shape[1])
         except InputRejected as exc:
-            raise ModelMisconfigured(str(exc), hint="check base_url, model and dimensions") from exc
+            raise ModelMisconfigured(str(exc), hint="check base_url, model, dimensions and prompts") from exc
 
 
 def width(result: Embeddings) -> int | None:
@@ -160,7 +161,7 @@ def provider_card(
         space_id=space_id(
             family,
             model=limits.space or options.model,
-            server=options.space or provider.elsewhere(options),
+            server=provider.server(options),
             dimensions=dimensions,
             **facts,
         ),

@@ -32,7 +32,13 @@ class VoyageRanking:
 
     def __init__(self, options: VoyageRankingOptions) -> None:
         self._options = options
-        self.card = ranking_card("voyage_reranker", VOYAGE, options, MODELS.get(options.model, LIMITS))
+        self.card = ranking_card(
+            "voyage_reranker",
+            options.model,
+            VOYAGE.server(options),
+            options,
+            MODELS.get(options.model, LIMITS),
+        )
 
     def request(self, query: str, texts: Sequence[str]) -> dict[str, Any]:
         """All texts are asked for, and not sent back."""

@@ -159,9 +159,21 @@ class Handler(BaseHTTPRequestHandler):
             self.owner.released.wait(self.owner.delay)
         fault = self._fault(request)
         if fault is not None:
-            self._send(fault.status, orjson.dumps(self.owner.contract.error(fault)), fault.headers)
+            self._refuse(fault)
         else:
             self._answer(request)
+
+    def do_GET(self) -> None:
+        """What the contract tells of the server, if it tells anything."""
+        told = getattr(self.owner.contract, "info", {}).get(self.path)
+        if self.owner.faults:
+            self._refuse(self.owner.faults.popleft())
+        elif told is None:
+            self._refuse(Fault(404, f"there is no {self.path}"))
+        elif refused := self._refused_key():
+            self._refuse(refused)
+        else:
+            self._send(200, orjson.dumps(told))
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -171,13 +183,20 @@ class Handler(BaseHTTPRequestHandler):
             return self.owner.faults.popleft()
         if self.path != self.owner.contract.path:
             return Fault(404, f"Invalid URL (POST {self.path})")
-        if self.owner.key and self.headers["Authorization"] != f"Bearer {self.owner.key}":
-            return Fault(
-                401, f"Incorrect API key provided: {self.headers['Authorization']}", "invalid_api_key"
-            )
+        if refused := self._refused_key():
+            return refused
         joined = "\n".join(self.owner.contract.texts(request))
         told = next((fault for word, fault in BY_WORD.items() if word in joined), None)
         return told or self.owner.contract.refusal(request)
+
+    def _refused_key(self) -> Fault | None:
+        given = self.headers["Authorization"]
+        if not self.owner.key or given == f"Bearer {self.owner.key}":
+            return None
+        return Fault(401, f"Incorrect API key provided: {given}", "invalid_api_key")
+
+    def _refuse(self, fault: Fault) -> None:
+        self._send(fault.status, orjson.dumps(self.owner.contract.error(fault)), fault.headers)
 
     def _answer(self, request: dict[str, Any]) -> None:
         joined = "\n".join(self.owner.contract.texts(request))
