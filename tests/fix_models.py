@@ -26,7 +26,7 @@ from tests.providers.ranking_server import (
 )
 from tests.providers.server import ProviderServer, serving
 from tests.providers.tei_server import tei_ranking_server, tei_server, tei_sparse_server
-from tests.providers.voyage_server import voyage_server
+from tests.providers.voyage_server import voyage_context_server, voyage_server
 
 PATIENCE = 20.0  # seconds that a test waits for another thread before it fails
 PROVIDERS = {
@@ -42,7 +42,7 @@ RANKERS = {
     "openai_reranker": served_ranking_server,
 }
 TEI = {"tei": tei_server, "tei_sparse": tei_sparse_server, "tei_reranker": tei_ranking_server}
-SERVERS = {**PROVIDERS, **RANKERS, **TEI}
+SERVERS = {**PROVIDERS, **RANKERS, **TEI, "voyage_context": voyage_context_server}
 STEPPED = ModelSpec("stepped", "stepped")
 CARD = Card(
     family="stepped",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from binascii import Error as Base64Error
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import add, gt
 from typing import Any, TypeVar
 
 from pg_embed.errors import ModelUnavailable
@@ -88,6 +89,19 @@ def ask(endpoint: Endpoint, request: Mapping[str, Any] | None, understand: Calla
         return understand(parsed(body))
     except UNUSABLE as exc:
         raise ModelUnavailable(f"{endpoint.url} gave no usable answer: {endpoint.clean(str(exc))}") from exc
+
+
+def packed(costs: Sequence[tuple[int, ...]], limits: tuple[int, ...]) -> Iterator[slice]:
+    """Runs of neighbours whose costs keep within all limits; what is too much by itself goes alone."""
+    start, sums = 0, (0,) * len(limits)
+    for place, cost in enumerate(costs):
+        raised = tuple(map(add, sums, cost))
+        if place > start and any(map(gt, raised, limits)):
+            yield slice(start, place)
+            start, raised = place, cost
+        sums = raised
+    if start < len(costs):
+        yield slice(start, len(costs))
 
 
 def filled(texts: Sequence[str]) -> list[str]:

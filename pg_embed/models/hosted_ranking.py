@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from pg_embed.models.calls import ServerOptions, ask
+from pg_embed.models.calls import ServerOptions, ask, packed
 from pg_embed.models.hosted import Endpoint
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
@@ -64,7 +64,13 @@ class HostedReranker:
 
     def rerank(self, query: str, texts: Sequence[str]) -> Scores:
         """One call, or several where the tokens are too many for one and the scores do not depend on it."""
-        parts = [self._call(query, part) for part in self._parts(query, texts)]
+        costs = [(cost,) for cost in self._costs(query, texts)]
+        runs = (
+            [slice(None)] * bool(texts)
+            if self.card.listwise
+            else packed(costs, (self.card.max_batch_tokens,))
+        )
+        parts = [self._call(query, texts[run]) for run in runs]
         return Scores(
             np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)]),
             sum(part.tokens for part in parts),
@@ -73,16 +79,6 @@ class HostedReranker:
     def close(self) -> None:
         """Close the connections."""
         self._endpoint.close()
-
-    def _parts(self, query: str, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        start, filled = 0, 0
-        for place, cost in enumerate(self._costs(query, texts)):
-            if place > start and filled + cost > self.card.max_batch_tokens and not self.card.listwise:
-                yield texts[start:place]
-                start, filled = place, 0
-            filled += cost
-        if start < len(texts):
-            yield texts[start:]
 
     def _costs(self, query: str, texts: Sequence[str]) -> list[int]:
         """The query is read with every text."""

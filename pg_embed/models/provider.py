@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, ModelUnavailable
 from pg_embed.models.calls import Provider, ServerOptions, ask
@@ -77,6 +77,9 @@ class Contract(Protocol):
         """The model's card, once its dimensions are known."""
 
 
+C = TypeVar("C", bound=Contract)
+
+
 class HostedEmbedder:
     """A model behind an endpoint, asked and understood by its provider's contract."""
 
@@ -127,10 +130,12 @@ def width(result: Embeddings) -> int | None:
     return None if result.sparse is not None else int(result.dense.shape[1])
 
 
-def open_model(contract: Contract, endpoint: Endpoint) -> HostedEmbedder:
+def open_model(
+    contract: C, endpoint: Endpoint, make: Callable[[C, Endpoint], HostedEmbedder] = HostedEmbedder
+) -> HostedEmbedder:
     """The model behind an endpoint; dimensions that are not known are learned from one vector."""
     try:
-        return HostedEmbedder(contract, endpoint)
+        return make(contract, endpoint)
     except BaseException:
         endpoint.close()
         raise

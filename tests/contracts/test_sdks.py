@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pg_embed.models.contextual import ContextualEmbedder
 from pg_embed.models.registry import default_registry
 from pg_embed.records import Kind, ModelSpec
 from tests.fix_sdks import CallSdk
@@ -192,6 +193,34 @@ def test_the_package_understands_the_errors_of_rankings(
     ]
     answers = call_sdk(family, base_url, calls)
     assert [answer["error"] for answer in answers] == ERRORS[family.removesuffix("_reranker")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_packages_contextualised_chunks_are_ours(
+    start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider("voyage_context")
+    documents = [TEXTS, ["alone"], ["two", "chunks"]]
+    more = {"output_dtype": "float", "output_dimension": 1024}
+    whole = {"inputs": documents, "model": "voyage-context-4", "input_type": "document", **more}
+    query = {"inputs": [["q"]], "model": "voyage-context-4", "input_type": "query", **more}
+    flat = {**query, "inputs": ["q"]}
+    theirs = call_sdk("voyage_context", server.base_url, [whole, query, flat])
+    their_requests = [_told(request) for request in server.requests]
+    options = {"model": "voyage-context-4", "base_url": server.base_url}
+    embedder = default_registry().load(ModelSpec("model", "voyage", options))
+    assert isinstance(embedder, ContextualEmbedder)
+    ours = embedder.embed_chunks(documents)
+    asked = embedder.embed(["q"], "query")
+    embedder.close()
+    assert server.requests[-2:] == their_requests[:2]
+    assert their_requests[1] == their_requests[2]
+    for found, expected in zip(ours, theirs[0]["documents"], strict=True):
+        assert np.array_equal(found.dense, np.array(expected, np.float32))
+    assert sum(found.tokens for found in ours) == theirs[0]["tokens"]
+    assert np.array_equal(asked.dense, np.array(theirs[1]["documents"][0], np.float32))
+    assert asked.tokens == theirs[1]["tokens"]
 
 
 def _told(request: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,19 @@ def voyage(base_url: str) -> Call:
     return call
 
 
+def voyage_context(base_url: str) -> Call:
+    """The package voyageai."""
+    import voyageai
+
+    client = voyageai.Client(api_key=KEY, base_url=base_url)
+
+    def call(arguments: dict[str, Any]) -> dict[str, Any]:
+        answer = client.contextualized_embed(**arguments)
+        return {"documents": [result.embeddings for result in answer.results], "tokens": answer.total_tokens}
+
+    return call
+
+
 def voyage_reranker(base_url: str) -> Call:
     """The package voyageai."""
     import voyageai
@@ -81,6 +94,7 @@ def cohere(base_url: str) -> Call:
 SDKS = {
     "openai": openai,
     "voyage": voyage,
+    "voyage_context": voyage_context,
     "voyage_reranker": voyage_reranker,
     "cohere": cohere,
     "cohere_reranker": cohere_reranker,
