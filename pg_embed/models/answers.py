@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pg_embed.records import Embeddings, Scores, SparseVectors, starts
+from pg_embed.records import Embeddings, Scores, SparseVectors, TokenVectors, starts
 
 Float32 = npt.NDArray[np.float32]
 
@@ -97,6 +97,21 @@ def sparse_embeddings(rows: list[list[dict[str, Any]]], count: int, size: int) -
         raise ValueError("a vector is not finite")
     sparse = SparseVectors(starts([len(row) for row in kept]), indices.astype(np.int32), values)
     return Embeddings(dense=np.empty((count, 0), np.float32), sparse=sparse)
+
+
+def token_embeddings(told: dict[str, Any], count: int) -> Embeddings:
+    """Several vectors a text, in the order of the texts; ValueError and its like if anything is wrong."""
+    data = {item["index"]: item["embeddings"] for item in told["data"]}
+    if len(told["data"]) != count:
+        raise ValueError(f"vectors for {len(told['data'])} of {count} texts")
+    if sorted(data) != list(range(count)):
+        raise ValueError("indexes are missing or doubled")
+    rows = [_matrix(data[place]) for place in range(count)]
+    vectors = np.concatenate(rows)
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise ValueError("a vector is not finite")
+    multi = TokenVectors(starts([len(row) for row in rows]), vectors)
+    return Embeddings(dense=np.empty((count, 0), np.float32), tokens=used_tokens(told), multi=multi)
 
 
 def _matrix(vectors: list[Any]) -> Float32:

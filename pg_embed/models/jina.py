@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pg_embed.models.answers import embeddings, openai_answer
+from pg_embed.errors import InvalidArgument
+from pg_embed.models.answers import embeddings, openai_answer, token_embeddings
 from pg_embed.models.calls import Provider, filled, server_options
 from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
@@ -26,6 +27,7 @@ MODELS = {
     "jina-embeddings-v4": Limits(32_768, ITEMS, TOKENS, V4_SIZES),
     "jina-embeddings-v3": Limits(8_192, ITEMS, TOKENS, SMALL_SIZES),
 }
+MULTI = {"jina-embeddings-v4": Limits(32_768, ITEMS, 32_768, (128,))}  # a vector a token: shorter calls
 OTHERS = Limits(8_192, ITEMS, TOKENS)
 
 
@@ -33,11 +35,13 @@ OTHERS = Limits(8_192, ITEMS, TOKENS)
 class JinaOptions(HostedOptions):
     """What the family can be told.
 
-    A text that is too long is cut, as the other families do it: left to itself the API refuses it.
+    A text that is too long is cut, as the other families do it: left to itself the API refuses it. `output`
+    "multi" asks for a vector of each token instead of one of the text.
     """
 
     concurrency: int = 5  # what a free account may
     truncate: bool = True
+    output: Literal["dense", "multi"] = "dense"
 
 
 class Jina:
@@ -47,7 +51,8 @@ class Jina:
 
     def __init__(self, options: JinaOptions) -> None:
         self._options = options
-        self._limits = MODELS.get(options.model, OTHERS)
+        self._multi = options.output == "multi"
+        self._limits = _limits(options)
         self.dimensions = self._limits.choose(options)
 
     def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
@@ -59,6 +64,8 @@ class Jina:
             "truncate": self._options.truncate,
             "embedding_type": "base64",
         }
+        if self._multi:
+            request["return_multivector"] = True
         if self._options.model not in ALWAYS_NORMALIZED:
             request["normalized"] = True
         size = self._limits.ask(self._options)
@@ -66,11 +73,29 @@ class Jina:
 
     def answer(self, told: Any, count: int) -> Embeddings:
         """The list under `data`."""
-        return embeddings(openai_answer(told), count)
+        return token_embeddings(told, count) if self._multi else embeddings(openai_answer(told), count)
 
     def card(self, dimensions: int) -> Card:
-        """The card."""
-        return provider_card("jina", JINA, self._options, self._limits, dimensions)
+        """The card; token vectors are a space of their own, whatever their size."""
+        return provider_card(
+            "jina",
+            JINA,
+            self._options,
+            self._limits,
+            dimensions,
+            outputs=(self._options.output,),
+            output="multi" if self._multi else None,
+        )
+
+
+def _limits(options: JinaOptions) -> Limits:
+    if options.output == "dense":
+        return MODELS.get(options.model, OTHERS)
+    if options.model not in MULTI:
+        raise InvalidArgument(
+            f"{options.model} makes no token vectors", hint=f"models that do: {', '.join(MULTI)}"
+        )
+    return MULTI[options.model]
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:

@@ -102,6 +102,7 @@ class ProviderServer:
         self.dimensions = dimensions
         self.key = key
         self.delay = delay
+        self.refusal = 401  # the status that a wrong key has
         self.requests: list[dict[str, Any]] = []
         self.faults: deque[Fault] = deque()
         self.base64 = True  # answer base64 when asked; some servers only know lists
@@ -193,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers["Authorization"]
         if not self.owner.key or given == f"Bearer {self.owner.key}":
             return None
-        return Fault(401, f"Incorrect API key provided: {given}", "invalid_api_key")
+        return Fault(self.owner.refusal, f"Incorrect API key provided: {given}", "invalid_api_key")
 
     def _refuse(self, fault: Fault) -> None:
         self._send(fault.status, orjson.dumps(self.owner.contract.error(fault)), fault.headers)
