@@ -31,7 +31,12 @@ RETRIED = {500, 502, 503, 504}
 PAYMENT = {402}
 KEY_REFUSED = {401, 403}
 KEY_HINT = "the key is missing, wrong or not meant for this: mend it where api_key_env or api_key_file says"
-NO_BALANCE = {"insufficient_quota", "AUTHZ_INSUFFICIENT_BALANCE"}  # OpenAI's and Jina's codes
+NO_BALANCE = {  # codes of OpenAI, and the last of Jina
+    "insufficient_quota",
+    "billing_not_active",
+    "billing_hard_limit_reached",
+    "AUTHZ_INSUFFICIENT_BALANCE",
+}
 NO_MODEL = {"INPUT_MODEL_NOT_FOUND"}  # Jina's code, under the status of a refused text
 CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}

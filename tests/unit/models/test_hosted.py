@@ -147,8 +147,14 @@ def test_what_only_the_operator_can_mend_is_a_misconfiguration(
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(402, "please pay"), Fault(429, "no more", code="insufficient_quota")],
-    ids=["payment", "quota"],
+    [
+        Fault(402, "please pay"),
+        Fault(429, "no more", code="insufficient_quota"),
+        Fault(429, "no more", code="billing_not_active"),
+        Fault(400, "no more", code="billing_hard_limit_reached"),
+        Fault(403, "no more", code="AUTHZ_INSUFFICIENT_BALANCE"),
+    ],
+    ids=lambda fault: fault.code or "payment",
 )
 def test_an_empty_account_is_a_misconfiguration_that_is_said_so(
     family: str, connect: Connect, server: ProviderServer, fault: Fault
