@@ -93,7 +93,7 @@ class HostedEmbedder:
         return estimate_tokens(texts, self._contract.longest_prompt)
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """One call for all of them."""
+        """One call for all of them; tokens that the server does not tell are estimated."""
         result = self._call(texts, kind)
         self._check_size(result)
         return result
