@@ -29,6 +29,19 @@ class Embedder(Protocol):
         """Let go of memory and connections; the model is not used afterwards."""
 
 
+class ChunkEmbedder(Embedder, Protocol):
+    """An embedder whose vectors of chunks know of the document that they are parts of.
+
+    Its `embed` takes each text as a document of one chunk; queries have no other way.
+    """
+
+    def embed_chunks(self, documents: Sequence[Sequence[str]]) -> list[Embeddings]:
+        """Vectors of each document's chunks, in their order; the chunks of a document are read together.
+
+        Raises what `embed` raises, for all documents: they share calls.
+        """
+
+
 class Reranker(Protocol):
     """A loaded model that scores texts for a query; its card has the output "score" alone."""
 

@@ -18,8 +18,15 @@ from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs
 from tests.providers.cohere_server import cohere_server
 from tests.providers.jina_server import jina_server
 from tests.providers.openai_server import openai_server as make_openai_server
+from tests.providers.ranking_server import (
+    cohere_ranking_server,
+    jina_ranking_server,
+    served_ranking_server,
+    voyage_ranking_server,
+)
 from tests.providers.server import ProviderServer, serving
-from tests.providers.voyage_server import voyage_server
+from tests.providers.tei_server import tei_ranking_server, tei_server, tei_sparse_server
+from tests.providers.voyage_server import voyage_context_server, voyage_server
 
 PATIENCE = 20.0  # seconds that a test waits for another thread before it fails
 PROVIDERS = {
@@ -28,6 +35,14 @@ PROVIDERS = {
     "cohere": cohere_server,
     "jina": jina_server,
 }
+RANKERS = {
+    "voyage_reranker": voyage_ranking_server,
+    "cohere_reranker": cohere_ranking_server,
+    "jina_reranker": jina_ranking_server,
+    "openai_reranker": served_ranking_server,
+}
+TEI = {"tei": tei_server, "tei_sparse": tei_sparse_server, "tei_reranker": tei_ranking_server}
+SERVERS = {**PROVIDERS, **RANKERS, **TEI, "voyage_context": voyage_context_server}
 STEPPED = ModelSpec("stepped", "stepped")
 CARD = Card(
     family="stepped",
@@ -135,7 +150,7 @@ def minilm() -> Iterator[Embedder]:
 def start_provider() -> Iterator[Callable[[str], ProviderServer]]:
     """Start the local server of a hosted family; stopped at the end."""
     with ExitStack() as stack:
-        yield lambda family: stack.enter_context(serving(PROVIDERS[family]))
+        yield lambda family: stack.enter_context(serving(SERVERS[family]))
 
 
 @pytest.fixture

@@ -6,22 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pg_embed.models.answers import Answer
-from pg_embed.models.provider import (
-    HostedEmbedder,
-    HostedOptions,
-    Limits,
-    filled,
-    find_key,
-    hosted_options,
-    open_model,
-    provider_card,
-)
+from pg_embed.models.answers import Answer, billed_tokens, embeddings
+from pg_embed.models.calls import Provider, filled, server_options
+from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
-from pg_embed.records import Card, Kind, ModelSpec
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
 
-COHERE = "https://api.cohere.com/v2"
-COHERE_KEY = "CO_API_KEY"
+COHERE = Provider({"": "https://api.cohere.com/v2"}, "CO_API_KEY")
 INPUT_TYPES: dict[Kind, str] = {"query": "search_query", "document": "search_document"}
 ITEMS = 96  # texts a call
 TOKENS = 128_000  # a call
@@ -40,7 +31,7 @@ MODELS = {
 OTHERS = Limits(128_000, ITEMS, TOKENS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CohereOptions(HostedOptions):
     """What the family can be told; `truncate` says which end of a text that is too long is cut off."""
 
@@ -69,23 +60,21 @@ class Cohere:
         size = self._limits.ask(self._options)
         return request if size is None else {**request, "output_dimension": size}
 
-    def answer(self, told: Any) -> Answer:
+    def answer(self, told: Any, count: int) -> Embeddings:
         """The vectors in the order of the texts, and the tokens that are billed."""
-        billed = (told.get("meta") or {}).get("billed_units") or {}
-        return Answer(told["embeddings"]["float"], indexes=None, tokens=int(billed.get("input_tokens") or 0))
+        return embeddings(Answer(told["embeddings"]["float"], None, billed_tokens(told)), count)
 
     def card(self, dimensions: int) -> Card:
         """The card; a long text without its beginning is another text."""
         cut = "START" if self._options.truncate == "START" else None
-        return provider_card("cohere", self._options, self._limits, dimensions, own=(COHERE,), cut=cut)
+        return provider_card("cohere", COHERE, self._options, self._limits, dimensions, cut=cut)
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key; a model that is not known here is asked for one vector."""
-    options = hosted_options(spec, CohereOptions)
+    options = server_options(spec, CohereOptions)
     contract = Cohere(options)
-    key = find_key(options, (COHERE,), COHERE_KEY)
-    return open_model(contract, f"{options.base_url or COHERE}/embed", key, options)
+    return open_model(contract, COHERE.open(options, "embed"))
 
 
 def register(registry: Registry) -> None:

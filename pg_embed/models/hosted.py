@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,9 +29,17 @@ REJECTED = {400, 413, 422, 498}  # 498 is Cohere's for a text with a word from i
 PASSING = {408, 409, 424, 425, 429, 499}
 RETRIED = {500, 502, 503, 504}
 PAYMENT = {402}
-NO_BALANCE = {"insufficient_quota", "AUTHZ_INSUFFICIENT_BALANCE"}  # OpenAI's and Jina's codes
+KEY_REFUSED = {401, 403}
+KEY_HINT = "the key is missing, wrong or not meant for this: mend it where api_key_env or api_key_file says"
+NO_BALANCE = {  # codes of OpenAI, and the last of Jina
+    "insufficient_quota",
+    "billing_not_active",
+    "billing_hard_limit_reached",
+    "AUTHZ_INSUFFICIENT_BALANCE",
+}
 NO_MODEL = {"INPUT_MODEL_NOT_FOUND"}  # Jina's code, under the status of a refused text
 CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 MASKED_KEY = re.compile(r"\b(?:(?:sk|pa|al|hf|gsk|xai)[-_]|jina_)[\w*.-]{4,}")
 
 
@@ -40,14 +48,27 @@ class Passing(ModelUnavailable):
 
 
 class Endpoint:
-    """One URL that JSON is posted to; used by several threads."""
+    """One URL that is asked for JSON; used by several threads.
 
-    def __init__(self, url: str, key: str | None, *, timeout: float, connections: int) -> None:
+    Where the key is refused, `renew` is asked for one: if it is another, the call is made again with that.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        timeout: float,
+        connections: int,
+        renew: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.url = checked_url(url)
         self._key = key
+        self._spent: set[str] = set()  # keys that were refused, and may still stand in a server's words
+        self._renew = renew
         self._timeout = timeout
         self._client = httpx.Client(
-            headers=_headers(key),
+            headers=HEADERS,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
@@ -58,6 +79,17 @@ class Endpoint:
             content = orjson.dumps(payload)
         except TypeError as exc:
             raise InputRejected(f"a text cannot be sent: {exc}") from exc
+        return self._send("POST", content)
+
+    def get(self) -> bytes:
+        """The body of what is to be had without asking for anything."""
+        return self._send("GET", b"")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _send(self, method: str, content: bytes) -> bytes:
         for attempt in stamina.retry_context(
             Passing,
             attempts=ATTEMPTS,
@@ -66,17 +98,14 @@ class Endpoint:
             wait_jitter=FIRST_PAUSE,
         ):
             with attempt:
-                return self._post(content)
+                return self._attempt(method, content)
         raise AssertionError  # the last attempt returns or raises
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-    def _post(self, content: bytes) -> bytes:
-        deadline = monotonic() + self._timeout
+    def _attempt(self, method: str, content: bytes) -> bytes:
+        deadline, key = monotonic() + self._timeout, self._key
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         try:
-            with self._client.stream("POST", self.url, content=content) as response:
+            with self._client.stream(method, self.url, content=content, headers=headers) as response:
                 body = _read(response, deadline)
         except httpx.TimeoutException as exc:
             raise ModelUnavailable(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
@@ -84,9 +113,22 @@ class Endpoint:
             raise Passing(
                 f"{self.url} cannot be reached: {self.clean(str(exc)) or type(exc).__name__}"
             ) from exc
-        if response.status_code != 200:
-            raise self._error(response, body)
-        return body
+        if response.status_code == 200:
+            return body
+        error = self._error(response, body)
+        if response.status_code in KEY_REFUSED and self._renewed(key):
+            raise Passing(str(error))
+        raise error
+
+    def _renewed(self, refused: str | None) -> bool:
+        """Whether there is another key by now than the one that was refused."""
+        found = self._renew()
+        if found is None or found == refused:
+            return False
+        if refused is not None:
+            self._spent.add(refused)
+        self._key = found
+        return True
 
     def _error(self, response: httpx.Response, body: bytes) -> ModelError:
         status, told = response.status_code, _told(body)
@@ -100,12 +142,14 @@ class Endpoint:
             return Passing(message)
         if status in PASSING or status >= 500:
             return ModelUnavailable(message, retry_after=retry_after)
+        if status in KEY_REFUSED:
+            return ModelMisconfigured(message, hint=KEY_HINT)
         return ModelMisconfigured(message, hint="check the key, base_url and model")
 
     def clean(self, text: str) -> str:
         """The text without the key, or what looks like one."""
-        if self._key:
-            text = text.replace(self._key, "…")
+        for key in {*self._spent, self._key or ""} - {""}:
+            text = text.replace(key, "…")
         return MASKED_KEY.sub("…", text)
 
 
@@ -126,15 +170,6 @@ def checked_url(url: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidArgument("base_url must have no user, password or parameters")
     return url
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-    }
-    return headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
 
 
 def _read(response: httpx.Response, deadline: float) -> bytes:

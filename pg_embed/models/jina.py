@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pg_embed.models.answers import Answer, openai_answer
-from pg_embed.models.provider import (
-    HostedEmbedder,
-    HostedOptions,
-    Limits,
-    filled,
-    find_key,
-    hosted_options,
-    open_model,
-    provider_card,
-)
+from pg_embed.errors import InvalidArgument
+from pg_embed.models.answers import embeddings, openai_answer, token_embeddings
+from pg_embed.models.calls import Provider, filled, server_options
+from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
-from pg_embed.records import Card, Kind, ModelSpec
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
 
-JINA = "https://api.jina.ai/v1"
-JINA_KEY = "JINA_API_KEY"
+JINA = Provider({"": "https://api.jina.ai/v1"}, "JINA_API_KEY")
 TASKS: dict[Kind, str] = {"query": "retrieval.query", "document": "retrieval.passage"}
 ITEMS, TOKENS = 128, 128_000  # a call; the contract states no limits, these keep calls short
 SMALL_SIZES = (1024, 32, 64, 128, 256, 512, 768)
@@ -35,18 +27,21 @@ MODELS = {
     "jina-embeddings-v4": Limits(32_768, ITEMS, TOKENS, V4_SIZES),
     "jina-embeddings-v3": Limits(8_192, ITEMS, TOKENS, SMALL_SIZES),
 }
+MULTI = {"jina-embeddings-v4": Limits(32_768, ITEMS, 32_768, (128,))}  # a vector a token: shorter calls
 OTHERS = Limits(8_192, ITEMS, TOKENS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JinaOptions(HostedOptions):
     """What the family can be told.
 
-    A text that is too long is cut, as the other families do it: left to itself the API refuses it.
+    A text that is too long is cut, as the other families do it: left to itself the API refuses it. `output`
+    "multi" asks for a vector of each token instead of one of the text.
     """
 
     concurrency: int = 5  # what a free account may
     truncate: bool = True
+    output: Literal["dense", "multi"] = "dense"
 
 
 class Jina:
@@ -56,7 +51,8 @@ class Jina:
 
     def __init__(self, options: JinaOptions) -> None:
         self._options = options
-        self._limits = MODELS.get(options.model, OTHERS)
+        self._multi = options.output == "multi"
+        self._limits = _limits(options)
         self.dimensions = self._limits.choose(options)
 
     def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
@@ -68,26 +64,45 @@ class Jina:
             "truncate": self._options.truncate,
             "embedding_type": "base64",
         }
+        if self._multi:
+            request["return_multivector"] = True
         if self._options.model not in ALWAYS_NORMALIZED:
             request["normalized"] = True
         size = self._limits.ask(self._options)
         return request if size is None else {**request, "dimensions": size}
 
-    def answer(self, told: Any) -> Answer:
+    def answer(self, told: Any, count: int) -> Embeddings:
         """The list under `data`."""
-        return openai_answer(told)
+        return token_embeddings(told, count) if self._multi else embeddings(openai_answer(told), count)
 
     def card(self, dimensions: int) -> Card:
-        """The card."""
-        return provider_card("jina", self._options, self._limits, dimensions, own=(JINA,))
+        """The card; token vectors are a space of their own, whatever their size."""
+        return provider_card(
+            "jina",
+            JINA,
+            self._options,
+            self._limits,
+            dimensions,
+            outputs=(self._options.output,),
+            output="multi" if self._multi else None,
+        )
+
+
+def _limits(options: JinaOptions) -> Limits:
+    if options.output == "dense":
+        return MODELS.get(options.model, OTHERS)
+    if options.model not in MULTI:
+        raise InvalidArgument(
+            f"{options.model} makes no token vectors", hint=f"models that do: {', '.join(MULTI)}"
+        )
+    return MULTI[options.model]
 
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key; a model that is not known here is asked for one vector."""
-    options = hosted_options(spec, JinaOptions)
+    options = server_options(spec, JinaOptions)
     contract = Jina(options)
-    key = find_key(options, (JINA,), JINA_KEY)
-    return open_model(contract, f"{options.base_url or JINA}/embeddings", key, options)
+    return open_model(contract, JINA.open(options, "embeddings"))
 
 
 def register(registry: Registry) -> None:

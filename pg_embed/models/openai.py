@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pg_embed.models.answers import Answer, openai_answer
-from pg_embed.models.provider import HostedEmbedder, HostedOptions, find_key, hosted_options, open_model
+from pg_embed.models.answers import embeddings, openai_answer
+from pg_embed.models.calls import Provider, server_options
+from pg_embed.models.provider import HostedEmbedder, HostedOptions, open_model
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
-from pg_embed.records import Card, Kind, ModelSpec
+from pg_embed.records import Card, Embeddings, Kind, ModelSpec
 
-OPENAI = "https://api.openai.com/v1"
-OPENAI_KEY = "OPENAI_API_KEY"  # where the key is looked for when nothing is said
+HOST = "https://api.openai.com/v1"
+OPENAI = Provider({"": HOST}, "OPENAI_API_KEY")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OpenAIOptions(HostedOptions):
     """What the family can be told; the prompts are for servers whose model wants some."""
 
-    base_url: str = OPENAI
+    base_url: str = HOST
     query_prompt: str = ""
     document_prompt: str = ""
     max_tokens: int = 8_192
@@ -49,14 +50,13 @@ class OpenAI:
             request["dimensions"] = self._options.dimensions
         return request
 
-    def answer(self, told: Any) -> Answer:
+    def answer(self, told: Any, count: int) -> Embeddings:
         """The list under `data`."""
-        return openai_answer(told)
+        return embeddings(openai_answer(told), count)
 
     def card(self, dimensions: int) -> Card:
         """The card; OpenAI itself is not part of the space, another server is."""
         options = self._options
-        server = None if options.base_url == OPENAI else options.base_url
         return Card(
             family="openai",
             checkpoint=options.model,
@@ -67,7 +67,7 @@ class OpenAI:
             space_id=space_id(
                 "openai",
                 model=options.model,
-                server=options.space or server,
+                server=OPENAI.server(options),
                 dimensions=dimensions,
                 prompts=[options.query_prompt, options.document_prompt],
             ),
@@ -80,9 +80,8 @@ class OpenAI:
 
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key; without the option dimensions, ask the server for one vector."""
-    options = hosted_options(spec, OpenAIOptions)
-    key = find_key(options, (OPENAI,), OPENAI_KEY)
-    return open_model(OpenAI(options), f"{options.base_url}/embeddings", key, options)
+    options = server_options(spec, OpenAIOptions)
+    return open_model(OpenAI(options), OPENAI.open(options, "embeddings"))
 
 
 def register(registry: Registry) -> None:

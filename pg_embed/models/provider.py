@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, ModelUnavailable
-from pg_embed.models.answers import Answer, embeddings, parsed
+from pg_embed.models.calls import Provider, ServerOptions, ask
 from pg_embed.models.hosted import Endpoint
-from pg_embed.models.keys import read_key, refuse_keys
-from pg_embed.models.options import read_options
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, Output, Outputs
 
 PROBE = "dimensions"
-UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Base64Error)
 
 
-@dataclass(frozen=True)
-class HostedOptions:
-    """What a provider's family can be told; where nothing is said, the provider's own limits hold.
-
-    A key is never among it, only where to find one. `space` names the weights behind a `base_url` that is not
-    the provider's; where it is not given, the URL does.
-    """
+@dataclass(frozen=True, kw_only=True)
+class HostedOptions(ServerOptions):
+    """What a provider's family of embeddings can be told."""
 
     model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    api_key_file: str | None = None
     dimensions: int | None = None
     metric: Metric = "cosine"
-    max_tokens: int | None = None
-    max_batch_items: int | None = None
-    max_batch_tokens: int | None = None
-    concurrency: int = 8
-    timeout: float = 60.0  # seconds a call
-    space: str | None = None
-
-
-T = TypeVar("T", bound=HostedOptions)
 
 
 @dataclass(frozen=True)
@@ -90,11 +70,14 @@ class Contract(Protocol):
     def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
         """The body of a call; an empty text is sent as a space, for no provider takes empty ones."""
 
-    def answer(self, told: Any) -> Answer:
-        """What the body of the answer says; KeyError and its like if it is not the contract's."""
+    def answer(self, told: Any, count: int) -> Embeddings:
+        """What the answer to so many texts says; KeyError and its like if it is not the contract's."""
 
     def card(self, dimensions: int) -> Card:
         """The model's card, once its dimensions are known."""
+
+
+C = TypeVar("C", bound=Contract)
 
 
 class HostedEmbedder:
@@ -103,21 +86,16 @@ class HostedEmbedder:
     def __init__(self, contract: Contract, endpoint: Endpoint) -> None:
         self._contract = contract
         self._endpoint = endpoint
-        self.card = contract.card(contract.dimensions or self._probe())
+        self.card = contract.card(contract.dimensions or self.probe())
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate: a third of the UTF-8 bytes, the longest prompt counted in."""
         return estimate_tokens(texts, self._contract.longest_prompt)
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """One call for all of them."""
+        """One call for all of them; tokens that the server does not tell are estimated."""
         result = self._call(texts, kind)
-        found = result.dense.shape[1]
-        if found != self.card.dimensions:
-            raise ModelUnavailable(
-                f"{self._endpoint.url} gave {found} dimensions, expected {self.card.dimensions}",
-                hint="the option dimensions must be what the server gives",
-            )
+        self._check_size(result)
         return result
 
     def close(self) -> None:
@@ -125,44 +103,39 @@ class HostedEmbedder:
         self._endpoint.close()
 
     def _call(self, texts: Sequence[str], kind: Kind) -> Embeddings:
-        body = self._endpoint.post(self._contract.request(texts, kind))
-        try:
-            return embeddings(self._contract.answer(parsed(body)), len(texts))
-        except UNUSABLE as exc:
-            reason = self._endpoint.clean(str(exc))
-            raise ModelUnavailable(f"{self._endpoint.url} gave no usable answer: {reason}") from exc
+        request = self._contract.request(texts, kind)
+        result = ask(self._endpoint, request, lambda told: self._contract.answer(told, len(texts)))
+        return result if result.tokens else replace(result, tokens=sum(self.count_tokens(texts)))
 
-    def _probe(self) -> int:
+    def _check_size(self, result: Embeddings) -> None:
+        found = width(result)
+        if found is not None and found != self.card.dimensions:
+            raise ModelUnavailable(
+                f"{self._endpoint.url} gave {found} dimensions, expected {self.card.dimensions}",
+                hint="the option dimensions must be what the server gives",
+            )
+
+    def probe(self, kind: Kind = "document") -> int:
+        """The dimensions of a text's vector; a refusal of such a text is the configuration's fault."""
         try:
-            return int(self._call([PROBE], "document").dense.shape[1])
+            return int(self._call([PROBE], kind).dense.shape[1])
         except InputRejected as exc:
-            raise ModelMisconfigured(str(exc), hint="check base_url, model and dimensions") from exc
+            raise ModelMisconfigured(str(exc), hint="check base_url, model, dimensions and prompts") from exc
 
 
-def filled(texts: Sequence[str]) -> list[str]:
-    """The texts, a space for each empty one."""
-    return [text or " " for text in texts]
+def width(result: Embeddings) -> int | None:
+    """Dimensions of dense or token vectors; of sparse ones nothing can be said."""
+    if result.multi is not None:
+        return int(result.multi.vectors.shape[1])
+    return None if result.sparse is not None else int(result.dense.shape[1])
 
 
-def hosted_options(spec: ModelSpec, shape: type[T]) -> T:
-    """The options, with no key among them, and without a slash at the end of `base_url`."""
-    refuse_keys(spec.options)
-    options = read_options(spec, shape)
-    return options if options.base_url is None else replace(options, base_url=options.base_url.rstrip("/"))
-
-
-def find_key(options: HostedOptions, own: Collection[str], variable: str) -> str | None:
-    """The key that the options lead to; without a word the provider's variable, for its own hosts only."""
-    at_home = options.base_url is None or options.base_url in own
-    implied = variable if at_home and options.api_key_file is None else None
-    return read_key(options.api_key_env or implied, options.api_key_file)
-
-
-def open_model(contract: Contract, url: str, key: str | None, options: HostedOptions) -> HostedEmbedder:
-    """The model at a URL; where its dimensions are not known, the server is asked for one vector."""
-    endpoint = Endpoint(url, key, timeout=options.timeout, connections=options.concurrency)
+def open_model(
+    contract: C, endpoint: Endpoint, make: Callable[[C, Endpoint], HostedEmbedder] = HostedEmbedder
+) -> HostedEmbedder:
+    """The model behind an endpoint; dimensions that are not known are learned from one vector."""
     try:
-        return HostedEmbedder(contract, endpoint)
+        return make(contract, endpoint)
     except BaseException:
         endpoint.close()
         raise
@@ -170,32 +143,32 @@ def open_model(contract: Contract, url: str, key: str | None, options: HostedOpt
 
 def provider_card(
     family: str,
+    provider: Provider,
     options: HostedOptions,
     limits: Limits,
     dimensions: int,
     *,
-    own: Collection[str],
-    cut: str | None = None,
+    outputs: tuple[Output, ...] = ("dense",),
+    **facts: Any,
 ) -> Card:
     """The card of a provider's model.
 
     The space is that of the weights, however one gets to them: the provider's own hosts are not part of it,
-    any other base_url is. `cut` tells of a way to shorten long texts that keeps another part of them.
+    any other base_url is. `facts` tell what else changes the vectors: which end of a long text is kept.
     """
-    elsewhere = None if options.base_url is None or options.base_url in own else options.base_url
     return Card(
         family=family,
         checkpoint=options.model,
-        outputs=("dense",),
+        outputs=outputs,
         dimensions=dimensions,
         max_tokens=options.max_tokens or limits.max_tokens,
         metric=options.metric,
         space_id=space_id(
             family,
             model=limits.space or options.model,
-            server=options.space or elsewhere,
+            server=provider.server(options),
             dimensions=dimensions,
-            cut=cut,
+            **facts,
         ),
         concurrency=options.concurrency,
         max_batch_items=options.max_batch_items or limits.max_batch_items,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pg_embed.models.contextual import ContextualEmbedder
 from pg_embed.models.registry import default_registry
 from pg_embed.records import Kind, ModelSpec
 from tests.fix_sdks import CallSdk
@@ -138,6 +139,88 @@ def test_the_package_understands_the_errors(
         {**CASES[family][0].arguments, texts: [word]} for word in ("POISON", "UNAUTHORIZED", "RATE_LIMIT")
     ]
     assert [answer["error"] for answer in call_sdk(family, base_url, calls)] == ERRORS[family]
+
+
+RANKINGS = {
+    "voyage_reranker": [
+        ({"model": "rerank-3"}, {"model": "rerank-3"}),
+        ({"model": "rerank-2.5-lite", "truncate": False}, {"model": "rerank-2.5-lite", "truncation": False}),
+    ],
+    "cohere_reranker": [
+        ({"model": "rerank-v5.0-pro"}, {"model": "rerank-v5.0-pro", "max_tokens_per_doc": 4096}),
+        (
+            {"model": "rerank-v3.5", "max_tokens_per_doc": 512},
+            {"model": "rerank-v3.5", "max_tokens_per_doc": 512},
+        ),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", RANKINGS)
+def test_the_packages_rankings_are_ours(
+    family: str, start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider(family)
+    base_url = server.origin if family.startswith("cohere") else server.base_url
+    work = {"query": "How do I get my money back?", "documents": TEXTS}
+    theirs = call_sdk(family, base_url, [{**work, **arguments} for _, arguments in RANKINGS[family]])
+    their_requests = [_told(request) for request in server.requests]
+    for (options, _), answer, request in zip(RANKINGS[family], theirs, their_requests, strict=True):
+        spec = ModelSpec("model", family, {**options, "base_url": server.base_url})
+        reranker = default_registry().load(spec)
+        ours = reranker.rerank(work["query"], TEXTS)
+        reranker.close()
+        assert server.requests[-1] == request
+        best_first = sorted(enumerate(ours.scores.tolist()), key=lambda rank: -rank[1])
+        assert [list(rank) for rank in best_first] == answer["ranked"]
+        assert ours.tokens == answer.get("tokens", ours.tokens)
+        assert answer.get("searches", 1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", RANKINGS)
+def test_the_package_understands_the_errors_of_rankings(
+    family: str, start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider(family)
+    base_url = server.origin if family.startswith("cohere") else server.base_url
+    arguments = RANKINGS[family][0][1]
+    calls = [
+        {**arguments, "query": "q", "documents": [word]} for word in ("POISON", "UNAUTHORIZED", "RATE_LIMIT")
+    ]
+    answers = call_sdk(family, base_url, calls)
+    assert [answer["error"] for answer in answers] == ERRORS[family.removesuffix("_reranker")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_packages_contextualised_chunks_are_ours(
+    start_provider: Callable[[str], ProviderServer], call_sdk: CallSdk
+) -> None:
+    server = start_provider("voyage_context")
+    documents = [TEXTS, ["alone"], ["two", "chunks"]]
+    more = {"output_dtype": "float", "output_dimension": 1024}
+    whole = {"inputs": documents, "model": "voyage-context-4", "input_type": "document", **more}
+    query = {"inputs": [["q"]], "model": "voyage-context-4", "input_type": "query", **more}
+    flat = {**query, "inputs": ["q"]}
+    theirs = call_sdk("voyage_context", server.base_url, [whole, query, flat])
+    their_requests = [_told(request) for request in server.requests]
+    options = {"model": "voyage-context-4", "base_url": server.base_url}
+    embedder = default_registry().load(ModelSpec("model", "voyage", options))
+    assert isinstance(embedder, ContextualEmbedder)
+    ours = embedder.embed_chunks(documents)
+    asked = embedder.embed(["q"], "query")
+    embedder.close()
+    assert server.requests[-2:] == their_requests[:2]
+    assert their_requests[1] == their_requests[2]
+    for found, expected in zip(ours, theirs[0]["documents"], strict=True):
+        assert np.array_equal(found.dense, np.array(expected, np.float32))
+    assert sum(found.tokens for found in ours) == theirs[0]["tokens"]
+    assert np.array_equal(asked.dense, np.array(theirs[1]["documents"][0], np.float32))
+    assert asked.tokens == theirs[1]["tokens"]
 
 
 def _told(request: dict[str, Any]) -> dict[str, Any]:

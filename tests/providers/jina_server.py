@@ -5,10 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-from tests.providers.server import Fault, ProviderServer, Vectors, listed, run, too_much
+import numpy as np
+
+from pg_embed.models.hashing import FakeEmbedder, FakeOptions
+from tests.providers.server import Fault, ProviderServer, Vectors, in_base64, listed, run, too_much
 
 MAX_ITEMS = 512
 MAX_TOKENS = 1_000_000
+MULTI_SIZE = 128
 EVERY = {"model", "input", "task", "dimensions", "truncate", "embedding_type"}
 RETRIEVAL = {"retrieval.query", "retrieval.passage", "text-matching"}
 
@@ -65,6 +69,8 @@ class JinaContract:
             return Fault(422, f"{unknown.pop()}: extra inputs are not permitted")
         if request.get("task", "text-matching") not in schema.tasks:
             return Fault(422, f"task: {request['task']} is none of {sorted(schema.tasks)}")
+        if request.get("return_multivector") and "dimensions" in request:
+            return Fault(422, "return_multivector cannot be used with dimensions")
         if not 1 <= request.get("dimensions", 1) <= schema.largest:
             return Fault(422, f"dimensions: at most {schema.largest}")
         broken = too_much(
@@ -77,6 +83,8 @@ class JinaContract:
 
     def dimensions(self, request: dict[str, Any], native: int) -> int:
         """As asked for, or the model's."""
+        if request.get("return_multivector"):
+            return MULTI_SIZE
         schema = SCHEMAS.get(request["model"])
         return request.get("dimensions") or (schema.size if schema else native)
 
@@ -87,11 +95,28 @@ class JinaContract:
     def answer(self, request: dict[str, Any], vectors: Vectors) -> dict[str, Any]:
         """A list of embeddings."""
         usage = {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens}
-        return {"model": request["model"], "object": "list", "data": listed(vectors), "usage": usage}
+        data = _by_token(request, vectors) if request.get("return_multivector") else listed(vectors)
+        return {"model": request["model"], "object": "list", "data": data, "usage": usage}
 
     def error(self, fault: Fault) -> dict[str, Any]:
         """A sentence, a code, a number."""
         return {"detail": fault.message, "code": fault.code, "request_id": "00000000"}
+
+
+def _by_token(request: dict[str, Any], vectors: Vectors) -> list[dict[str, Any]]:
+    """The vector of the text, then one for each further word: as the first, in base64 or as a list."""
+    data = []
+    for index, row in zip(vectors.indexes, vectors.rows, strict=True):
+        further = token_vectors(request["input"][index])[1:]
+        spelt = [in_base64(vector) if isinstance(row, str) else vector.tolist() for vector in further]
+        data.append({"object": "embeddings", "index": index, "embeddings": [row, *spelt]})
+    return data
+
+
+def token_vectors(text: str) -> np.ndarray[Any, Any]:
+    """What is answered for a text, of shape (words, 128)."""
+    words = [text, *text.split()[1:]]
+    return FakeEmbedder(FakeOptions(dimensions=MULTI_SIZE)).embed(words, "document").dense
 
 
 jina_server = partial(ProviderServer, JinaContract())

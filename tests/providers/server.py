@@ -102,6 +102,7 @@ class ProviderServer:
         self.dimensions = dimensions
         self.key = key
         self.delay = delay
+        self.refusal = 401  # the status that a wrong key has
         self.requests: list[dict[str, Any]] = []
         self.faults: deque[Fault] = deque()
         self.base64 = True  # answer base64 when asked; some servers only know lists
@@ -120,6 +121,20 @@ class ProviderServer:
     def base_url(self) -> str:
         """What a client's base_url must be."""
         return self.origin + self.contract.path.rpartition("/")[0]
+
+    def respond(self, request: dict[str, Any], shape: str | None) -> Any:
+        """The answer to a request that nothing is wrong with, out of shape if that is said."""
+        texts = self.contract.texts(request)
+        size = self.contract.dimensions(request, self.dimensions)
+        embedder = FakeEmbedder(FakeOptions(dimensions=size + (shape == "WIDE")))
+        dense = embedder.embed(texts, "document").dense
+        if shape == "NAN":
+            dense[-1, 0] = np.nan
+        spell = in_base64 if self.base64 and self.contract.wants_base64(request) else np.ndarray.tolist
+        vectors = Vectors(
+            [spell(row) for row in dense], list(range(len(texts))), sum(embedder.count_tokens(texts))
+        )
+        return self.contract.answer(request, _misshapen(vectors, shape))
 
     def close(self) -> None:
         """Let hanging calls go, and stop."""
@@ -145,9 +160,21 @@ class Handler(BaseHTTPRequestHandler):
             self.owner.released.wait(self.owner.delay)
         fault = self._fault(request)
         if fault is not None:
-            self._send(fault.status, orjson.dumps(self.owner.contract.error(fault)), fault.headers)
+            self._refuse(fault)
         else:
             self._answer(request)
+
+    def do_GET(self) -> None:
+        """What the contract tells of the server, if it tells anything."""
+        told = getattr(self.owner.contract, "info", {}).get(self.path)
+        if self.owner.faults:
+            self._refuse(self.owner.faults.popleft())
+        elif told is None:
+            self._refuse(Fault(404, f"there is no {self.path}"))
+        elif refused := self._refused_key():
+            self._refuse(refused)
+        else:
+            self._send(200, orjson.dumps(told))
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -157,13 +184,20 @@ class Handler(BaseHTTPRequestHandler):
             return self.owner.faults.popleft()
         if self.path != self.owner.contract.path:
             return Fault(404, f"Invalid URL (POST {self.path})")
-        if self.owner.key and self.headers["Authorization"] != f"Bearer {self.owner.key}":
-            return Fault(
-                401, f"Incorrect API key provided: {self.headers['Authorization']}", "invalid_api_key"
-            )
+        if refused := self._refused_key():
+            return refused
         joined = "\n".join(self.owner.contract.texts(request))
         told = next((fault for word, fault in BY_WORD.items() if word in joined), None)
         return told or self.owner.contract.refusal(request)
+
+    def _refused_key(self) -> Fault | None:
+        given = self.headers["Authorization"]
+        if not self.owner.key or given == f"Bearer {self.owner.key}":
+            return None
+        return Fault(self.owner.refusal, f"Incorrect API key provided: {given}", "invalid_api_key")
+
+    def _refuse(self, fault: Fault) -> None:
+        self._send(fault.status, orjson.dumps(self.owner.contract.error(fault)), fault.headers)
 
     def _answer(self, request: dict[str, Any]) -> None:
         joined = "\n".join(self.owner.contract.texts(request))
@@ -175,19 +209,8 @@ class Handler(BaseHTTPRequestHandler):
         elif shape == "NO_VECTORS":
             self._send(200, b'{"object":"list"}')
         else:
-            told = self.owner.contract.answer(request, self._vectors(request, shape))
+            told = self.owner.respond(request, shape)
             self._send(200, orjson.dumps(told), self.owner.contract.headers, cut=shape == "CUT")
-
-    def _vectors(self, request: dict[str, Any], shape: str | None) -> Vectors:
-        contract, texts = self.owner.contract, self.owner.contract.texts(request)
-        size = contract.dimensions(request, self.owner.dimensions)
-        embedder = FakeEmbedder(FakeOptions(dimensions=size + (shape == "WIDE")))
-        dense = embedder.embed(texts, "document").dense
-        if shape == "NAN":
-            dense[-1, 0] = np.nan
-        spell = in_base64 if self.owner.base64 and contract.wants_base64(request) else np.ndarray.tolist
-        tokens = sum(embedder.count_tokens(texts))
-        return _misshapen(Vectors([spell(row) for row in dense], list(range(len(texts))), tokens), shape)
 
     def _send(
         self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False

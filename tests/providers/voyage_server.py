@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tests.providers.server import Fault, ProviderServer, Vectors, listed, run, too_much
 
-MAX_ITEMS = 1_000
+MAX_ITEMS, MAX_CHUNKS = 1_000, 16_000
 SIZES = {256, 512, 1024, 2048}
 ONE_SIZE = {"voyage-finance-2": 1024, "voyage-law-2": 1024, "voyage-code-2": 1536}
 TOTAL_TOKENS = {
@@ -73,6 +73,56 @@ class VoyageContract:
         return {"detail": fault.message}
 
 
+class VoyageContextContract(VoyageContract):
+    """POST /v1/contextualizedembeddings, for documents that are chunks already."""
+
+    path = "/v1/contextualizedembeddings"
+    fields: ClassVar = {
+        "inputs",
+        "model",
+        "input_type",
+        "output_dimension",
+        "output_dtype",
+        "encoding_format",
+    }
+
+    def texts(self, request: dict[str, Any]) -> list[str]:
+        """All chunks."""
+        return [chunk for document in request["inputs"] for chunk in document]
+
+    def refusal(self, request: dict[str, Any]) -> Fault | None:
+        """Fields, sizes, and limits of documents, chunks and tokens."""
+        if unknown := set(request) - self.fields:
+            return Fault(400, f"Argument '{unknown.pop()}' is not supported by our API")
+        documents = request["inputs"]
+        if not all(documents) or not 1 <= len(documents) <= MAX_ITEMS:
+            return Fault(400, f"1 to {MAX_ITEMS} inputs are allowed, none of them empty")
+        if max(sum(len(chunk) // 4 for chunk in document) for document in documents) > TEXT_TOKENS:
+            return Fault(400, f"an input may have {TEXT_TOKENS} tokens")
+        if request.get("output_dimension") not in (None, *SIZES):
+            return Fault(400, "output_dimension is not supported")
+        broken = too_much(self.texts(request), items=MAX_CHUNKS, tokens=FEWEST_TOTAL_TOKENS)
+        return Fault(400, broken) if broken else None
+
+    def answer(self, request: dict[str, Any], vectors: Vectors) -> dict[str, Any]:
+        """A list of documents, each a list of embeddings."""
+        places = [(d, c) for d, document in enumerate(request["inputs"]) for c in range(len(document))]
+        found: dict[int, list[dict[str, Any]]] = {}
+        for item in listed(vectors):
+            document, chunk = places[item["index"]]
+            found.setdefault(document, []).append({**item, "index": chunk})
+        data = [{"object": "list", "data": chunks, "index": document} for document, chunks in found.items()]
+        usage = {"total_tokens": vectors.tokens}
+        return {
+            "object": "list",
+            "data": data,
+            "model": request["model"],
+            "usage": usage,
+            "chunker_version": None,
+        }
+
+
+voyage_context_server = partial(ProviderServer, VoyageContextContract())
 voyage_server = partial(ProviderServer, VoyageContract())
 
 

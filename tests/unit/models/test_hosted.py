@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,14 @@ def test_what_only_the_operator_can_mend_is_a_misconfiguration(
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(402, "please pay"), Fault(429, "no more", code="insufficient_quota")],
-    ids=["payment", "quota"],
+    [
+        Fault(402, "please pay"),
+        Fault(429, "no more", code="insufficient_quota"),
+        Fault(429, "no more", code="billing_not_active"),
+        Fault(400, "no more", code="billing_hard_limit_reached"),
+        Fault(403, "no more", code="AUTHZ_INSUFFICIENT_BALANCE"),
+    ],
+    ids=lambda fault: fault.code or "payment",
 )
 def test_an_empty_account_is_a_misconfiguration_that_is_said_so(
     family: str, connect: Connect, server: ProviderServer, fault: Fault
@@ -315,6 +322,62 @@ def test_a_wrong_key_is_a_misconfiguration(
     with pytest.raises(ModelMisconfigured, match="answered 401") as caught:
         connect(api_key_env="PG_EMBED_TEST_KEY").embed(["a"], "document")
     assert KEY not in repr(chain(caught.value))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_was_mended_in_its_file_is_used_at_once(
+    connect: Connect, server: ProviderServer, tmp_path: Path, status: int
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-old-key\n")
+    server.key, server.refusal = "the-new-key", status
+    embedder = connect(api_key_file=str(file))
+    for _ in range(2):
+        with pytest.raises(ModelMisconfigured, match=f"answered {status}") as caught:
+            embedder.embed(["a"], "document")
+        assert "api_key_file" in str(caught.value.hint)
+    assert len(server.requests) == 2, "a key that is the same is not tried again"
+    file.write_text("the-new-key\n")
+    assert len(embedder.embed(["a"], "document").dense) == 1
+    assert len(server.requests) == 4
+    assert len(embedder.embed(["a"], "document").dense) == 1
+    assert len(server.requests) == 5, "the new key is kept"
+
+
+def test_a_key_that_is_taken_back_works_too(connect: Connect, server: ProviderServer, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("one")
+    embedder = connect(api_key_file=str(file))
+    for key in ("one", "another", "one"):
+        file.write_text(key)
+        server.key = key
+        assert len(embedder.embed(["a"], "document").dense) == 1
+
+
+def test_no_key_that_was_ever_used_is_told(connect: Connect, server: ProviderServer, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-old-key")
+    server.key = "neither"
+    embedder = connect(api_key_file=str(file))
+    file.write_text("the-new-key")
+    for words in (["a"], ["POISON"]):
+        with pytest.raises(ModelError) as caught:
+            embedder.embed(words, "document")
+        assert not any(key in repr(chain(caught.value)) for key in ("the-old-key", "the-new-key"))
+    server.faults.append(Fault(400, "the-old-key and the-new-key"))
+    with pytest.raises(InputRejected) as refused:
+        embedder.embed(["a"], "document")
+    assert str(refused.value).endswith("answered 400: … and …")
+
+
+def test_a_key_file_that_is_gone_is_said_so(connect: Connect, server: ProviderServer, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-old-key")
+    server.key = "the-new-key"
+    embedder = connect(api_key_file=str(file))
+    file.unlink()
+    with pytest.raises(ModelMisconfigured, match="cannot be read"):
+        embedder.embed(["a"], "document")
 
 
 def test_the_providers_own_key_is_not_sent_to_another_host(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, ModelUnavailable
 from pg_embed.models.jina import load
 from pg_embed.models.provider import HostedEmbedder
 from pg_embed.records import ModelSpec
+from tests.providers.jina_server import token_vectors
 from tests.providers.server import Fault, ProviderServer
 
 SMALL, NANO = "jina-embeddings-v5-text-small", "jina-embeddings-v5-text-nano"
@@ -101,3 +103,81 @@ def test_a_model_that_is_not_there_is_no_fault_of_the_text(connect: Connect, ser
         connect("jina-embeddings-v9", dimensions=8).embed(["a"], "document")
     with pytest.raises(ModelMisconfigured, match="not found"):
         connect("jina-embeddings-v9")
+
+
+@pytest.mark.parametrize("base64", [True, False])
+def test_token_vectors_are_those_of_each_text(connect: Connect, server: ProviderServer, base64: bool) -> None:
+    server.base64 = base64
+    embedder = connect(V4, output="multi")
+    texts = ["several words here", "", "naïve Größe 東京 🦜"]
+    found = embedder.embed(texts, "document")
+    embedder.embed(["a"], "query")
+    assert found.multi is not None
+    assert found.dense.shape == (3, 0)
+    assert found.multi.vectors.dtype == np.float32
+    for row, text in enumerate(texts):
+        assert np.array_equal(found.multi.row(row), token_vectors(text or " "))
+    assert found.tokens > 0
+    assert server.requests == [
+        {
+            "model": V4,
+            "input": given,
+            "task": task,
+            "truncate": True,
+            "embedding_type": "base64",
+            "return_multivector": True,
+        }
+        for given, task in (
+            (["several words here", " ", texts[2]], "retrieval.passage"),
+            (["a"], "retrieval.query"),
+        )
+    ]
+
+
+def test_token_vectors_are_put_in_order(connect: Connect) -> None:
+    texts = ["a b", "c d e SHUFFLE", "f"]
+    found = connect(V4, output="multi").embed(texts, "document").multi
+    assert found is not None
+    assert all(np.array_equal(found.row(row), token_vectors(text)) for row, text in enumerate(texts))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("SHORT", "vectors for 1 of 2 texts"),
+        ("NAN", "no usable answer"),
+        ("WIDE", "no usable answer|129 dimensions, expected 128"),
+        ("DOUBLED", "indexes are missing or doubled"),
+        ("RAGGED", "no usable answer"),
+        ("NO_VECTORS", "no usable answer"),
+    ],
+)
+@pytest.mark.parametrize("base64", [True, False])
+def test_token_vectors_that_cannot_be_trusted_are_none(
+    connect: Connect, server: ProviderServer, word: str, message: str, base64: bool
+) -> None:
+    server.base64 = base64
+    with pytest.raises(ModelUnavailable, match=message):
+        connect(V4, output="multi").embed(["good", word], "document")
+
+
+def test_a_text_without_vectors_is_no_usable_answer(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = connect(V4, output="multi")
+    for told in (b"[]", b"[[]]", b'["x"]', b"[[1], [2, 3]]", b"null", b"[1, 2]"):
+        body = b'{"data": [{"index": 0, "embeddings": ' + told + b"}]}"
+        monkeypatch.setattr(embedder._endpoint, "post", lambda payload, body=body: body)
+        with pytest.raises(ModelUnavailable, match=r"no usable answer|gave 0 dimensions"):
+            embedder.embed(["a"], "document")
+
+
+def test_token_vectors_have_one_size_and_a_space_of_their_own(connect: Connect) -> None:
+    card = connect(V4, output="multi").card
+    assert (card.outputs, card.dimensions, card.size("multi")) == (("multi",), 128, 128)
+    assert card.max_batch_tokens == 32_768
+    assert card.space_id != connect(V4, dimensions=128).card.space_id
+    with pytest.raises(InvalidArgument, match="64 dimensions"):
+        connect(V4, output="multi", dimensions=64)
+    with pytest.raises(InvalidArgument, match="makes no token vectors"):
+        connect(V3, output="multi")

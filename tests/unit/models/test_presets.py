@@ -11,10 +11,11 @@ from pg_embed.models.presets import Preset, presets
 from pg_embed.models.registry import default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import ModelSpec
-from tests.fix_models import PROVIDERS
+from tests.fix_models import PROVIDERS, RANKERS
 from tests.providers.server import ProviderServer
 
 HOSTED = [preset for preset in presets().values() if preset.family in PROVIDERS]
+RANKING = [preset for preset in presets().values() if preset.family in RANKERS]
 
 
 @pytest.mark.parametrize("preset", presets().values(), ids=lambda preset: preset.name)
@@ -31,7 +32,7 @@ def test_the_card_of_minilm_is_the_loaded_models(minilm: Embedder) -> None:
     assert presets()["all-MiniLM-L6-v2"].card == minilm.card
 
 
-@pytest.mark.parametrize("preset", HOSTED, ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", [*HOSTED, *RANKING], ids=lambda preset: preset.name)
 def test_the_card_of_a_hosted_model_is_the_loaded_models(
     preset: Preset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,9 +47,24 @@ def test_the_card_of_a_hosted_model_is_the_loaded_models(
 def test_a_hosted_model_gives_what_its_card_says_where_the_contract_is_spoken(
     preset: Preset, start_provider: Callable[[str], ProviderServer]
 ) -> None:
-    options = {**preset.options, "base_url": start_provider(preset.family).base_url}
+    contextual = str(preset.options["model"]).startswith("voyage-context-")
+    server = start_provider("voyage_context" if contextual else preset.family)
+    options = {**preset.options, "base_url": server.base_url}
     embedder = default_registry().load(ModelSpec(preset.name, preset.family, options))
     assert replace(embedder.card, space_id="") == replace(preset.card, space_id="")
     assert embedder.card.space_id != preset.card.space_id  # what another server serves is not known
-    assert embedder.embed(["a", ""], "query").dense.shape == (2, preset.card.dimensions)
+    found = embedder.embed(["a", ""], "query")
+    vectors = found.dense if found.multi is None else found.multi.vectors
+    assert vectors.shape == (2, preset.card.dimensions)
     embedder.close()
+
+
+@pytest.mark.parametrize("preset", RANKING, ids=lambda preset: preset.name)
+def test_a_hosted_reranker_gives_what_its_card_says_where_the_contract_is_spoken(
+    preset: Preset, start_provider: Callable[[str], ProviderServer]
+) -> None:
+    options = {**preset.options, "base_url": start_provider(preset.family).base_url}
+    reranker = default_registry().load(ModelSpec(preset.name, preset.family, options))
+    assert replace(reranker.card, space_id="") == replace(preset.card, space_id="")
+    assert reranker.rerank("q", ["a", ""]).scores.shape == (2,)
+    reranker.close()
