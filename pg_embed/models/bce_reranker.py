@@ -43,19 +43,19 @@ class WindowPairs(Pairs):
     def read(self, query: str, texts: Sequence[str], max_tokens: int) -> list[list[list[int]]]:
         """The query is never cut; it must leave `LEAST_ROOM` tokens to the windows."""
         begin, end = self.vocabulary.begin, self.vocabulary.end
-        asked, *documents = self.vocabulary.encode([query, *(text[:LONGEST_TEXT] for text in texts)])
+        [asked] = self.vocabulary.first("", [query], max_tokens)
         before = [*begin, *asked, *end, *end]
         room = max_tokens - len(before) - len(end)
         if room < LEAST_ROOM:
             raise InputRejected(
-                f"the query has {len(asked)} tokens, but this model takes at most"
-                f" {len(asked) + room - LEAST_ROOM}",
+                f"the query has more than the {len(asked) + room - LEAST_ROOM} tokens that this model takes",
                 hint="shorten the query",
             )
+        documents = self.vocabulary.encode([text[:LONGEST_TEXT] for text in texts])
         return [[[*before, *window, *end] for window in windows(ids, room)] for ids in documents]
 
     def count_tokens(self, texts: Sequence[str], max_tokens: int) -> list[int]:
-        """An estimate, a third of the UTF-8 bytes; neither the query nor what windows share is counted."""
+        """An estimate, a third of the UTF-8 bytes; what is read in several windows is counted once."""
         return estimate_tokens([text[:LONGEST_TEXT] for text in texts])
 
 

@@ -50,7 +50,7 @@ class YesNoPairs(Pairs):
     def __init__(self, vocabulary: Vocabulary, instruction: str) -> None:
         super().__init__(vocabulary)
         self._instruction = instruction
-        self._yes, self._no = vocabulary.token_id("yes"), vocabulary.token_id("no")
+        self._yes, self._no = vocabulary.id("yes"), vocabulary.id("no")
         self._prefix, self._suffix = vocabulary.encode([PREFIX, SUFFIX])
         [header] = vocabulary.encode([self._header("")])
         self.around = len(self._prefix) + len(header) + len(self._suffix)

@@ -21,8 +21,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, begin: Sequence[str], end: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._lock = Lock()
-        self.begin = [self.token_id(token) for token in begin]
-        self.end = [self.token_id(token) for token in end]
+        self.begin = [self.id(token) for token in begin]
+        self.end = [self.id(token) for token in end]
 
     def read(self, header: str, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text behind the header and between the special tokens, at most `max_tokens`."""
@@ -45,6 +45,16 @@ class Vocabulary:
         """The ids that stand before every text."""
         return [*self.begin, *self.encode([header])[0]]
 
+    def id(self, token: str) -> int:
+        """The id of a token that must be there."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ModelMisconfigured(
+                f"the checkpoint's tokenizer has no token {token}, which this family needs",
+                hint="check that the checkpoint is of this family",
+            )
+        return found
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """All token ids of each text, none of them ours."""
         try:
@@ -53,16 +63,6 @@ class Vocabulary:
         except TypeError as exc:
             raise InputRejected("a text is not valid Unicode and cannot be tokenised") from exc
         return [encoding.ids for encoding in encodings]
-
-    def token_id(self, token: str) -> int:
-        """The id of a token, which the vocabulary must have."""
-        found: int | None = self._tokenizer.token_to_id(token)
-        if found is None:
-            raise ModelMisconfigured(
-                f"the checkpoint's tokenizer has no token {token}, which this family needs",
-                hint="check that the checkpoint is of this family",
-            )
-        return found
 
 
 def load_vocabulary(folder: Path, begin: Sequence[str], end: Sequence[str]) -> Vocabulary:
