@@ -12,6 +12,13 @@ import pytest
 
 MAX_TOKENS = 512
 SPREAD = 0.3  # of random weights: enough for the attention of a tiny model to tell tokens apart
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "initializer_range": SPREAD,
+}
 SPEECH = [
     "Given a web search query, retrieve relevant passages that answer the query",
     "How do I get my money back? You may send anything back within thirty days.",
@@ -30,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> ByName:
     def named(family: str) -> Path:
         folder = root / family
         if not folder.exists():
-            BUILDERS[family](folder)
+            {**BUILDERS, **RERANKERS}[family](folder)
         return folder
 
     return named
@@ -131,27 +138,97 @@ def _qwen3(folder: Path) -> None:
 
 def _bce(folder: Path) -> None:
     """Old weights, cutting and padding saved in tokenizer.json, a position table with two rows too many."""
+    _old_xlm_roberta(folder, "XLMRobertaModel", add_pooling_layer=False)
+
+
+def _bce_reranker(folder: Path) -> None:
+    """As its sibling."""
+    _old_xlm_roberta(folder, "XLMRobertaForSequenceClassification")
+
+
+def _bge_reranker(folder: Path) -> None:
+    """Of bge-reranker-v2-m3: as many positions as there."""
+    tokenizer = _xlm_roberta_tokenizer()
+    _encoder("XLMRobertaForSequenceClassification", tokenizer, 8_192).save_pretrained(folder)
+    _xlm_roberta_files(folder, tokenizer, 8_192)
+
+
+def _qwen3_reranker(folder: Path) -> None:
+    """No post-processor, and a head that is the table of tokens: the weights are stored once."""
+    tokenizer = _qwen_tokenizer("yes", "no", "assistant <think>", *["Judge whether the Document meets"] * 2)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    _decoder(
+        folder,
+        "Qwen3",
+        "Qwen3ForCausalLM",
+        tokenizer,
+        head_dim=16,
+        tie_word_embeddings=True,
+        max_position_embeddings=2 * MAX_TOKENS,
+    )
+    _tokenizer_files(
+        folder,
+        tokenizer,
+        tokenizer_class="Qwen2Tokenizer",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        add_bos_token=False,
+    )
+
+
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "bce": _bce,
+    "e5_mistral": _e5_mistral,
+    "gritlm": _gritlm,
+    "gte_qwen": _gte_qwen,
+    "qwen3": _qwen3,
+}
+RERANKERS: dict[str, Callable[[Path], None]] = {
+    "bce_reranker": _bce_reranker,
+    "bge_reranker": _bge_reranker,
+    "qwen3_reranker": _qwen3_reranker,
+}
+
+
+def _decoder(folder: Path, library: str, architecture: str, tokenizer: Any, **settings: Any) -> None:
     import torch
-    from transformers import XLMRobertaConfig, XLMRobertaModel
+    import transformers
+
+    torch.manual_seed(1)
+    sizes = {"num_key_value_heads": 2, "max_position_embeddings": MAX_TOKENS}
+    config = getattr(transformers, f"{library}Config")(
+        vocab_size=tokenizer.get_vocab_size(), **TINY, **{**sizes, **settings}
+    )
+    getattr(transformers, architecture)(config).save_pretrained(folder)
+
+
+def _encoder(architecture: str, tokenizer: Any, positions: int, **settings: Any) -> Any:
+    """The model, whose position table has two rows more, as XLM-RoBERTa's."""
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    config = transformers.XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=positions + 2, num_labels=1, **TINY
+    )
+    return getattr(transformers, architecture)(config, **settings)
+
+
+def _old_xlm_roberta(folder: Path, architecture: str, **settings: Any) -> None:
+    import torch
 
     tokenizer = _xlm_roberta_tokenizer()
-    torch.manual_seed(1)
-    config = XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=MAX_TOKENS + 2,
-        initializer_range=SPREAD,
-    )
-    model = XLMRobertaModel(config, add_pooling_layer=False)
+    model = _encoder(architecture, tokenizer, MAX_TOKENS, **settings)
     folder.mkdir()
-    config.architectures = ["XLMRobertaModel"]
-    config.save_pretrained(folder)
+    model.config.architectures = [architecture]
+    model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16, pad_id=1, pad_token="<pad>")
+    _xlm_roberta_files(folder, tokenizer, MAX_TOKENS)
+
+
+def _xlm_roberta_files(folder: Path, tokenizer: Any, max_tokens: int) -> None:
     _tokenizer_files(
         folder,
         tokenizer,
@@ -163,36 +240,8 @@ def _bce(folder: Path) -> None:
         pad_token="<pad>",
         unk_token="<unk>",
         mask_token="<mask>",
-        model_max_length=MAX_TOKENS,
+        model_max_length=max_tokens,
     )
-
-
-BUILDERS: dict[str, Callable[[Path], None]] = {
-    "bce": _bce,
-    "e5_mistral": _e5_mistral,
-    "gritlm": _gritlm,
-    "gte_qwen": _gte_qwen,
-    "qwen3": _qwen3,
-}
-
-
-def _decoder(folder: Path, library: str, architecture: str, tokenizer: Any, **settings: Any) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(1)
-    config = getattr(transformers, f"{library}Config")(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=96,
-        max_position_embeddings=MAX_TOKENS,
-        initializer_range=SPREAD,
-        **settings,
-    )
-    getattr(transformers, architecture)(config).save_pretrained(folder)
 
 
 def _tokenizer_files(folder: Path, tokenizer: Any, **settings: Any) -> None:
@@ -220,8 +269,8 @@ def _llama_tokenizer() -> Any:
     return tokenizer
 
 
-def _qwen_tokenizer() -> Any:
-    """Qwen's: bytes, and no post-processor."""
+def _qwen_tokenizer(*speech: str) -> Any:
+    """Qwen's: bytes, and no post-processor; it learns `speech` besides."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -241,7 +290,7 @@ def _qwen_tokenizer() -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SPEECH, trainer)
+    tokenizer.train_from_iterator([*SPEECH, *speech], trainer)
     return tokenizer
 
 

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Literal
 
-from pg_embed.errors import InputRejected, MissingExtra, ModelError, ModelMisconfigured, ModelUnavailable
+from pg_embed.errors import (
+    InputRejected,
+    MissingExtra,
+    ModelError,
+    ModelMisconfigured,
+    ModelUnavailable,
+    PgEmbedError,
+)
 
 CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
 CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
@@ -59,6 +66,26 @@ def translated(exc: Exception) -> ModelError:
     if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
         return InputRejected(f"the model cannot read a text: {text}")
     return ModelUnavailable(f"the model failed: {text}")
+
+
+@contextmanager
+def loading(checkpoint: str) -> Iterator[None]:
+    """Whatever the libraries raise meanwhile, the checkpoint cannot be used as it is."""
+    try:
+        yield
+    except PgEmbedError:
+        raise
+    except Exception as exc:
+        raise unloadable(checkpoint, exc) from exc
+
+
+@contextmanager
+def trying() -> Iterator[None]:
+    """A first call, which fails now rather than at the first row, and warms up."""
+    try:
+        yield
+    except InputRejected as exc:
+        raise ModelMisconfigured(f"the checkpoint cannot be used: {exc}", hint=exc.hint) from exc
 
 
 def unloadable(checkpoint: str, exc: Exception) -> ModelError:

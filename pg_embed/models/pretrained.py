@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, PgEmbedError
+from pg_embed.errors import InvalidArgument, ModelMisconfigured
 from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
 from pg_embed.models.space import space_id
-from pg_embed.models.transformer import Family, Headers, TransformerEmbedder, TransformerOptions
+from pg_embed.models.transformer import (
+    Architecture,
+    CheckpointOptions,
+    Family,
+    Headers,
+    TransformerEmbedder,
+    TransformerOptions,
+)
 from pg_embed.models.vocabulary import Vocabulary, load_vocabulary
 from pg_embed.records import Card
 
 ACCELERATOR_BATCH_TOKENS = 32_768  # a forward pass; most of these models have billions of weights
 ROTARY = ("rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "num_key_value_heads", "head_dim")
+WRONG_FAMILY = "name the family of the checkpoint, or a checkpoint of the family"
 UNUSED_WEIGHTS = "pooler."  # a head of BERT's kin that no family here reads
 
 
@@ -22,36 +30,47 @@ def load_transformer(
     family: Family, options: TransformerOptions, headers: Headers, dimensions: int | None = None
 ) -> TransformerEmbedder:
     """Find the checkpoint and load it, with vectors cut to `dimensions`; this may download it."""
-    local.libraries("torch", "transformers", "tokenizers")  # said to be missing before anything is fetched
-    folder = find_checkpoint(options.checkpoint, options.revision)
-    try:
-        config = _configuration(folder, family)
+    folder = checkpoint_folder(options)
+    with local.loading(options.checkpoint):
+        config = configuration(folder, family)
         vocabulary = load_vocabulary(folder, family.begin, family.end)
-        facts = {
+        facts: dict[str, Any] = {
             "dimensions": _dimensions(config, dimensions),
-            "max_tokens": _max_tokens(config, family, options, vocabulary, headers),
+            "max_tokens": limit_tokens(config, family, options, _around(vocabulary, headers)),
         }
-        model = _model(folder, config, family, options)
-    except PgEmbedError:
-        raise
-    except Exception as exc:  # whatever the libraries raise, the checkpoint cannot be used as it is
-        raise local.unloadable(options.checkpoint, exc) from exc
+        model = weights(folder, config, family, options)
     space = space_id(
         family.name,
         weights=weight_digests(folder),
-        architecture=_architecture(folder, family),
+        architecture=architecture(folder, family),
         pooling=family.pooling,
         probe=_probe(vocabulary, headers, facts["max_tokens"]),
         headers=dict(headers),
         **facts,
     )
-    card = _card(family, options, space, on_cpu=model.device.type == "cpu", **facts)
+    card = Card(
+        family=family.name,
+        checkpoint=options.checkpoint,
+        outputs=("dense",),
+        metric=options.metric,
+        space_id=space,
+        **facts,
+        **feeding(model, options),
+    )
     embedder = TransformerEmbedder(model, vocabulary, family, headers, card)
-    _try(embedder, headers)
+    with local.trying():
+        for kind in headers:
+            embedder.embed([traits.PROBE], kind)
     return embedder
 
 
-def _configuration(folder: Path, family: Family) -> Any:
+def checkpoint_folder(options: CheckpointOptions) -> Path:
+    """Where the checkpoint lies; a missing library is told before anything is fetched."""
+    local.libraries("torch", "transformers", "tokenizers")
+    return find_checkpoint(options.checkpoint, options.revision)
+
+
+def configuration(folder: Path, family: Architecture) -> Any:
     """The checkpoint's configuration, with the family's attention in it.
 
     It must stand there: as an argument of loading it is ignored, and as an argument of a call it is not safe
@@ -63,7 +82,13 @@ def _configuration(folder: Path, family: Family) -> Any:
     )
     if config.model_type != family.model_type:
         raise ModelMisconfigured(
-            f"family {family.name!r} reads checkpoints of type {family.model_type}, not {config.model_type}"
+            f"family {family.name!r} reads checkpoints of type {family.model_type}, not {config.model_type}",
+            hint=WRONG_FAMILY,
+        )
+    if family.model_class and family.model_class not in (config.architectures or [family.model_class]):
+        raise ModelMisconfigured(
+            f"family {family.name!r} reads a {family.model_class}, not a {', '.join(config.architectures)}",
+            hint=WRONG_FAMILY,
         )
     config.use_cache = False
     if family.bidirectional:
@@ -74,11 +99,11 @@ def _configuration(folder: Path, family: Family) -> Any:
     return config
 
 
-def _model(folder: Path, config: Any, family: Family, options: TransformerOptions) -> Any:
-    """The weights; those that the checkpoint lacks would be random numbers, and are an error."""
+def weights(folder: Path, config: Any, family: Architecture, options: CheckpointOptions) -> Any:
+    """The model; weights that the checkpoint lacks would be random numbers, and are an error."""
     torch, transformers = local.libraries("torch", "transformers")
     with local.quiet():
-        model, found = transformers.AutoModel.from_pretrained(
+        model, found = getattr(transformers, family.model_class or "AutoModel").from_pretrained(
             str(folder),
             config=config,
             dtype=local.number_type(torch, options.dtype, options.device, family.accelerated),
@@ -94,29 +119,22 @@ def _model(folder: Path, config: Any, family: Family, options: TransformerOption
     return model.to(options.device or accelerator).eval()
 
 
-def _dimensions(config: Any, wanted: int | None) -> int:
-    full: int = config.hidden_size
-    if (wanted or full) > full:
-        raise InvalidArgument(f"the checkpoint has {full} dimensions, not {wanted}")
-    return wanted or full
+def limit_tokens(config: Any, family: Architecture, options: CheckpointOptions, around: int) -> int:
+    """As told, else the family's; never more than the checkpoint can do, nor too few for any text.
 
-
-def _max_tokens(
-    config: Any, family: Family, options: TransformerOptions, vocabulary: Vocabulary, headers: Headers
-) -> int:
-    """As told, else the family's; never more than the checkpoint can do, nor too few for any text."""
+    `around` is how many tokens there may be besides a text's own.
+    """
     own: int = min(family.longest, config.max_position_embeddings - family.first_position)
     limit = options.max_tokens or min(family.max_tokens, own)
-    around = max(len(vocabulary.header(header)) for header in headers.values()) + len(vocabulary.end)
     if not around < limit <= own:
         raise InvalidArgument(
-            f"max_tokens is {limit}, but must be at most {own} for this checkpoint, and more than the"
-            f" {around} tokens of the instruction and the special tokens"
+            f"max_tokens is {limit}, but must be at most {own} for this checkpoint, and more than {around}"
+            " for what stands around a text"
         )
     return limit
 
 
-def _architecture(folder: Path, family: Family) -> dict[str, Any]:
+def architecture(folder: Path, family: Architecture) -> dict[str, Any]:
     """What the configuration says of the computation, except where the family overrules it."""
     told = traits.architecture(folder, *ROTARY)
     if family.bidirectional:
@@ -125,38 +143,27 @@ def _architecture(folder: Path, family: Family) -> dict[str, Any]:
     return told
 
 
+def feeding(model: Any, options: CheckpointOptions) -> dict[str, Any]:
+    """What a card says of the calls that the model wants."""
+    on_cpu = model.device.type == "cpu"
+    return {
+        "concurrency": local.CONCURRENCY,
+        "max_batch_items": options.batch_size or (local.CPU_BATCH if on_cpu else local.ACCELERATOR_BATCH),
+        "max_batch_tokens": local.CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS,
+        "shares_cpu": on_cpu,
+    }
+
+
+def _dimensions(config: Any, wanted: int | None) -> int:
+    full: int = config.hidden_size
+    if (wanted or full) > full:
+        raise InvalidArgument(f"the checkpoint has {full} dimensions, not {wanted}")
+    return wanted or full
+
+
+def _around(vocabulary: Vocabulary, headers: Headers) -> int:
+    return max(len(vocabulary.header(header)) for header in headers.values()) + len(vocabulary.end)
+
+
 def _probe(vocabulary: Vocabulary, headers: Headers, max_tokens: int) -> dict[str, list[int]]:
     return {kind: vocabulary.read(header, [traits.PROBE], max_tokens)[0] for kind, header in headers.items()}
-
-
-def _card(
-    family: Family,
-    options: TransformerOptions,
-    space: str,
-    *,
-    on_cpu: bool,
-    dimensions: int,
-    max_tokens: int,
-) -> Card:
-    return Card(
-        family=family.name,
-        checkpoint=options.checkpoint,
-        outputs=("dense",),
-        dimensions=dimensions,
-        max_tokens=max_tokens,
-        metric=options.metric,
-        space_id=space,
-        concurrency=local.CONCURRENCY,
-        max_batch_items=options.batch_size or (local.CPU_BATCH if on_cpu else local.ACCELERATOR_BATCH),
-        max_batch_tokens=local.CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS,
-        shares_cpu=on_cpu,
-    )
-
-
-def _try(embedder: TransformerEmbedder, headers: Headers) -> None:
-    """Fail now rather than at the first row, and warm up."""
-    try:
-        for kind in headers:
-            embedder.embed([traits.PROBE], kind)
-    except InputRejected as exc:
-        raise ModelMisconfigured(f"the checkpoint cannot be used: {exc}", hint=exc.hint) from exc

@@ -26,33 +26,46 @@ Float32 = npt.NDArray[np.float32]
 Headers = Mapping[Kind, str]  # what stands before every text of a kind
 
 
-@dataclass(frozen=True)
-class Family:
-    """How checkpoints of one kind are fed and read."""
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Which checkpoints a family loads, and how."""
 
     name: str
     model_type: str  # of the configuration; another one is an error
-    pooling: Pooling
-    begin: tuple[str, ...]  # special tokens before the header
-    end: tuple[str, ...]  # and behind the text
-    max_tokens: int  # unless told; header and special tokens count
+    begin: tuple[str, ...]  # special tokens before everything
+    end: tuple[str, ...]  # and behind it
+    max_tokens: int  # unless told; whatever stands around a text counts
     longest: int  # the most that max_tokens may be told, if the checkpoint can do it
     bidirectional: bool = False  # tokens see later ones, though the configuration may not say so
     accelerated: local.NumberType = "bfloat16"  # unless told, on anything but a CPU
     first_position: int = 0  # learned positions that no token has
+    model_class: str | None = None  # the whole model with its head; else all but the head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Architecture):
+    """How checkpoints of one kind are fed and read."""
+
+    pooling: Pooling
 
 
 @dataclass(frozen=True)
-class TransformerOptions:
-    """What every such family can be told."""
+class CheckpointOptions:
+    """What every family of bare transformers can be told."""
 
     checkpoint: str
     revision: str | None = None
     device: str | None = None
     dtype: local.NumberType | None = None
     max_tokens: int | None = None
-    metric: Metric = "cosine"
     batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class TransformerOptions(CheckpointOptions):
+    """Those that make vectors are told, too, how these are compared."""
+
+    metric: Metric = "cosine"
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class TransformerEmbedder:
         try:
             with torch.inference_mode():
                 lengths = torch.tensor([len(ids) for ids in read], device=model.device)
-                ids = torch.tensor(_padded(read, self._padding), device=model.device)
+                ids = torch.tensor(padded(read, self._padding), device=model.device)
                 mask = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
                 states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
                 vectors = pool(self._pooling, states, lengths, header)[:, : self.card.dimensions]
@@ -132,6 +145,8 @@ def batches(lengths: Sequence[int], items: int, tokens: int) -> Iterator[list[in
         yield rows
 
 
-def _padded(read: list[list[int]], padding: int) -> list[list[int]]:
-    longest = max(map(len, read))
-    return [ids + [padding] * (longest - len(ids)) for ids in read]
+def padded(rows: list[list[int]], padding: int, *, left: bool = False) -> list[list[int]]:
+    """Rows of one length, with `padding` behind or before the shorter ones."""
+    longest = max(map(len, rows))
+    gaps = [[padding] * (longest - len(row)) for row in rows]
+    return [gap + row if left else row + gap for row, gap in zip(rows, gaps, strict=True)]

@@ -21,35 +21,32 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, begin: Sequence[str], end: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._lock = Lock()
-        self.begin = [self._id(token) for token in begin]
-        self.end = [self._id(token) for token in end]
+        self.begin = [self.id(token) for token in begin]
+        self.end = [self.id(token) for token in end]
 
     def read(self, header: str, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text behind the header and between the special tokens, at most `max_tokens`.
+        """Token ids of each text behind the header and between the special tokens, at most `max_tokens`."""
+        room = max_tokens - len(self.begin) - len(self.end)
+        return [[*self.begin, *ids, *self.end] for ids in self.first(header, texts, room)]
+
+    def first(self, header: str, texts: Sequence[str], count: int) -> list[list[int]]:
+        """The first `count` token ids of each text behind the header, none of them ours.
 
         A very long text is cut before it is tokenised, where that changes nothing.
         """
-        room = max_tokens - len(self.begin) - len(self.end)
-        characters = max_tokens * local.CHARACTERS_PER_TOKEN
-        found = self._encode([header + text[:characters] for text in texts])
+        characters = count * local.CHARACTERS_PER_TOKEN
+        found = self.encode([header + text[:characters] for text in texts])
         for row, text in enumerate(texts):
-            if len(text) > characters and len(found[row]) <= room:
-                [found[row]] = self._encode([header + text])
-        return [[*self.begin, *ids[:room], *self.end] for ids in found]
+            if len(text) > characters and len(found[row]) <= count:
+                [found[row]] = self.encode([header + text])
+        return [ids[:count] for ids in found]
 
     def header(self, header: str) -> list[int]:
         """The ids that stand before every text."""
-        return [*self.begin, *self._encode([header])[0]]
+        return [*self.begin, *self.encode([header])[0]]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        try:
-            with self._lock:
-                encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        except TypeError as exc:
-            raise InputRejected("a text is not valid Unicode and cannot be tokenised") from exc
-        return [encoding.ids for encoding in encodings]
-
-    def _id(self, token: str) -> int:
+    def id(self, token: str) -> int:
+        """The id of a token that must be there."""
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
             raise ModelMisconfigured(
@@ -57,6 +54,15 @@ class Vocabulary:
                 hint="check that the checkpoint is of this family",
             )
         return found
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """All token ids of each text, none of them ours."""
+        try:
+            with self._lock:
+                encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        except TypeError as exc:
+            raise InputRejected("a text is not valid Unicode and cannot be tokenised") from exc
+        return [encoding.ids for encoding in encodings]
 
 
 def load_vocabulary(folder: Path, begin: Sequence[str], end: Sequence[str]) -> Vocabulary:
