@@ -664,7 +664,7 @@ BEGIN
         IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
             CONTINUE;
         END IF;
-        IF embed._trigger_is_stale(v) THEN
+        IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);
         END IF;
         -- in this order: what is attached in between is renewed now and in the next round, rather than in none
