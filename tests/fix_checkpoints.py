@@ -18,6 +18,7 @@ SPEECH = [
     "a cat sat on the mat while the stock market fell by three percent",
     "Instruct: Query: <|user|> <|embed|> number and so on word text",
 ]
+FOREIGN = "naïve Größe 東京 пример مرحبا नमस्ते"
 ByName = Callable[[str], Path]
 Change = Callable[..., Path]
 
@@ -131,44 +132,34 @@ def _qwen3(folder: Path) -> None:
 
 def _bce(folder: Path) -> None:
     """Old weights, cutting and padding saved in tokenizer.json, a position table with two rows too many."""
-    import torch
-    from transformers import XLMRobertaConfig, XLMRobertaModel
-
     tokenizer = _xlm_roberta_tokenizer()
-    torch.manual_seed(1)
-    config = XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=MAX_TOKENS + 2,
-        initializer_range=SPREAD,
-    )
-    model = XLMRobertaModel(config, add_pooling_layer=False)
-    folder.mkdir()
-    config.architectures = ["XLMRobertaModel"]
-    config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    _xlm_roberta(folder, tokenizer)
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16, pad_id=1, pad_token="<pad>")
-    _tokenizer_files(
-        folder,
-        tokenizer,
-        tokenizer_class="XLMRobertaTokenizer",
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=MAX_TOKENS,
-    )
+    _xlm_roberta_tokenizer_files(folder, tokenizer)
+
+
+def _bge_m3(folder: Path) -> None:
+    """Old weights, and the two linear layers beside them."""
+    make_bge_m3(folder)
+
+
+def make_bge_m3(folder: Path, **size: int) -> None:
+    """Of any size, for benchmarks too."""
+    import torch
+
+    tokenizer = _xlm_roberta_tokenizer()
+    hidden_size = _xlm_roberta(folder, tokenizer, **size)
+    _xlm_roberta_tokenizer_files(folder, tokenizer)
+    for name, features in (("sparse_linear.pt", 1), ("colbert_linear.pt", hidden_size)):
+        layer = torch.nn.Linear(hidden_size, features)
+        torch.nn.init.normal_(layer.weight, std=SPREAD)
+        torch.save(layer.state_dict(), folder / name)
 
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "bce": _bce,
+    "bge_m3": _bge_m3,
     "e5_mistral": _e5_mistral,
     "gritlm": _gritlm,
     "gte_qwen": _gte_qwen,
@@ -193,6 +184,42 @@ def _decoder(folder: Path, library: str, architecture: str, tokenizer: Any, **se
         **settings,
     )
     getattr(transformers, architecture)(config).save_pretrained(folder)
+
+
+def _xlm_roberta(folder: Path, tokenizer: Any, **size: int) -> int:
+    """Weights as they were saved in the days of its checkpoints; the width of its states."""
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    torch.manual_seed(1)
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = XLMRobertaConfig(
+        **{"vocab_size": tokenizer.get_vocab_size(), **small, **size},
+        max_position_embeddings=MAX_TOKENS + 2,
+        initializer_range=SPREAD,
+    )
+    model = XLMRobertaModel(config, add_pooling_layer=False)
+    folder.mkdir()
+    config.architectures = ["XLMRobertaModel"]
+    config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return int(config.hidden_size)
+
+
+def _xlm_roberta_tokenizer_files(folder: Path, tokenizer: Any) -> None:
+    _tokenizer_files(
+        folder,
+        tokenizer,
+        tokenizer_class="XLMRobertaTokenizer",
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=MAX_TOKENS,
+    )
 
 
 def _tokenizer_files(folder: Path, tokenizer: Any, **settings: Any) -> None:
@@ -250,7 +277,7 @@ def _xlm_roberta_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    words = sorted({f"▁{word}" for text in SPEECH for word in text.split()})
+    words = sorted({f"▁{word}" for text in (*SPEECH, FOREIGN) for word in text.split()})
     letters = sorted({letter for word in words for letter in word})
     pieces = [(word, -3.0) for word in words] + [(letter, -6.0) for letter in letters]
     tokenizer = Tokenizer(models.Unigram([*special, *pieces, ("<mask>", 0.0)], unk_id=3))

@@ -13,7 +13,8 @@ from pg_embed.errors import ModelMisconfigured, ModelUnavailable
 
 HUB_OWNER = "sentence-transformers"  # whose a name without an owner is
 CONFIGURATION = ["*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.bpe"]
-WEIGHTS = ["*.safetensors", "*/pytorch_model.bin"]
+HEADS = ["sparse_linear.pt", "colbert_linear.pt"]  # of BGE-M3's kin, beside the transformer's weights
+WEIGHTS = ["*.safetensors", "*/pytorch_model.bin", *HEADS]
 OLD_WEIGHTS = ["pytorch_model*.bin"]
 OTHER_FORMATS = ["onnx/*", "openvino/*", ".*"]
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -112,4 +113,5 @@ def _skipped(path: Path, folder: Path) -> bool:
 
 
 def _weights_in(path: Path) -> list[Path]:
-    return list(path.glob("*.safetensors")) or list(path.glob("pytorch_model*.bin"))
+    transformer = list(path.glob("*.safetensors")) or list(path.glob("pytorch_model*.bin"))
+    return transformer + [path / name for name in HEADS if (path / name).is_file()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, PgEmbedError
 from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
+from pg_embed.models.heads import DenseHead, Head
 from pg_embed.models.space import space_id
 from pg_embed.models.transformer import Family, Headers, TransformerEmbedder, TransformerOptions
 from pg_embed.models.vocabulary import Vocabulary, load_vocabulary
@@ -16,10 +18,20 @@ from pg_embed.records import Card
 ACCELERATOR_BATCH_TOKENS = 32_768  # a forward pass; most of these models have billions of weights
 ROTARY = ("rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "num_key_value_heads", "head_dim")
 UNUSED_WEIGHTS = "pooler."  # a head of BERT's kin that no family here reads
+MakeHead = Callable[[Path, Any, Vocabulary, DenseHead], Head]  # of a folder and the model loaded from it
+
+
+def dense_alone(folder: Path, model: Any, vocabulary: Vocabulary, dense: DenseHead) -> Head:
+    """Nothing but dense vectors."""
+    return dense
 
 
 def load_transformer(
-    family: Family, options: TransformerOptions, headers: Headers, dimensions: int | None = None
+    family: Family,
+    options: TransformerOptions,
+    headers: Headers,
+    dimensions: int | None = None,
+    make_head: MakeHead = dense_alone,
 ) -> TransformerEmbedder:
     """Find the checkpoint and load it, with vectors cut to `dimensions`; this may download it."""
     local.libraries("torch", "transformers", "tokenizers")  # said to be missing before anything is fetched
@@ -32,6 +44,7 @@ def load_transformer(
             "max_tokens": _max_tokens(config, family, options, vocabulary, headers),
         }
         model = _model(folder, config, family, options)
+        head = make_head(folder, model, vocabulary, DenseHead(family.pooling, facts["dimensions"]))
     except PgEmbedError:
         raise
     except Exception as exc:  # whatever the libraries raise, the checkpoint cannot be used as it is
@@ -45,8 +58,9 @@ def load_transformer(
         headers=dict(headers),
         **facts,
     )
-    card = _card(family, options, space, on_cpu=model.device.type == "cpu", **facts)
-    embedder = TransformerEmbedder(model, vocabulary, family, headers, card)
+    on_cpu = model.device.type == "cpu"
+    card = _card(family, options, head, space, on_cpu=on_cpu, max_tokens=facts["max_tokens"])
+    embedder = TransformerEmbedder(model, head, vocabulary, family, headers, card)
     _try(embedder, headers)
     return embedder
 
@@ -132,17 +146,19 @@ def _probe(vocabulary: Vocabulary, headers: Headers, max_tokens: int) -> dict[st
 def _card(
     family: Family,
     options: TransformerOptions,
+    head: Head,
     space: str,
     *,
     on_cpu: bool,
-    dimensions: int,
     max_tokens: int,
 ) -> Card:
     return Card(
         family=family.name,
         checkpoint=options.checkpoint,
-        outputs=("dense",),
-        dimensions=dimensions,
+        outputs=head.outputs,
+        dimensions=head.dimensions,
+        sparse_dimensions=head.sparse_dimensions,
+        multi_dimensions=head.multi_dimensions,
         max_tokens=max_tokens,
         metric=options.metric,
         space_id=space,

@@ -21,8 +21,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, begin: Sequence[str], end: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._lock = Lock()
-        self.begin = [self._id(token) for token in begin]
-        self.end = [self._id(token) for token in end]
+        self.begin = [self.id(token) for token in begin]
+        self.end = [self.id(token) for token in end]
 
     def read(self, header: str, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text behind the header and between the special tokens, at most `max_tokens`.
@@ -41,15 +41,8 @@ class Vocabulary:
         """The ids that stand before every text."""
         return [*self.begin, *self._encode([header])[0]]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        try:
-            with self._lock:
-                encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        except TypeError as exc:
-            raise InputRejected("a text is not valid Unicode and cannot be tokenised") from exc
-        return [encoding.ids for encoding in encodings]
-
-    def _id(self, token: str) -> int:
+    def id(self, token: str) -> int:
+        """The id of a token that must be there."""
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
             raise ModelMisconfigured(
@@ -57,6 +50,14 @@ class Vocabulary:
                 hint="check that the checkpoint is of this family",
             )
         return found
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        try:
+            with self._lock:
+                encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        except TypeError as exc:
+            raise InputRejected("a text is not valid Unicode and cannot be tokenised") from exc
+        return [encoding.ids for encoding in encodings]
 
 
 def load_vocabulary(folder: Path, begin: Sequence[str], end: Sequence[str]) -> Vocabulary:
