@@ -16,13 +16,11 @@ PACKAGES = (  # and what it imports; transformers and torch are ours
     "accelerate==1.15.0",
     "datasets==5.2.0",
     "dill==0.4.1",
-    "ir_datasets==0.6.3",
     "multiprocess==0.70.19",
     "pandas==3.1.1",
     "peft==0.21.2",
     "pyarrow==26.0.1",
     "python-dateutil==4.0.0",
-    "six==1.17.0",
     "xxhash==4.1.0",
 )
 RERANKER_PROGRAM = """
