@@ -138,12 +138,32 @@ def _qwen3(folder: Path) -> None:
 
 def _bce(folder: Path) -> None:
     """Old weights, cutting and padding saved in tokenizer.json, a position table with two rows too many."""
-    _old_xlm_roberta(folder, "XLMRobertaModel", add_pooling_layer=False)
+    _old_xlm_roberta(folder, "XLMRobertaModel")
 
 
 def _bce_reranker(folder: Path) -> None:
     """As its sibling."""
     _old_xlm_roberta(folder, "XLMRobertaForSequenceClassification")
+
+
+def _bge_m3(folder: Path) -> None:
+    """Old weights, and the two linear layers beside them."""
+    make_bge_m3(folder)
+
+
+def make_bge_m3(folder: Path, **size: int) -> None:
+    """Of any size, for benchmarks too."""
+    import torch
+
+    tokenizer = _xlm_roberta_tokenizer()
+    model = _encoder("XLMRobertaModel", tokenizer, MAX_TOKENS, **size)
+    _save_old(folder, model)
+    _xlm_roberta_files(folder, tokenizer, MAX_TOKENS)
+    hidden_size = model.config.hidden_size
+    for name, features in (("sparse_linear.pt", 1), ("colbert_linear.pt", hidden_size)):
+        layer = torch.nn.Linear(hidden_size, features)
+        torch.nn.init.normal_(layer.weight, std=SPREAD)
+        torch.save(layer.state_dict(), folder / name)
 
 
 def _bge_reranker(folder: Path) -> None:
@@ -178,6 +198,7 @@ def _qwen3_reranker(folder: Path) -> None:
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "bce": _bce,
+    "bge_m3": _bge_m3,
     "e5_mistral": _e5_mistral,
     "gritlm": _gritlm,
     "gte_qwen": _gte_qwen,
@@ -202,27 +223,34 @@ def _decoder(folder: Path, library: str, architecture: str, tokenizer: Any, **se
     getattr(transformers, architecture)(config).save_pretrained(folder)
 
 
-def _encoder(architecture: str, tokenizer: Any, positions: int, **settings: Any) -> Any:
+def _encoder(architecture: str, tokenizer: Any, positions: int, **size: int) -> Any:
     """The model, whose position table has two rows more, as XLM-RoBERTa's."""
     import torch
     import transformers
 
     torch.manual_seed(1)
     config = transformers.XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=positions + 2, num_labels=1, **TINY
+        **{"vocab_size": tokenizer.get_vocab_size(), **TINY, **size},
+        max_position_embeddings=positions + 2,
+        num_labels=1,
     )
+    settings = {"add_pooling_layer": False} if architecture == "XLMRobertaModel" else {}
     return getattr(transformers, architecture)(config, **settings)
 
 
-def _old_xlm_roberta(folder: Path, architecture: str, **settings: Any) -> None:
+def _save_old(folder: Path, model: Any) -> None:
+    """Weights as they were saved in the days of these checkpoints."""
     import torch
 
-    tokenizer = _xlm_roberta_tokenizer()
-    model = _encoder(architecture, tokenizer, MAX_TOKENS, **settings)
     folder.mkdir()
-    model.config.architectures = [architecture]
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def _old_xlm_roberta(folder: Path, architecture: str) -> None:
+    tokenizer = _xlm_roberta_tokenizer()
+    _save_old(folder, _encoder(architecture, tokenizer, MAX_TOKENS))
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16, pad_id=1, pad_token="<pad>")
     _xlm_roberta_files(folder, tokenizer, MAX_TOKENS)

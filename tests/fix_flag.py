@@ -1,4 +1,4 @@
-"""The package FlagEmbedding, whose own class runs in a process of its own; nothing else sees the package."""
+"""The package FlagEmbedding, whose classes run in a process of their own; nothing else sees the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (  # and what it imports; transformers and torch are ours
     "python-dateutil==4.0.0",
     "xxhash==4.1.0",
 )
-PROGRAM = """
+RERANKER_PROGRAM = """
 import json, sys
 from FlagEmbedding import FlagReranker
 asked, answered = sys.argv[1:]
@@ -46,6 +46,27 @@ def scores(pairs, settings, joined):
 scores = [scores(**job) for job in told["jobs"]]
 json.dump(scores, open(answered, "w"))
 """
+M3_PROGRAM = """
+import json, sys
+from FlagEmbedding import BGEM3FlagModel
+
+ALL = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+
+def plain(found):
+    weights = [{token: float(weight) for token, weight in row.items()} for row in found["lexical_weights"]]
+    colbert = [vectors.tolist() for vectors in found["colbert_vecs"]]
+    return {"dense": found["dense_vecs"].tolist(), "sparse": weights, "multi": colbert}
+
+asked, answered = sys.argv[1:]
+job = json.load(open(asked))
+model = BGEM3FlagModel(job["folder"], devices="cpu", use_fp16=False)
+answers = {"embeddings": plain(model.encode(job["texts"], max_length=job["max_tokens"], **ALL))}
+if job["pairs"]:
+    limits = {"max_query_length": job["max_tokens"], "max_passage_length": job["max_tokens"]}
+    answers["scores"] = model.compute_score(job["pairs"], **limits)
+json.dump(answers, open(answered, "w"))
+"""
+TheirM3 = Callable[..., dict[str, Any]]
 FlagScores = Callable[[Path, list[dict[str, Any]]], list[Any]]
 
 
@@ -64,7 +85,24 @@ def flag_scores(flag_folder: Path, tmp_path: Path) -> FlagScores:
     """
 
     def scores(folder: Path, jobs: list[dict[str, Any]]) -> list[Any]:
-        found = answer(PROGRAM, flag_folder, {"folder": str(folder), "jobs": jobs}, tmp_path)
+        found = answer(RERANKER_PROGRAM, flag_folder, {"folder": str(folder), "jobs": jobs}, tmp_path)
         return [np.asarray(scores, np.float32) for scores in found]
 
     return scores
+
+
+@pytest.fixture
+def their_m3(flag_folder: Path, tmp_path: Path) -> TheirM3:
+    """What the package's class for BGE-M3 makes of texts, and the scores it gives to pairs of texts."""
+
+    def their_m3(
+        folder: Path, texts: list[str], max_tokens: int, pairs: list[tuple[str, str]] | None = None
+    ) -> dict[str, Any]:
+        job = {"folder": str(folder), "texts": texts, "max_tokens": max_tokens, "pairs": pairs}
+        told: dict[str, Any] = answer(M3_PROGRAM, flag_folder, job, tmp_path)
+        embeddings = told["embeddings"]
+        embeddings["dense"] = np.asarray(embeddings["dense"], np.float32)
+        embeddings["multi"] = [np.asarray(vectors, np.float32) for vectors in embeddings["multi"]]
+        return told
+
+    return their_m3

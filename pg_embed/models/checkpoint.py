@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pg_embed.errors import ModelMisconfigured, ModelUnavailable
+from pg_embed.models.local import libraries
 
 HUB_OWNER = "sentence-transformers"  # whose a name without an owner is
 CONFIGURATION = ["*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.bpe"]
-WEIGHTS = ["*.safetensors", "*/pytorch_model.bin"]
+HEADS = ["sparse_linear.pt", "colbert_linear.pt"]  # of BGE-M3's kin, beside the transformer's weights
+WEIGHTS = ["*.safetensors", "*/pytorch_model.bin", *HEADS]
 OLD_WEIGHTS = ["pytorch_model*.bin"]
 OTHER_FORMATS = ["onnx/*", "openvino/*", ".*"]
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -50,6 +52,20 @@ def weight_digests(folder: Path) -> dict[str, str]:
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     files = [file for path in folders if not _skipped(path, folder) for file in _weights_in(path)]
     return {str(file.relative_to(folder)): file_digest(file) for file in sorted(files)}
+
+
+def weight_names(folder: Path) -> set[str]:
+    """What the weights are called in all those files; nothing of their content is read, or little."""
+    return {name for file in weight_digests(folder) for name in _names(folder / file)}
+
+
+def _names(file: Path) -> list[str]:
+    if file.suffix == ".safetensors":
+        [safetensors] = libraries("safetensors")
+        with safetensors.safe_open(str(file), framework="pt") as content:
+            return list(content.keys())
+    [torch] = libraries("torch")
+    return list(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
 
 
 def file_digest(file: Path) -> str:
@@ -112,4 +128,5 @@ def _skipped(path: Path, folder: Path) -> bool:
 
 
 def _weights_in(path: Path) -> list[Path]:
-    return list(path.glob("*.safetensors")) or list(path.glob("pytorch_model*.bin"))
+    transformer = list(path.glob("*.safetensors")) or list(path.glob("pytorch_model*.bin"))
+    return transformer + [path / name for name in HEADS if (path / name).is_file()]

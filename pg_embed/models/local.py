@@ -21,6 +21,7 @@ CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
 CONCURRENCY = 2  # a query beside a bulk batch
 CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+FAILURES = (RuntimeError, IndexError, ValueError, MemoryError)  # that libraries raise while they compute
 INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
 
 NumberType = Literal["float32", "float16", "bfloat16", "auto"]
@@ -61,7 +62,7 @@ def number_type(torch: Any, told: NumberType | None, device: str | None, acceler
 def translated(exc: Exception) -> ModelError:
     """What a library raised while it computed, as one of our errors."""
     text = str(exc)
-    if any(words in text.lower() for words in OUT_OF_MEMORY):
+    if isinstance(exc, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY):
         return ModelUnavailable(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
     if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
         return InputRejected(f"the model cannot read a text: {text}")

@@ -105,5 +105,5 @@ class TransformerReranker:
                     logits = torch.sigmoid(logits)
                 scores: Float32 = logits.cpu().numpy()
                 return scores
-        except (RuntimeError, IndexError, ValueError) as exc:
+        except local.FAILURES as exc:
             raise local.translated(exc) from exc

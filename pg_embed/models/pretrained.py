@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pg_embed.errors import InvalidArgument, ModelMisconfigured
 from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
+from pg_embed.models.heads import DenseHead, Head
 from pg_embed.models.space import space_id
 from pg_embed.models.transformer import (
     Architecture,
@@ -24,10 +26,20 @@ ACCELERATOR_BATCH_TOKENS = 32_768  # a forward pass; most of these models have b
 ROTARY = ("rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "num_key_value_heads", "head_dim")
 WRONG_FAMILY = "name the family of the checkpoint, or a checkpoint of the family"
 UNUSED_WEIGHTS = "pooler."  # a head of BERT's kin that no family here reads
+MakeHead = Callable[[Path, Any, Vocabulary, DenseHead], Head]  # of a folder and the model loaded from it
+
+
+def dense_alone(folder: Path, model: Any, vocabulary: Vocabulary, dense: DenseHead) -> Head:
+    """Nothing but dense vectors."""
+    return dense
 
 
 def load_transformer(
-    family: Family, options: TransformerOptions, headers: Headers, dimensions: int | None = None
+    family: Family,
+    options: TransformerOptions,
+    headers: Headers,
+    dimensions: int | None = None,
+    make_head: MakeHead = dense_alone,
 ) -> TransformerEmbedder:
     """Find the checkpoint and load it, with vectors cut to `dimensions`; this may download it."""
     folder = checkpoint_folder(options)
@@ -39,6 +51,7 @@ def load_transformer(
             "max_tokens": limit_tokens(config, family, options, _around(vocabulary, headers)),
         }
         model = weights(folder, config, family, options)
+        head = make_head(folder, model, vocabulary, DenseHead(family.pooling, facts["dimensions"]))
     space = space_id(
         family.name,
         weights=weight_digests(folder),
@@ -51,13 +64,16 @@ def load_transformer(
     card = Card(
         family=family.name,
         checkpoint=options.checkpoint,
-        outputs=("dense",),
+        outputs=head.outputs,
+        dimensions=head.dimensions,
+        sparse_dimensions=head.sparse_dimensions,
+        multi_dimensions=head.multi_dimensions,
+        max_tokens=facts["max_tokens"],
         metric=options.metric,
         space_id=space,
-        **facts,
         **feeding(model, options),
     )
-    embedder = TransformerEmbedder(model, vocabulary, family, headers, card)
+    embedder = TransformerEmbedder(model, head, vocabulary, family, headers, card)
     with local.trying():
         for kind in headers:
             embedder.embed([traits.PROBE], kind)

@@ -7,22 +7,20 @@ its settings for sentence-transformers are not used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from pg_embed.errors import InputRejected
 from pg_embed.models import local
-from pg_embed.models.pooling import Pooling, pool
+from pg_embed.models.heads import Batch, Head
+from pg_embed.models.pooling import Pooling
+from pg_embed.models.results import check_finite, in_order, no_rows
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.models.vocabulary import Vocabulary
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, Outputs
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 
-Float32 = npt.NDArray[np.float32]
 Headers = Mapping[Kind, str]  # what stands before every text of a kind
 
 
@@ -79,9 +77,16 @@ class TransformerEmbedder:
     """A checkpoint in memory: two calls may compute at once, but only one at a time tokenises."""
 
     def __init__(
-        self, model: Any, vocabulary: Vocabulary, family: Family, headers: Headers, card: Card
+        self,
+        model: Any,
+        head: Head,
+        vocabulary: Vocabulary,
+        family: Family,
+        headers: Headers,
+        card: Card,
     ) -> None:
         self._model = model
+        self._head: Any = head
         self._vocabulary = vocabulary
         self._pooling = family.pooling
         self._headers = headers
@@ -100,23 +105,21 @@ class TransformerEmbedder:
         header = self._header_ids[kind]
         if self._pooling == "mean" and any(ids[: len(header)] != header for ids in read):
             raise InputRejected("the tokenizer joins the beginning of a text with the header before it")
-        dense = np.empty((len(texts), self.card.dimensions), np.float32)
-        for rows in batches(
-            [len(ids) for ids in read], self.card.max_batch_items, self.card.max_batch_tokens
-        ):
-            dense[rows] = self._forward([read[row] for row in rows], len(header))
-        if not np.isfinite(dense).all():
-            raise InputRejected(
-                "a vector of the model is not finite", hint="the option dtype 'float32' may help"
-            )
-        return Embeddings(dense=dense, tokens=sum(map(len, read)))
+        if not texts:
+            return no_rows(self.card, outputs)
+        lengths = [len(ids) for ids in read]
+        order = list(batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens))
+        parts = [self._forward([read[row] for row in rows], len(header), outputs) for rows in order]
+        embeddings = in_order(parts, order)
+        check_finite(embeddings)
+        return embeddings
 
     def close(self) -> None:
         """Let the weights go."""
-        self._model = None
+        self._model = self._head = None
         local.release_memory()
 
-    def _forward(self, read: list[list[int]], header: int) -> Float32:
+    def _forward(self, read: list[list[int]], header: int, outputs: Outputs) -> Embeddings:
         import torch
 
         model = self._model
@@ -126,10 +129,10 @@ class TransformerEmbedder:
                 ids = torch.tensor(padded(read, self._padding), device=model.device)
                 mask = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
                 states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-                vectors = pool(self._pooling, states, lengths, header)[:, : self.card.dimensions]
-                unit: Float32 = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
-                return unit
-        except (RuntimeError, IndexError, ValueError) as exc:
+                batch = Batch(read, header, lengths, mask, states)
+                made: Embeddings = self._head(batch, outputs)
+                return replace(made, tokens=sum(map(len, read)))
+        except local.FAILURES as exc:
             raise local.translated(exc) from exc
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pg_embed.errors import InvalidArgument, MissingExtra, ModelMisconfigured
+from pg_embed.errors import InputRejected, InvalidArgument, MissingExtra, ModelMisconfigured
 from pg_embed.models import checkpoint
 from pg_embed.models.sentence_transformers import SentenceTransformerEmbedder, load
 from pg_embed.protocols import Embedder
@@ -186,6 +186,11 @@ def test_two_threads_may_call_at_once(minilm: Embedder) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda n: minilm.embed([texts[n]], "query").dense[0], range(64)))
     assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_text_that_is_not_unicode_is_rejected(tiny: Path) -> None:
+    with pytest.raises(InputRejected, match="Unicode"):
+        model(tiny).embed(["\ud800"], "document")
 
 
 def test_a_missing_library_names_the_extra(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
