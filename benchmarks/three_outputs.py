@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from pg_embed.models import local
 from pg_embed.models.bge_m3 import load
 from pg_embed.records import VECTORS, Embeddings, ModelSpec, Outputs
 from tests.fix_checkpoints import MAX_TOKENS, make_bge_m3
-from tests.fix_flag import PACKAGES, fetch
+from tests.fix_flag import PACKAGES
 
 VOCABULARY = 250_002  # the real one's, which sparse vectors have dimensions of
 SHORTEST, LONGEST, STEP = 30, 150, 13  # characters, which are tokens nearly all
@@ -43,8 +44,10 @@ def flag_model(folder: Path) -> Any:
     if not packages.is_dir():
         log(f"fetching {PACKAGES[0]} and what it needs")
         with tempfile.TemporaryDirectory(dir=cache_dir()) as made:
-            fetch(Path(made) / "packages")
-            (Path(made) / "packages").rename(packages)
+            target = Path(made) / "packages"
+            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target)]
+            subprocess.run([*pip, *PACKAGES], check=True)
+            target.rename(packages)
     sys.path.append(str(packages))
     with local.quiet():
         from FlagEmbedding import BGEM3FlagModel

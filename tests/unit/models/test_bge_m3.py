@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, ModelUnavailable
+from pg_embed.models import checkpoint as checkpoints
 from pg_embed.models.bge_m3 import M3Head, load
 from pg_embed.models.transformer import TransformerEmbedder
 from pg_embed.records import Embeddings, ModelSpec, Output
@@ -338,3 +339,14 @@ def test_a_lack_of_memory_on_the_way_to_arrays_passes(
 def test_a_text_that_is_not_unicode_is_rejected(embedder: TransformerEmbedder) -> None:
     with pytest.raises(InputRejected, match="Unicode"):
         embedder.embed(["\ud800"], "document")
+
+
+def test_the_linear_layers_are_fetched_with_the_weights() -> None:
+    """Of the files that the hub has, by the library's own choice."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    weights = {"pytorch_model.bin", "sparse_linear.pt", "colbert_linear.pt"}
+    files = [*weights, "config.json", "tokenizer.json", "onnx/model.onnx", "README.md", "imgs/bm25.jpg"]
+    patterns = [*checkpoints.CONFIGURATION, *checkpoints.WEIGHTS, *checkpoints.OLD_WEIGHTS]
+    wanted = filter_repo_objects(files, allow_patterns=patterns, ignore_patterns=checkpoints.OTHER_FORMATS)
+    assert set(wanted) == weights | {"config.json", "tokenizer.json"}
