@@ -43,8 +43,7 @@ class Batcher:
             priority: Queue(priority, settings.max_queued_texts if priority else settings.max_queued_queries)
             for priority in Priority
         }
-        lanes: list[Lane[Batch]] = lanes_for(self.card, name)
-        self._lanes = {priority: lane for lane in lanes for priority in lane.priorities}
+        self._lanes = {priority: lane for lane in lanes_for(self.card, name) for priority in lane.priorities}
 
     @property
     def idle(self) -> bool:

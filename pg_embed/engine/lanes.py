@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from pg_embed.engine.entries import Batch
 from pg_embed.engine.threads import Threads
 from pg_embed.records import Card, Priority
 
@@ -39,7 +40,7 @@ class Lane(Generic[B]):
         self._ready = int(seconds < SHORT_CALL and Priority.QUERY not in self.priorities)
 
 
-def lanes_for(card: Card, name: str) -> list[Lane[Any]]:
+def lanes_for(card: Card, name: str) -> list[Lane[Batch]]:
     """One lane for all, if the model takes one call at a time; else one for queries and one for bulk."""
     if card.concurrency == 1:
         return [Lane(name, 1, list(Priority))]

@@ -1,7 +1,8 @@
 """One loaded reranker's queue: cuts requests into calls, gives them to threads, and answers the callers.
 
 All state is touched on the event loop only, as in the batcher. A call has one query, so it is of one request.
-The requests of one priority are served in the order in which they came.
+The requests of one priority are served in the order in which they came. No threads are kept for queries:
+reranking is done for them alone, or nearly so, and the other threads would be idle.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from pg_embed.engine.batcher import CLOSING
-from pg_embed.engine.lanes import Lane, lanes_for
+from pg_embed.engine.lanes import Lane
 from pg_embed.engine.observer import Observer
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.errors import InvalidArgument, ModelUnavailable, Overloaded, PgEmbedError
@@ -80,13 +81,12 @@ class Ranker:
         self._closing = False
         self._queues: dict[Priority, deque[Request]] = {priority: deque() for priority in Priority}
         self._queued = dict.fromkeys(Priority, 0)
-        lanes: list[Lane[Call]] = lanes_for(self.card, name)
-        self._lanes = {priority: lane for lane in lanes for priority in lane.priorities}
+        self._lane: Lane[Call] = Lane(name, self.card.concurrency, list(Priority))
 
     @property
     def idle(self) -> bool:
         """Whether nobody waits for this model."""
-        return not any(self._queued.values()) and not any(lane.running for lane in self._lanes.values())
+        return not self._lane.running and not any(self._queued.values())
 
     async def rerank(self, query: str, texts: Sequence[str], priority: Priority) -> Scores:
         """Scores in the order of the texts; cancelling the caller drops what waits."""
@@ -108,7 +108,7 @@ class Ranker:
         request.future.add_done_callback(lambda _: self._discard(request, priority))
         self._queues[priority].append(request)
         self._queued[priority] += len(texts)
-        self._move(self._lanes[priority])
+        self._move()
         return request.future
 
     async def close(self, timeout: float) -> None:
@@ -117,9 +117,8 @@ class Ranker:
         error = ModelUnavailable(CLOSING)
         for request in [request for queue in self._queues.values() for request in queue]:
             request.fail(error)
-        lanes = set(self._lanes.values())
-        await asyncio.gather(*(asyncio.to_thread(lane.threads.close, timeout) for lane in lanes))
-        for call in [call for lane in lanes for call in lane.running]:
+        await asyncio.to_thread(self._lane.threads.close, timeout)
+        for call in self._lane.running:
             call.request.fail(error)
         await asyncio.to_thread(self._reranker.close)
 
@@ -139,16 +138,15 @@ class Ranker:
         order = sorted(range(len(texts)), key=lambda row: (-counts[row], -len(texts[row])))
         return split(order, [asked + count for count in counts], card)
 
-    def _move(self, lane: Lane[Call]) -> None:
-        while not lane.full and (call := self._next(lane)) is not None:
-            lane.running.append(call)
-            lane.threads.submit(partial(self._run, lane, call))
-        for priority in lane.priorities:
-            self._observer.queued(self.name, priority, self._queued[priority])
+    def _move(self) -> None:
+        while not self._lane.full and (call := self._next()) is not None:
+            self._lane.running.append(call)
+            self._lane.threads.submit(partial(self._run, call))
+        for priority, texts in self._queued.items():
+            self._observer.queued(self.name, priority, texts)
 
-    def _next(self, lane: Lane[Call]) -> Call | None:
-        for priority in lane.priorities:
-            queue = self._queues[priority]
+    def _next(self) -> Call | None:
+        for priority, queue in self._queues.items():
             while queue:
                 request = queue[0]
                 if request.future.done():
@@ -168,12 +166,12 @@ class Ranker:
             self._queued[priority] -= sum(map(len, request.waiting))
             request.waiting.clear()
 
-    def _run(self, lane: Lane[Call], call: Call) -> None:
+    def _run(self, call: Call) -> None:
         """In a thread: one call of the model."""
         started = perf_counter()
         outcome = self._outcome(call)
         with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._finish, lane, call, outcome, perf_counter() - started)
+            self._loop.call_soon_threadsafe(self._finish, call, outcome, perf_counter() - started)
 
     def _outcome(self, call: Call) -> Scores | PgEmbedError:
         if self._closing or call.request.future.done():
@@ -197,9 +195,9 @@ class Ranker:
             raise ModelUnavailable(f"family {self.card.family!r} gave a score that is not finite")
         return scores
 
-    def _finish(self, lane: Lane[Call], call: Call, outcome: Scores | PgEmbedError, seconds: float) -> None:
+    def _finish(self, call: Call, outcome: Scores | PgEmbedError, seconds: float) -> None:
         """On the loop: answer, and go on."""
-        lane.finished(call, seconds)
+        self._lane.finished(call, seconds)
         error, tokens = None, 0
         if isinstance(outcome, Scores):
             call.request.receive(call.rows, outcome)
@@ -207,7 +205,7 @@ class Ranker:
         else:
             call.request.fail(outcome)
             error = outcome
-        self._move(lane)
+        self._move()
         self._observer.computed(self.name, call.priority, len(call.rows), tokens, seconds, error)
 
 

@@ -100,7 +100,7 @@ class CrossEncoderReranker:
         """A very long text without its end, which would be cut anyway.
 
         The tokenizer keeps all that it cuts from a pair, every part of one text with every part of the other:
-        a long query with a long text would take minutes.
+        a long query with a long text would take seconds, and minutes where both are longer.
         """
         limit = self._max_tokens
         characters = limit * CHARACTERS_PER_TOKEN

@@ -74,7 +74,7 @@ COMMENT ON FUNCTION embed.rerank_scores(text, text[], text) IS
 CREATE OR REPLACE FUNCTION embed.rerank(query text, texts text[], model text DEFAULT NULL)
 RETURNS TABLE (index integer, score real)
 LANGUAGE plpgsql
-STABLE PARALLEL UNSAFE
+STABLE PARALLEL UNSAFE ROWS 100
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE

@@ -115,7 +115,7 @@ async def test_no_more_calls_at_a_time_than_the_model_takes(make: Make) -> None:
     engine = make(model)
     bulk, query = ask(engine, "a", "b", "c", priority=LIVE), ask(engine, "d", "e")
     first, second = await next_call(model), await next_call(model)
-    assert {first.thread, second.thread} == {"pg_embed-stepped-bulk-0", "pg_embed-stepped-query-0"}
+    assert {first.thread, second.thread} == {"pg_embed-stepped-0", "pg_embed-stepped-1"}
     await started(bulk, query)
     assert len(model.calls) == 2
     for call in (first, second, *[await released(model, first, second) for _ in range(3)]):
@@ -325,7 +325,7 @@ async def test_in_a_storm_of_callers_each_gets_its_own_answer_and_nothing_is_lef
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert {type(result) for result in results} <= {type(None), asyncio.CancelledError}
     ranker = await engine._model(STEPPED)
-    await asyncio.to_thread(lambda: [lane.threads.close(PATIENCE) for lane in set(ranker._lanes.values())])
+    await asyncio.to_thread(ranker._lane.threads.close, PATIENCE)
     await asyncio.sleep(0)
     assert ranker.idle
     assert not any(ranker._queues.values())
