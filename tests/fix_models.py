@@ -13,8 +13,8 @@ import pytest
 from pg_embed.errors import PgEmbedError
 from pg_embed.models.presets import presets
 from pg_embed.models.registry import Registry, default_registry
-from pg_embed.protocols import Embedder
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs
+from pg_embed.protocols import Embedder, Reranker
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Scores
 from tests.providers.cohere_server import cohere_server
 from tests.providers.jina_server import jina_server
 from tests.providers.openai_server import openai_server as make_openai_server
@@ -60,10 +60,10 @@ CARD = Card(
 
 @dataclass(eq=False)
 class Call:
-    """One call of a `SteppedEmbedder`, which waits until the test lets it go."""
+    """One call of a stepped model, which waits until the test lets it go."""
 
     texts: list[str]
-    kind: Kind
+    kind: str  # of a reranker the query
     thread: str
     _gate: threading.Event
     _error: BaseException | None = None
@@ -91,6 +91,12 @@ class SteppedEmbedder:
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Wait, then lengths."""
+        self._step(texts, kind)
+        return Embeddings(
+            np.array([[len(text)] for text in texts], np.float32), sum(self.count_tokens(texts))
+        )
+
+    def _step(self, texts: Sequence[str], kind: str) -> None:
         call = Call(list(texts), kind, threading.current_thread().name, threading.Event())
         with self._changed:
             self.calls.append(call)
@@ -99,9 +105,6 @@ class SteppedEmbedder:
             assert call._gate.wait(PATIENCE), "the test never let the call go"
         if call._error is not None:
             raise call._error
-        return Embeddings(
-            np.array([[len(text)] for text in texts], np.float32), sum(self.count_tokens(texts))
-        )
 
     def close(self) -> None:
         """Remember it."""
@@ -115,15 +118,27 @@ class SteppedEmbedder:
             return self.calls[self._seen - 1]
 
 
+class SteppedReranker(SteppedEmbedder):
+    """A score is the text's length."""
+
+    def __init__(self, free: bool = False, **card: object) -> None:
+        super().__init__(free, **{"outputs": ("score",), "metric": "ip", **card})
+
+    def rerank(self, query: str, texts: Sequence[str]) -> Scores:
+        """Wait, then lengths."""
+        self._step(texts, query)
+        return Scores(np.array([len(text) for text in texts], np.float32), sum(self.count_tokens(texts)))
+
+
 class OneModel(Registry):
     """A registry whose every model is what a function makes."""
 
-    def __init__(self, make: Callable[[ModelSpec], Embedder | PgEmbedError]) -> None:
+    def __init__(self, make: Callable[[ModelSpec], Embedder | Reranker | PgEmbedError]) -> None:
         super().__init__()
         self.loads: list[ModelSpec] = []
         self._make = make
 
-    def load(self, spec: ModelSpec) -> Embedder:
+    def load(self, spec: ModelSpec) -> Embedder | Reranker:
         """Make it, or raise it."""
         self.loads.append(spec)
         made = self._make(spec)

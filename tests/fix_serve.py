@@ -34,6 +34,8 @@ START_TIMEOUT = 30.0  # seconds
 FAKE = ModelSpec("fake", "fake", {"dimensions": 4})
 SLOW = ModelSpec("slow", "fake", {"dimensions": 4, "delay": 1.0, "concurrency": 1})
 
+RERANKER = ModelSpec("reranker", "fake_reranker", {"fail_on": "poison", "unavailable_on": "storm"})
+
 
 async def serve(
     settings: ServeSettings,

@@ -27,6 +27,7 @@ COMMANDS = (
     "retry",
     "backfill",
     "embed",
+    "rerank",
     "models",
     "doctor",
 )

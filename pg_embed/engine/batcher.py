@@ -92,20 +92,20 @@ class Batcher:
         for batch in [batch for lane in lanes for batch in (*lane.running, *lane.again)]:
             batch.fail(error)
 
-    def _move(self, lane: Lane) -> None:
+    def _move(self, lane: Lane[Batch]) -> None:
         while not lane.full and (batch := self._next(lane)) is not None:
             lane.running.append(batch)
             lane.threads.submit(partial(self._run, lane, batch))
         for priority in lane.priorities:
             self._observer.queued(self._name, priority, self._queues[priority].texts)
 
-    def _next(self, lane: Lane) -> Batch | None:
+    def _next(self, lane: Lane[Batch]) -> Batch | None:
         if lane.again:
             return lane.again.popleft()
         batches = (self._queues[priority].fill(self.card) for priority in lane.priorities)
         return next((batch for batch in batches if batch is not None), None)
 
-    def _run(self, lane: Lane, batch: Batch) -> None:
+    def _run(self, lane: Lane[Batch], batch: Batch) -> None:
         """In a thread: one call of the model."""
         started = perf_counter()
         outcome = self._outcome(batch)
@@ -161,7 +161,9 @@ class Batcher:
     def _broken(self, what: str) -> ModelUnavailable:
         return ModelUnavailable(f"family {self.card.family!r} gave {what}")
 
-    def _finish(self, lane: Lane, batch: Batch, outcome: Embeddings | PgEmbedError, seconds: float) -> None:
+    def _finish(
+        self, lane: Lane[Batch], batch: Batch, outcome: Embeddings | PgEmbedError, seconds: float
+    ) -> None:
         """On the loop: answer, and go on; of a refused batch each caller's part is tried alone."""
         lane.finished(batch, seconds)
         error, tokens = None, 0

@@ -16,6 +16,7 @@ import numpy as np
 from pg_embed.engine.batcher import CLOSING, Batcher
 from pg_embed.engine.memo import Memo
 from pg_embed.engine.observer import Observer, Silence
+from pg_embed.engine.ranking import Ranker
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.engine.threads import Threads
 from pg_embed.errors import (
@@ -28,8 +29,8 @@ from pg_embed.errors import (
 )
 from pg_embed.log import event, logger
 from pg_embed.models.registry import Registry
-from pg_embed.protocols import Embedder
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority
+from pg_embed.protocols import Embedder, Reranker
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Scores
 
 LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
 LOADERS = 4  # models that load at the same time
@@ -50,6 +51,7 @@ class Model:
 
     def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
         self.name = name
+        self.card = embedder.card
         self.embedder = embedder
         self.batcher = Batcher(embedder, name, settings, observer)
         self._observer = observer
@@ -57,6 +59,11 @@ class Model:
         self._remembered = (self._own - LARGE) or self._own
         submit = partial(self.batcher.submit, outputs=self._remembered, priority=Priority.QUERY)
         self._memo = Memo(settings.memo_size, submit)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for this model."""
+        return self.batcher.idle
 
     async def embed(
         self, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs
@@ -79,10 +86,7 @@ class Model:
     def _wanted(self, outputs: Outputs) -> Outputs:
         """Those of the model's that are asked for; all of them where all are asked for."""
         if outputs != VECTORS and (others := sorted(outputs - self._own)):
-            raise InvalidArgument(
-                f"model {self.name!r} makes no {NAMES[others[0]]}",
-                hint=f"it makes {' and '.join(NAMES[output] for output in self.embedder.card.outputs)}",
-            )
+            raise _makes_no(NAMES[others[0]], self.name, self.card)
         return outputs & self._own
 
     async def close(self, timeout: float) -> None:
@@ -100,7 +104,9 @@ class Engine:
         self._registry = registry
         self._settings = settings or EngineSettings()
         self._observer = observer or Silence()
-        self._models: OrderedDict[str, asyncio.Future[Model]] = OrderedDict()  # the least recently used first
+        self._models: OrderedDict[str, asyncio.Future[Model | Ranker]] = (
+            OrderedDict()
+        )  # the least recently used first
         self._failures: dict[str, tuple[float, PgEmbedError]] = {}  # until when a load is not tried again
         self._loaders = Threads("pg_embed-load", LOADERS)
         self._leaving: set[asyncio.Task[None]] = set()
@@ -108,7 +114,7 @@ class Engine:
 
     async def card(self, spec: ModelSpec, timeout: float = LOAD_TIMEOUT) -> Card:
         """The model's card; loads the model if need be."""
-        return (await _within(timeout, spec, self._model(spec))).embedder.card
+        return (await _within(timeout, spec, self._model(spec))).card
 
     async def embed(
         self,
@@ -124,15 +130,19 @@ class Engine:
         A query that finds its queue full raises `Overloaded` at once, bulk waits for room; after `timeout`
         seconds both raise `SidecarTimeout`. Cancelling the caller takes the request out of the queue.
         """
-        started = perf_counter()
-        error: PgEmbedError | None = None
-        try:
-            return await _within(timeout, spec, self._embed(spec, texts, kind, priority, outputs))
-        except PgEmbedError as exc:
-            error = exc
-            raise
-        finally:
-            self._observer.answered(spec.name, priority, len(texts), perf_counter() - started, error)
+        work = self._embed(spec, texts, kind, priority, outputs)
+        return await self._watched(spec, priority, len(texts), timeout, work)
+
+    async def rerank(
+        self, spec: ModelSpec, query: str, texts: Sequence[str], priority: Priority, timeout: float
+    ) -> Scores:
+        """How well each text answers the query, in the order of the texts.
+
+        A full queue raises `Overloaded` at once, whatever the priority; after `timeout` seconds there is
+        `SidecarTimeout`. Cancelling the caller takes what waits out of the queue.
+        """
+        work = self._rerank(spec, query, texts, priority)
+        return await self._watched(spec, priority, len(texts), timeout, work)
 
     async def close(self) -> None:
         """Refuse new work, give running calls some seconds, end all threads."""
@@ -147,9 +157,31 @@ class Engine:
         self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs
     ) -> Embeddings:
         model = await self._model(spec)
+        if isinstance(model, Ranker):
+            wanted = "vectors" if outputs == VECTORS else NAMES[min(outputs)]
+            raise _makes_no(wanted, spec.name, model.card)
         return await model.embed(texts, kind, priority, outputs)
 
-    async def _model(self, spec: ModelSpec) -> Model:
+    async def _rerank(self, spec: ModelSpec, query: str, texts: Sequence[str], priority: Priority) -> Scores:
+        model = await self._model(spec)
+        if isinstance(model, Model):
+            raise _makes_no(NAMES["score"], spec.name, model.card)
+        return await model.rerank(query, texts, priority)
+
+    async def _watched(
+        self, spec: ModelSpec, priority: Priority, texts: int, timeout: float, work: Awaitable[T]
+    ) -> T:
+        started = perf_counter()
+        error: PgEmbedError | None = None
+        try:
+            return await _within(timeout, spec, work)
+        except PgEmbedError as exc:
+            error = exc
+            raise
+        finally:
+            self._observer.answered(spec.name, priority, texts, perf_counter() - started, error)
+
+    async def _model(self, spec: ModelSpec) -> Model | Ranker:
         if self._closed:
             raise ModelUnavailable(CLOSING)
         key = spec.key
@@ -157,14 +189,14 @@ class Engine:
         self._models.move_to_end(key)
         return loading.result() if loading.done() else await asyncio.shield(loading)
 
-    def _load(self, key: str, spec: ModelSpec) -> asyncio.Future[Model]:
+    def _load(self, key: str, spec: ModelSpec) -> asyncio.Future[Model | Ranker]:
         now = monotonic()
         self._failures = {known: failure for known, failure in self._failures.items() if failure[0] > now}
         if key in self._failures:
             raise self._failures[key][1].with_traceback(None)
         self._make_room()
         loop = asyncio.get_running_loop()
-        loading: asyncio.Future[Model] = loop.create_future()
+        loading: asyncio.Future[Model | Ranker] = loop.create_future()
         self._models[key] = loading
 
         def load() -> None:
@@ -180,8 +212,8 @@ class Engine:
     def _finish(
         self,
         spec: ModelSpec,
-        loading: asyncio.Future[Model],
-        outcome: Embedder | PgEmbedError,
+        loading: asyncio.Future[Model | Ranker],
+        outcome: Embedder | Reranker | PgEmbedError,
         seconds: float,
     ) -> None:
         error = outcome if isinstance(outcome, PgEmbedError) else None
@@ -194,21 +226,24 @@ class Engine:
             self._failures[spec.key] = (monotonic() + self._settings.load_pause, outcome)
             _refuse(loading, outcome)
         else:
-            loading.set_result(Model(outcome, spec.name, self._settings, self._observer))
+            loading.set_result(self._with_queue(outcome, spec.name))
         _tell(spec, outcome, seconds)
         self._observer.loaded(spec.name, seconds, error)
 
+    def _with_queue(self, loaded: Embedder | Reranker, name: str) -> Model | Ranker:
+        if loaded.card.outputs == ("score",):
+            return Ranker(cast(Reranker, loaded), name, self._settings, self._observer)
+        return Model(cast(Embedder, loaded), name, self._settings, self._observer)
+
     def _make_room(self) -> None:
         while len(self._models) >= self._settings.max_models:
-            idle = (
-                key for key, model in self._models.items() if model.done() and model.result().batcher.idle
-            )
+            idle = (key for key, model in self._models.items() if model.done() and model.result().idle)
             key = next(idle, None)
             if key is None:
                 raise Overloaded(f"{len(self._models)} models are in memory, all of them at work")
             self._let_go(self._models.pop(key))
 
-    def _let_go(self, model: asyncio.Future[Model]) -> None:
+    def _let_go(self, model: asyncio.Future[Model | Ranker]) -> None:
         if not model.done():
             _refuse(model, ModelUnavailable(CLOSING))
             return
@@ -217,16 +252,23 @@ class Engine:
         task.add_done_callback(self._leaving.discard)
 
 
-def _loaded(registry: Registry, spec: ModelSpec) -> Embedder | PgEmbedError:
+def _makes_no(wanted: str, name: str, card: Card) -> InvalidArgument:
+    return InvalidArgument(
+        f"model {name!r} makes no {wanted}",
+        hint=f"it makes {' and '.join(NAMES[output] for output in card.outputs)}",
+    )
+
+
+def _loaded(registry: Registry, spec: ModelSpec) -> Embedder | Reranker | PgEmbedError:
     try:
-        return cast(Embedder, registry.load(spec))
+        return registry.load(spec)
     except PgEmbedError as exc:
         return exc
     except BaseException as exc:  # a thread that dies would leave its callers waiting
         return ModelMisconfigured(f"model {spec.name!r} cannot be loaded: {type(exc).__name__}: {exc}")
 
 
-def _tell(spec: ModelSpec, outcome: Embedder | PgEmbedError, seconds: float) -> None:
+def _tell(spec: ModelSpec, outcome: Embedder | Reranker | PgEmbedError, seconds: float) -> None:
     fields = {"model": spec.name, "family": spec.family}
     if isinstance(outcome, PgEmbedError):
         event(log, logging.ERROR, "model_failed", f"{spec.name}: {outcome}", **fields, error=str(outcome))
@@ -236,7 +278,7 @@ def _tell(spec: ModelSpec, outcome: Embedder | PgEmbedError, seconds: float) -> 
         event(log, logging.INFO, "model_loaded", text, **fields, seconds=seconds, dimensions=dimensions)
 
 
-def _refuse(loading: asyncio.Future[Model], error: PgEmbedError) -> None:
+def _refuse(loading: asyncio.Future[Model | Ranker], error: PgEmbedError) -> None:
     loading.set_exception(error)
     loading.exception()  # all callers may have gone: then nobody else looks at it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import psycopg
@@ -26,28 +26,43 @@ class ModelDirectory(Protocol):
     async def default(self) -> ModelSpec:
         """The model that is meant where none is named, or `AmbiguousModel`."""
 
+    async def reranker(self) -> ModelSpec:
+        """The only model that scores texts for a query, or `AmbiguousModel`."""
+
 
 class StaticDirectory:
-    """A fixed list of models; the only one, or the one named, is the default."""
+    """A fixed list of models, of which `rerankers` score texts; the only one of a kind is its default."""
 
-    def __init__(self, models: Sequence[ModelSpec], default: str | None = None) -> None:
+    def __init__(
+        self, models: Sequence[ModelSpec], default: str | None = None, rerankers: Collection[str] = ()
+    ) -> None:
         self._models = {model.name: model for model in models}
-        self._default = default if default or len(models) != 1 else models[0].name
+        self._rerankers = [name for name in self._models if name in rerankers]
+        self._embedders = [name for name in self._models if name not in rerankers]
+        self._default = default or _only(self._embedders)
 
     async def find(self, name: str) -> ModelSpec:
         """The model of that name."""
         if name not in self._models:
-            raise UnknownModel(f"there is no model {name!r}", hint=f"there are: {self._names()}")
+            raise UnknownModel(f"there is no model {name!r}", hint=f"there are: {_listed(self._models)}")
         return self._models[name]
 
     async def default(self) -> ModelSpec:
         """The model that is meant where none is named."""
         if self._default is None:
-            raise AmbiguousModel('the request must name a "model"', hint=f"there are: {self._names()}")
+            raise AmbiguousModel(
+                'the request must name a "model"', hint=f"there are: {_listed(self._embedders)}"
+            )
         return await self.find(self._default)
 
-    def _names(self) -> str:
-        return ", ".join(sorted(self._models)) or "none"
+    async def reranker(self) -> ModelSpec:
+        """The only reranker."""
+        only = _only(self._rerankers)
+        if only is None:
+            raise AmbiguousModel(
+                'the request must name a "model" that reranks', hint=f"there are: {_listed(self._rerankers)}"
+            )
+        return await self.find(only)
 
 
 class CatalogDirectory:
@@ -71,6 +86,10 @@ class CatalogDirectory:
         """The database's default model, or its only one."""
         return await (await self._fresh(CATALOG_LIFETIME)).default()
 
+    async def reranker(self) -> ModelSpec:
+        """The database's only reranker."""
+        return await (await self._fresh(CATALOG_LIFETIME)).reranker()
+
     async def _fresh(self, lifetime: float) -> StaticDirectory:
         wanted = time.monotonic() - lifetime
         async with self._reading:
@@ -90,6 +109,14 @@ class CatalogDirectory:
             )
             async with connection:
                 rows = await (await connection.execute(self._query)).fetchall()
-        models = [ModelSpec(name, family, options) for name, family, options, _ in rows]
-        default = next((name for name, _, _, is_default in rows if is_default), None)
-        return StaticDirectory(models, default)
+        models = [ModelSpec(name, family, options) for name, family, options, _, _ in rows]
+        default = next((name for name, _, _, is_default, _ in rows if is_default), None)
+        return StaticDirectory(models, default, [name for name, *_, reranks in rows if reranks])
+
+
+def _only(names: Sequence[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

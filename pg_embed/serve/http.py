@@ -1,4 +1,4 @@
-"""The HTTP door: OpenAI's embeddings for any client, and what operators look at."""
+"""The HTTP door: OpenAI's embeddings and Cohere's reranking for any client, and what operators look at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmbedError
-from pg_embed.records import Embeddings, ModelSpec, Outputs
-from pg_embed.serve import doors, openai
+from pg_embed.records import Embeddings, ModelSpec, Outputs, Priority
+from pg_embed.serve import cohere, doors, openai
 from pg_embed.serve.directory import ModelDirectory
 from pg_embed.serve.frames import BACKLOG, endpoint, listen
 from pg_embed.serve.metrics import Metrics
@@ -54,6 +54,7 @@ class Application:
         self.asgi = Starlette(
             routes=[
                 Route("/v1/embeddings", self._guarded(self.embeddings), methods=["POST"]),
+                Route("/v1/rerank", self._guarded(self.rerank), methods=["POST"]),
                 Route("/metrics", self._guarded(self.show_metrics)),
                 Route("/healthz", self.healthz),
                 Route("/readyz", self.readyz),
@@ -75,6 +76,16 @@ class Application:
             raise BadRequest(f"the model {spec.name} has {card.dimensions} dimensions, and no others")
         priority = PRIORITIES[asked.kind]
         return await self._engine.embed(spec, asked.texts, asked.kind, priority, self._timeout, DENSE)
+
+    async def rerank(self, request: Request) -> Response:
+        """Texts by how well they answer a query, as Cohere and Jina give them."""
+        asked = cohere.parse(await _body(request))
+        spec = await (self._directory.find(asked.model) if asked.model else self._directory.reranker())
+        work = self._engine.rerank(spec, asked.query, asked.texts, Priority.QUERY, self._timeout)
+        result = await _unless_gone(request, work)
+        if result is None:
+            return Response(status_code=CLIENT_CLOSED)
+        return Response(cohere.spell(asked, spec.name, result), media_type="application/json")
 
     async def show_metrics(self, request: Request) -> Response:
         """All metrics, for Prometheus."""

@@ -48,19 +48,33 @@ class EmbeddingsRequest:
 
 def parse(body: bytes) -> EmbeddingsRequest:
     """The request, or `BadRequest` with what is wrong in it."""
+    fields = read_object(body)
+    return EmbeddingsRequest(
+        texts=_texts(fields.get("input")),
+        model=read_model(fields),
+        kind=_choice(fields, "input_type", {"document": "document", "query": "query"}),
+        encoding=_choice(fields, "encoding_format", {"float": "float", "base64": "base64"}),
+        dimensions=_dimensions(fields.get("dimensions")),
+    )
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise BadRequest(f"the body is not JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise BadRequest("the body is not a JSON object")
-    return EmbeddingsRequest(
-        texts=_texts(fields.get("input")),
-        model=_model(fields.get("model")),
-        kind=_choice(fields, "input_type", {"document": "document", "query": "query"}),
-        encoding=_choice(fields, "encoding_format", {"float": "float", "base64": "base64"}),
-        dimensions=_dimensions(fields.get("dimensions")),
-    )
+    return fields
+
+
+def read_model(fields: dict[str, Any]) -> str | None:
+    """The name of a model, if one is named."""
+    value = fields.get("model")
+    if value is not None and not isinstance(value, str):
+        raise BadRequest('"model" must be a string')
+    return value or None
 
 
 def _texts(value: Any) -> list[str]:
@@ -72,12 +86,6 @@ def _texts(value: Any) -> list[str]:
     if len(texts) > MAX_TEXTS:
         raise BadRequest(f'"input" may have {MAX_TEXTS} texts, not {len(texts)}')
     return texts
-
-
-def _model(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise BadRequest('"model" must be a string')
-    return value or None
 
 
 def _choice(fields: dict[str, Any], name: str, choices: dict[str, Any]) -> Any:

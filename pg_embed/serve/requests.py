@@ -13,7 +13,7 @@ import orjson
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
 from pg_embed.models.presets import known_spec
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Output, Outputs, Priority
+from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Output, Outputs, Priority, Scores
 from pg_embed.serve.spelling import spell
 
 WIRE_VERSION = 1
@@ -43,6 +43,11 @@ class Engine(Protocol):
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
 
+    async def rerank(
+        self, spec: ModelSpec, query: str, texts: Sequence[str], priority: Priority, timeout: float
+    ) -> Scores:
+        """How well each text answers the query, in the order of the texts."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -53,6 +58,7 @@ class Request:
     space_id: str | None
     kind: Kind
     output: Output
+    query: str
     texts: list[str]
     timeout: float
 
@@ -95,8 +101,12 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
         return orjson.dumps({"id": request_id, "card": card.as_dict(), **told})
     if request.space_id not in (None, card.space_id):
         raise _mismatch(request, card)
-    priority, timeout = PRIORITIES[request.kind], max(deadline - monotonic(), 0.0)
-    wanted = frozenset([request.output])
+    timeout = max(deadline - monotonic(), 0.0)
+    if request.op == "rerank":
+        query, texts = request.query, request.texts
+        scores = await engine.rerank(request.spec, query, texts, Priority.QUERY, timeout)
+        return _encode_scores(request_id, scores)
+    priority, wanted = PRIORITIES[request.kind], frozenset([request.output])
     result = await engine.embed(request.spec, request.texts, request.kind, priority, timeout, wanted)
     found: dict[str, Any] = {
         "id": request_id,
@@ -105,6 +115,11 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
         "space_id": card.space_id,
     }
     return orjson.dumps(found)
+
+
+def _encode_scores(request_id: str, result: Scores) -> bytes:
+    told = {"id": request_id, "scores": result.scores, "tokens": result.tokens}
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _mismatch(request: Request, card: Card) -> SpaceMismatch:
@@ -139,8 +154,8 @@ def _validate(fields: dict[str, Any]) -> Request:
             hint="sidecar and database differ in version: upgrade the older",
         )
     op = fields.get("op")
-    if op not in ("embed", "card", "ping"):
-        raise BadRequest('"op" must be "embed", "card" or "ping"')
+    if op not in ("embed", "rerank", "card", "ping"):
+        raise BadRequest('"op" must be "embed", "rerank", "card" or "ping"')
     output = fields.get("output", "dense")
     if output not in VECTORS:
         raise BadRequest('"output" must be "dense", "sparse" or "multi"')
@@ -153,7 +168,8 @@ def _validate(fields: dict[str, Any]) -> Request:
         space_id=_optional_text(fields, "space_id"),
         kind=kind,
         output=output,
-        texts=_texts(fields.get("texts")) if op == "embed" else [],
+        query=_query(fields.get("query")) if op == "rerank" else "",
+        texts=_texts(fields.get("texts")) if op in ("embed", "rerank") else [],
         timeout=_timeout(fields.get("timeout")),
     )
 
@@ -167,6 +183,12 @@ def _spec(op: str, model: Any) -> ModelSpec:
     if not isinstance(name, str) or not isinstance(family, str) or not isinstance(options or {}, dict):
         raise BadRequest('"model" must have a "name", a "family" and an object of "options"')
     return ModelSpec(name, family, options or {})
+
+
+def _query(query: Any) -> str:
+    if not isinstance(query, str):
+        raise BadRequest('"query" must be a string')
+    return query
 
 
 def _texts(texts: Any) -> list[str]:

@@ -72,3 +72,9 @@ SELECT embed.embed(%(text)s, %(model)s)::text AS vector;
 -- name: embed_document
 -- The vector of a text as a vectorizer would store it.
 SELECT embed.embed_document(%(text)s, %(model)s)::text AS vector;
+
+-- name: rerank
+-- Texts by how well they answer a query, the best first.
+SELECT row_number() OVER (ORDER BY r.score DESC, r.index) AS rank, r.score, (%(texts)s::text[])[r.index] AS text
+FROM embed.rerank(%(query)s, %(texts)s::text[], %(model)s) AS r
+ORDER BY rank;

@@ -1,6 +1,7 @@
 -- name: models
--- The models of the catalog, by name.
-SELECT m.name, m.family, m.options, m.is_default FROM embed.models AS m;
+-- The models of the catalog, and which of them score texts for a query.
+SELECT m.name, m.family, m.options, m.is_default, m.name IN (SELECT r.name FROM embed._rerankers_v1() AS r (name)) AS reranks
+FROM embed.models AS m;
 
 -- name: mailbox_settings
 -- No statement of a door takes long; a database that hangs is left and tried again.

@@ -21,10 +21,11 @@ COMMAND = str(Path(sys.executable).with_name("pg-embed"))
 TIMEOUT = 110.0  # seconds
 
 
-def pg_embed(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def pg_embed(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

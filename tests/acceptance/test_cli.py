@@ -13,6 +13,7 @@ import pytest
 from pg_embed.install import installed_revision, migrate
 from tests.acceptance.command import COMMAND, TIMEOUT, as_json, pg_embed, psql, running, succeeds
 from tests.fix_pg import MakeRole
+from tests.fix_serve import spool_place
 
 HEAVY = {"torch", "transformers", "numpy", "psycopg", "sqlalchemy", "alembic", "uvloop"}
 FAKE = ("--family", "fake", "--option", "dimensions=4")
@@ -236,6 +237,32 @@ def test_serve_opens_the_door_of_the_transport(docs: str, serve_folder: Path, db
         assert as_json("doctor", docs)["holds"]
         assert sidecar.end() == 0
     assert not (spool / "alive").exists()
+
+
+def test_rerank_puts_the_best_answer_first(db: Db, dsn: str, serve_folder: Path) -> None:
+    place = spool_place(dsn, serve_folder)
+    succeeds("install", dsn, "--spool", serve_folder / "spool")
+    succeeds("models", "--dsn", dsn, "create", "judge", "--family", "fake_reranker")
+    texts = ["a dog", "a red fox", "a fox"]
+    with place.sidecar():
+        assert as_json("rerank", "--dsn", dsn, "red fox", *texts, "--model", "judge") == [
+            {"rank": 1, "score": 1.0, "text": "a red fox"},
+            {"rank": 2, "score": 0.5, "text": "a fox"},
+            {"rank": 3, "score": 0.0, "text": "a dog"},
+        ]
+        table = succeeds("rerank", "--dsn", dsn, "red fox", *texts).splitlines()
+        assert table[1].split() == ["rank", "score", "text"]
+        assert [line.strip().split(maxsplit=2) for line in table[3:6]] == [
+            ["1", "1", "a red fox"],
+            ["2", "0.5", "a fox"],
+            ["3", "0", "a dog"],
+        ]
+        piped = pg_embed("rerank", "--dsn", dsn, "red fox", "--json", stdin="a dog\n\n  a red fox\r\n")
+        assert [row["text"] for row in json.loads(piped.stdout)] == ["a red fox", "a dog"]
+        assert succeeds("rerank", "--dsn", dsn, "red fox").strip() == "there is no text"
+        wrong = pg_embed("rerank", "--dsn", dsn, "q", "text", "--model", "all-MiniLM-L6-v2")
+        assert wrong.returncode == 2
+        assert "hint: name a reranker: 'judge'" in wrong.stderr
 
 
 def test_a_second_signal_ends_at_once(db: Db, dsn: str) -> None:

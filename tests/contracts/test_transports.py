@@ -17,7 +17,7 @@ import pytest
 from pg_embed.engine import EngineSettings
 from pg_embed.models.hashing import load
 from pg_embed.records import ModelSpec
-from tests.fix_serve import FAKE, SLOW, Failure, Place, RunningSidecar, call, failure, request
+from tests.fix_serve import FAKE, RERANKER, SLOW, Failure, Place, RunningSidecar, call, failure, request
 
 UNREACHABLE = 'start it with "pg-embed serve"; "pg-embed doctor" tells what is missing'
 LATE = "the model may be loading, or the sidecar busy: try again, or set embed.timeout higher"
@@ -118,6 +118,35 @@ def test_embed_gives_null_for_null_and_vectors_for_texts(
     assert row[0] is None
     assert json.loads(row[1]) == pytest.approx(expected([""])[0], rel=1e-6)
     assert json.loads(row[2]) == pytest.approx(expected(["cat"])[0], rel=1e-6)
+
+
+def test_scores_are_those_of_the_reranker(sidecar: RunningSidecar, session: psycopg.Connection[Any]) -> None:
+    asked = request(["a dog", "a red fox"], model=RERANKER, op="rerank", query="red fox")
+    assert call(session, asked) == {"id": asked["id"], "scores": [0.0, 1.0], "tokens": 9}
+    awkward = request([*AWKWARD, "雪"], model=RERANKER, op="rerank", query="雪 single")
+    found = call(session, awkward)["scores"]
+    assert found == [0.0] * 5 + [0.5] * 2 + [0.0, 0.5]
+
+
+def test_rerank_orders_texts_and_keeps_its_errors(
+    place: Place, sidecar: RunningSidecar, session: psycopg.Connection[Any]
+) -> None:
+    session.execute("SELECT embed.create_model('fake', 'fake', options => '{\"dimensions\": 4}')")
+    session.execute(
+        "SELECT embed.create_model('reranker', 'fake_reranker', options => '{\"fail_on\": \"poison\"}')"
+    )
+    texts = ["a dog", None, "a red fox", "a fox"]
+    found = session.execute("SELECT * FROM embed.rerank('red fox', %s)", [texts]).fetchall()
+    assert found == [(3, 1.0), (4, 0.5), (1, 0.0)]
+    row = session.execute("SELECT embed.rerank_scores('red fox', %s)", [texts]).fetchone()
+    assert row == ([0.0, None, 1.0, 0.5],)
+    for statement, code in (
+        ("SELECT embed.rerank('q', '{poison}')", "PE021"),
+        ("SELECT embed('q', 'reranker')", "PE003"),
+    ):
+        with pytest.raises(psycopg.Error) as raised:
+            session.execute(statement)
+        assert raised.value.sqlstate == code
 
 
 def test_errors_of_the_sidecar_keep_their_code_and_hint(

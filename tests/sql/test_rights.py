@@ -19,11 +19,10 @@ from tests.fix_worker import (
 from tests.sql.helpers import queued, refused, value
 
 READER_MAY = {
-    "embed", "embed_document",
-    "embed_multi",
-    "embed_sparse", "status", "failures", "why", "wait",
+    "embed", "embed_document", "embed_sparse", "embed_multi", "rerank", "rerank_scores",
+    "status", "failures", "why", "wait",
     # what those call with the reader's rights
-    "_vector", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
+    "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
     "_input", "_hash",

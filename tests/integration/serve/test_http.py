@@ -13,13 +13,14 @@ import numpy as np
 import openai
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from pg_embed.engine import EngineSettings
 from pg_embed.models.hashing import load
 from pg_embed.records import Kind, ModelSpec
 from pg_embed.serve.directory import CatalogDirectory, StaticDirectory
 from pg_embed.serve.settings import ServeSettings
-from tests.fix_serve import FAKE, SLOW, RunningSidecar
+from tests.fix_serve import FAKE, RERANKER, SLOW, RunningSidecar
 
 PROMPTED = ModelSpec("prompted", "fake", {"dimensions": 4, "query_prompt": "query: "})
 PICKY = ModelSpec("picky", "fake", {"dimensions": 4, "fail_on": "poison", "unavailable_on": "storm"})
@@ -36,7 +37,9 @@ def base(sidecar: RunningSidecar) -> str:
 
 @pytest.fixture(scope="module")
 def sidecar() -> Iterator[RunningSidecar]:
-    directory = StaticDirectory([FAKE, SLOW, PROMPTED, PICKY], default="fake")
+    directory = StaticDirectory(
+        [FAKE, SLOW, PROMPTED, PICKY, RERANKER], default="fake", rerankers=["reranker"]
+    )
     with RunningSidecar(ServeSettings(http_port=0, http_timeout=5), directory=directory) as running:
         yield running
 
@@ -189,3 +192,63 @@ def test_over_ipv6_the_address_can_be_opened() -> None:
     with RunningSidecar(settings, directory=StaticDirectory([FAKE])) as running:
         assert base(running).startswith("http://[::1]:")
         assert httpx.get(f"{base(running)}/healthz").text == "ok\n"
+
+
+def test_texts_are_reranked_as_cohere_does(web: httpx.Client) -> None:
+    asked = {"query": "red fox", "documents": ["a dog", {"text": "a red fox"}, "a fox"], "top_n": 2}
+    answer = web.post("/v1/rerank", json={"model": "reranker", **asked, "return_documents": True})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {
+        "model": "reranker",
+        "results": [
+            {"index": 1, "relevance_score": 1.0, "document": {"text": "a red fox"}},
+            {"index": 2, "relevance_score": 0.5, "document": {"text": "a fox"}},
+        ],
+        "usage": {"total_tokens": 13},
+    }
+    assert web.post("/v1/rerank", json=asked).json()["model"] == "reranker"  # the only one
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        ({"model": "none"}, 404, "PE001"),
+        ({"model": "fake"}, 400, "PE003"),
+        ({"documents": ["poison"]}, 400, "PE021"),
+        ({"documents": ["storm"]}, 503, "PE020"),
+        ({"documents": []}, 400, "PE023"),
+    ],
+)
+def test_errors_of_reranking_are_those_of_embeddings(
+    web: httpx.Client, asked: dict[str, Any], status: int, code: str
+) -> None:
+    answer = web.post("/v1/rerank", json={"query": "q", "documents": ["a"], **asked})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_embeddings_of_a_reranker_are_refused(web: httpx.Client) -> None:
+    answer = web.post("/v1/embeddings", json={"model": "reranker", "input": "x"})
+    assert answer.status_code == 400
+    assert "makes no vectors (it makes scores of texts for a query)" in answer.json()["error"]["message"]
+
+
+def test_reranking_wants_the_token_too(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("open sesame\n")
+    settings = ServeSettings(http_port=0, http_token_file=tmp_path / "token")
+    directory = StaticDirectory([RERANKER], rerankers=["reranker"])
+    with RunningSidecar(settings, directory=directory) as running:
+        for key, status in (("open sesame", 200), ("open", 401)):
+            with httpx.Client(base_url=base(running), headers={"Authorization": f"Bearer {key}"}) as web:
+                answer = web.post("/v1/rerank", json={"query": "q", "documents": ["x"]})
+                assert answer.status_code == status
+
+
+def test_the_only_reranker_of_the_catalog_is_meant(dsn: str, db: psycopg.Connection[Any]) -> None:
+    running = RunningSidecar(ServeSettings(http_port=0), directory=CatalogDirectory(dsn))
+    for name, card in (("one", {}), ("mine", {"outputs": ["score"]})):
+        told = {"dimensions": 1, "metric": "ip", "space_id": "s", **card}
+        db.execute("SELECT embed.create_model(%s, 'fake_reranker', card => %s)", (name, Jsonb(told)))
+    with running, httpx.Client(base_url=base(running)) as web:
+        asked = {"query": "x", "documents": ["x"]}
+        assert web.post("/v1/rerank", json=asked).json()["model"] == "mine"

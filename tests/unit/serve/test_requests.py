@@ -17,6 +17,7 @@ from pg_embed.records import (
     ModelSpec,
     Outputs,
     Priority,
+    Scores,
     SparseVectors,
     TokenVectors,
     starts,
@@ -53,6 +54,14 @@ class StubEngine:
         if isinstance(self.result, Embeddings):
             return self.result
         return Embeddings(np.asarray(self.result, np.float32), tokens=3)
+
+    async def rerank(
+        self, spec: ModelSpec, query: str, texts: Sequence[str], priority: Priority, timeout: float
+    ) -> Scores:
+        self.asked.append((spec, query, list(texts), priority, timeout))
+        if isinstance(self.result, Exception):
+            raise self.result
+        return Scores(np.asarray(self.result, np.float32), tokens=3)
 
 
 def asked(**other: Any) -> dict[str, Any]:
@@ -120,7 +129,7 @@ async def test_a_known_model_needs_no_family_and_is_told_with_it() -> None:
     ("change", "message"),
     [
         ({"v": 2}, '"v" must be 1'),
-        ({"op": "dance"}, '"op" must be "embed", "card" or "ping"'),
+        ({"op": "dance"}, '"op" must be "embed", "rerank", "card" or "ping"'),
         ({"kind": "riddle"}, '"kind" must be "query" or "document"'),
         ({"texts": []}, '"texts" must have 1 to 10000 texts, not 0'),
         ({"texts": "a"}, '"texts" must be an array of strings'),
@@ -185,3 +194,37 @@ async def test_the_engine_is_told_what_is_left_of_the_time() -> None:
 
 async def test_a_vector_that_is_no_vector_is_an_error() -> None:
     assert (await ask(StubEngine([[1.0, float("nan")]]), asked()))["error"]["code"] == "PE020"
+
+
+def asked_for_scores(**other: Any) -> dict[str, Any]:
+    return asked(op="rerank", query="q", texts=["a", "b"], **other)
+
+
+async def test_scores_are_numbers_with_the_shortest_digits_that_give_the_same_float32() -> None:
+    engine = StubEngine([0.1, -1e-7])
+    told = await answer(engine, json.dumps(asked_for_scores(timeout=3)).encode())
+    assert told == b'{"id":"%b","scores":[0.1,-1e-7],"tokens":3}' % ID.encode()
+    [(spec, query, texts, priority, timeout)] = engine.asked
+    assert (spec.name, query, texts, priority) == ("m", "q", ["a", "b"], Priority.QUERY)
+    assert 2 < timeout <= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": None}, '"query" must be a string'),
+        ({"query": ["q"]}, '"query" must be a string'),
+        ({"texts": []}, '"texts" must have 1 to 10000 texts, not 0'),
+        ({"texts": ["a"] * 10_001}, '"texts" must have 1 to 10000 texts, not 10001'),
+        ({"texts": ["a", None]}, '"texts" must be an array of strings'),
+        ({"model": {"name": "m"}}, '"model" must have a "name", a "family" and an object of "options"'),
+    ],
+)
+async def test_a_bad_request_for_scores_says_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    told = await ask(StubEngine(), {**asked_for_scores(), **change})
+    assert (told["id"], told["error"]["code"], told["error"]["message"]) == (ID, "PE023", message)
+
+
+async def test_errors_of_a_reranker_keep_code_message_and_hint() -> None:
+    told = await ask(StubEngine(Overloaded("too many", hint="later")), asked_for_scores())
+    assert told["error"] == {"code": "PE012", "message": "too many", "hint": "later"}

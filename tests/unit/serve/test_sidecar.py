@@ -84,6 +84,23 @@ async def test_models_are_found_by_name_or_are_the_default() -> None:
         await StaticDirectory([one]).find("two")
 
 
+async def test_the_only_model_of_a_kind_is_meant_where_none_is_named() -> None:
+    one, two, three = ModelSpec("one", "fake"), ModelSpec("two", "fake"), ModelSpec("three", "fake")
+    both = StaticDirectory([one, two], rerankers=["two"])
+    assert await both.default() == one
+    assert await both.reranker() == two
+    assert await both.find("two") == two
+    with pytest.raises(AmbiguousModel) as raised:
+        await StaticDirectory([one, two, three], rerankers=["two", "three"]).reranker()
+    assert raised.value.hint == "there are: three, two"
+    with pytest.raises(AmbiguousModel) as raised:
+        await StaticDirectory([one]).reranker()
+    assert raised.value.hint == "there are: none"
+    with pytest.raises(AmbiguousModel) as raised:
+        await StaticDirectory([two], rerankers=["two"]).default()
+    assert raised.value.hint == "there are: none"
+
+
 def test_tokens_are_read_from_files_without_the_newline(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
     assert read_token(None, tmp_path / "token") == "secret"
