@@ -1,4 +1,4 @@
-"""`pg-embed vectorize`: keep a column of vectors of a table's text."""
+"""`pg-embed vectorize`: keep columns of vectors of a table's text."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def vectorize(
         str, typer.Option(help="The column for the vectors, added where it is missing.")
     ] = "embedding",
     column_type: Annotated[str | None, typer.Option(help="halfvec or vector.")] = None,
+    sparse_column: Annotated[
+        str | None, typer.Option(help="A column for the sparse vectors of a model that makes them.")
+    ] = None,
+    multi_column: Annotated[
+        str | None, typer.Option(help="A column for the token vectors of a model that makes them.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="By default table_column.")] = None,
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="No error where there is one.")
@@ -47,6 +53,8 @@ def vectorize(
         filter=filter,
         column=column,
         column_type=column_type,
+        sparse_column=sparse_column,
+        multi_column=multi_column,
         name=name,
         if_not_exists=if_not_exists,
     )

@@ -29,6 +29,8 @@ SELECT embed.create_vectorizer(
     filter => %(filter)s,
     column_name => %(column)s,
     column_type => %(column_type)s,
+    sparse_column => %(sparse_column)s,
+    multi_column => %(multi_column)s,
     name => %(name)s,
     if_not_exists => %(if_not_exists)s
 ) AS vectorizer;
