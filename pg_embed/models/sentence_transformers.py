@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pg_embed.errors import InputRejected, InvalidArgument
 from pg_embed.models import local, traits
+from pg_embed.models.budget import Budget
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
@@ -52,6 +53,7 @@ class SentenceTransformerEmbedder:
         self.card = _card(
             model, folder, options, prompts=self._prompts, normalize=self._normalize, batch=self._batch
         )
+        self._budget = Budget(self._batch * self.card.max_tokens)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate, a third of the UTF-8 bytes, but at most `max_tokens`."""
@@ -59,14 +61,19 @@ class SentenceTransformerEmbedder:
         return [min(count, limit) for count in estimate_tokens(texts)]
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """Batches of texts of like length, the longest first."""
+        """Batches of texts of like length, the longest first; smaller ones once memory has run out."""
+        lengths = self.count_tokens(texts)
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         dense = np.empty((len(texts), self.card.dimensions), np.float32)
         tokens = 0
         for start in range(0, len(order), self._batch):
-            rows = order[start : start + self._batch]
-            dense[rows], used = self._forward([texts[row] for row in rows], kind)
-            tokens += used
+            for rows, (vectors, used) in self._budget.passes(
+                order[start : start + self._batch],
+                lengths,
+                lambda rows: self._forward([texts[row] for row in rows], kind),
+            ):
+                dense[rows] = vectors
+                tokens += used
         if not np.isfinite(dense).all():
             raise InputRejected(
                 "a vector of the model is not finite", hint="the option dtype 'float32' may help"
@@ -90,7 +97,7 @@ class SentenceTransformerEmbedder:
                 if self._normalize:
                     vectors = torch.nn.functional.normalize(vectors, dim=1)
                 return vectors.cpu().numpy(), tokens
-        except (RuntimeError, IndexError, ValueError) as exc:
+        except local.COMPUTING as exc:
             raise local.translated(exc) from exc
 
     def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], int]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pg_embed.errors import InputRejected
 from pg_embed.models import local
+from pg_embed.models.budget import Budget
 from pg_embed.models.pooling import Pooling, pool
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.models.vocabulary import Vocabulary
@@ -74,6 +75,7 @@ class TransformerEmbedder:
         self._headers = headers
         self._header_ids = {kind: vocabulary.header(header) for kind, header in headers.items()}
         self._padding = model.config.pad_token_id or 0
+        self._budget = Budget(card.max_batch_tokens)
         self.card = card
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -82,16 +84,18 @@ class TransformerEmbedder:
         return [min(count, limit) for count in estimate_tokens(texts, self._headers["document"])]
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """Batches of texts of like length, the longest first."""
+        """Batches of texts of like length, the longest first; smaller ones once memory has run out."""
         read = self._vocabulary.read(self._headers[kind], texts, self.card.max_tokens)
         header = self._header_ids[kind]
         if self._pooling == "mean" and any(ids[: len(header)] != header for ids in read):
             raise InputRejected("the tokenizer joins the beginning of a text with the header before it")
         dense = np.empty((len(texts), self.card.dimensions), np.float32)
-        for rows in batches(
-            [len(ids) for ids in read], self.card.max_batch_items, self.card.max_batch_tokens
-        ):
-            dense[rows] = self._forward([read[row] for row in rows], len(header))
+        lengths = [len(ids) for ids in read]
+        for rows in batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens):
+            for part, vectors in self._budget.passes(
+                rows, lengths, lambda part: self._forward([read[row] for row in part], len(header))
+            ):
+                dense[part] = vectors
         if not np.isfinite(dense).all():
             raise InputRejected(
                 "a vector of the model is not finite", hint="the option dtype 'float32' may help"
@@ -116,7 +120,7 @@ class TransformerEmbedder:
                 vectors = pool(self._pooling, states, lengths, header)[:, : self.card.dimensions]
                 unit: Float32 = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
                 return unit
-        except (RuntimeError, IndexError, ValueError) as exc:
+        except local.COMPUTING as exc:
             raise local.translated(exc) from exc
 
 
