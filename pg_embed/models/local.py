@@ -13,7 +13,7 @@ CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
 CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
 CONCURRENCY = 2  # a query beside a bulk batch
 CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
 COMPUTING = (RuntimeError, IndexError, ValueError, MemoryError)  # what libraries raise while they compute
 INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
 
@@ -24,14 +24,14 @@ class OutOfMemory(ModelUnavailable):
     """a pass that has no room; one of fewer texts may have it"""
 
 
-def libraries(*modules: str) -> list[Any]:
+def libraries(*modules: str, extra: str = "local") -> list[Any]:
     """The modules, quiet ones; a missing one is an error that names the extra."""
     try:
         found = [import_module(module) for module in modules]
         transformers = import_module("transformers")
     except ImportError as exc:
         raise MissingExtra(
-            f"a package for local models is missing: {exc}", hint="pip install 'pg-embed[local]'"
+            f"a package for local models is missing: {exc}", hint=f"pip install 'pg-embed[{extra}]'"
         ) from exc
     transformers.utils.logging.disable_progress_bar()
     return found
