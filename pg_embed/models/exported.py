@@ -98,7 +98,10 @@ def _runtime() -> Any:
 def _cache() -> Path:
     """A folder that nobody else can write to: what stands in it is run."""
     folder = user_cache_path("pg_embed") / "onnx"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise _unkept(folder, exc) from exc
     told = folder.stat()
     if told.st_uid != os.geteuid() or told.st_mode & 0o022:
         raise ModelMisconfigured(
@@ -108,9 +111,18 @@ def _cache() -> Path:
     return folder
 
 
+def _unkept(folder: Path, exc: OSError) -> ModelMisconfigured:
+    return ModelMisconfigured(
+        f"no graph can be kept in {folder}: {exc}", hint="set XDG_CACHE_HOME to a folder of your own"
+    )
+
+
 def _make(model: Any, kept: Path, quantize: Quantize | None) -> None:
     """Export into a folder of its own, and give it its name when it is whole and right."""
-    making = Path(tempfile.mkdtemp(dir=kept.parent, prefix="making-"))  # only its owner may enter
+    try:
+        making = Path(tempfile.mkdtemp(dir=kept.parent, prefix="making-"))  # only its owner may enter
+    except OSError as exc:
+        raise _unkept(kept.parent, exc) from exc
     try:
         _export(model, making / FILE)
         if quantize is not None:
@@ -119,9 +131,9 @@ def _make(model: Any, kept: Path, quantize: Quantize | None) -> None:
         making.rename(kept)
     except PgEmbedError:
         raise
-    except OSError:
+    except OSError as exc:
         if not kept.exists():  # else another process was faster, and its graph is the same
-            raise
+            raise _unkept(kept.parent, exc) from exc
     except Exception as exc:
         raise ModelMisconfigured(
             f"the checkpoint cannot be exported to ONNX: {exc}", hint="use the backend torch"

@@ -142,6 +142,33 @@ def test_a_cache_that_others_may_write_to_is_refused(tmp_path: Path, monkeypatch
         model()
 
 
+def test_a_cache_that_cannot_be_made_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelMisconfigured, match="no graph can be kept") as caught:
+        model()
+    assert "XDG_CACHE_HOME" in str(caught.value.hint)
+
+
+def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    check = exported._check
+
+    def late(*given: Any) -> None:
+        """Before this graph gets its name, another one has it."""
+        check(*given)
+        [making] = (tmp_path / "pg_embed" / "onnx").iterdir()
+        shutil.copytree(making, making.with_name(names[0]))
+
+    names: list[str] = []
+    monkeypatch.setattr(exported, "space_id", lambda *_, **__: names.append("taken") or "taken")
+    monkeypatch.setattr(exported, "_check", late)
+    assert model().embed(["a"], "query").dense.shape == (1, 384)
+    assert [path.name for path in (tmp_path / "pg_embed" / "onnx").iterdir()] == ["taken"]
+
+
 def test_a_broken_graph_says_what_to_remove(
     graph: SentenceTransformerEmbedder, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
