@@ -27,6 +27,7 @@ Quantize = Literal["int8"]
 
 EXTRA = "local,onnx"
 OPSET = 17
+RECIPE = 1  # of what is done to a graph; another one makes all graphs anew
 FILE = "model.onnx"
 VECTORS = "vectors"
 MODULES = {"Transformer", "Pooling", "Dense", "Normalize"}
@@ -70,6 +71,7 @@ def load_graph(model: Any, weights: Mapping[str, str], folder: Path, quantize: Q
         architecture=traits.architecture(folder),
         modules=modules,
         opset=OPSET,
+        recipe=RECIPE,
         quantize=quantize,
         versions=[torch.__version__, transformers.__version__, onnxruntime.__version__],
     )
@@ -173,7 +175,9 @@ def _export(model: Any, file: Path) -> None:
 def _quantize(file: Path) -> None:
     """Weights of products as int8 with a scale for each channel, the other factor quantised at each call.
 
-    Embeddings stay as they are: to look them up is no work, and their error would go through all layers.
+    Embeddings stay as they are: to look them up is no work, and their error would go through all layers. So
+    do products that make fewer numbers of more, as at a layer's end: what an activation leaves has outliers,
+    beside which eight bits are few. That halves the error, and takes a fifth of the speed.
     """
     onnx, quantization = local.libraries("onnx", "onnxruntime.quantization", extra=EXTRA)
     graph = onnx.load(str(file))
@@ -182,9 +186,17 @@ def _quantize(file: Path) -> None:
         graph,
         str(file),
         op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=_narrowing(graph),
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
     )
+
+
+def _narrowing(graph: Any) -> list[str]:
+    """Products with weights of more rows than columns."""
+    shapes = {weights.name: tuple(weights.dims) for weights in graph.graph.initializer}
+    products = [node for node in graph.graph.node if node.op_type == "MatMul" and node.input[1] in shapes]
+    return [node.name for node in products if shapes[node.input[1]][0] > shapes[node.input[1]][-1]]
 
 
 def _check(model: Any, graph: Graph, quantize: Quantize | None) -> None:
