@@ -15,6 +15,7 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - model_loading (info; model, family): a model is being loaded
 - model_loaded (info; model, family, seconds, dimensions): a model is ready
 - model_failed (error; model, family, error): a model cannot be loaded
+- out_of_memory (warning; tokens, budget): a pass of a local model had no room; smaller ones are tried
 - door_opened (info; door, address): a door of the sidecar accepts requests
 - door_failed (error; door, error): a door ended by an unexpected error
 - request_failed (error; error): a request ended by an unexpected error

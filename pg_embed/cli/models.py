@@ -1,29 +1,43 @@
-"""`pg-embed models`: list the models of a database, and add one."""
+"""`pg-embed models`: list the models that are known, or those of a database, and add one."""
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pg_embed.cli import options as given
 from pg_embed.cli.app import app
-from pg_embed.cli.options import NO_DSN, Json, OptionalDsnOption
 from pg_embed.cli.output import print_json, print_rows, say
 
-models = typer.Typer(help="List the models of a database, or add one.")
+models = typer.Typer(help="List the models that are known, or those of a database, or add one.")
 app.add_typer(models, name="models")
 
 
 @models.callback(invoke_without_command=True)
-def show(context: typer.Context, dsn: OptionalDsnOption = None, as_json: Json = False) -> None:
-    """List the models of a database, or add one."""
+def show(
+    context: typer.Context,
+    dsn: given.OptionalDsnOption = None,
+    known: given.Known = False,
+    hosted: given.Hosted = None,
+    outputs: given.Outputs = None,
+    language: given.Language = None,
+    as_json: given.Json = False,
+) -> None:
+    """List the models that are known, or those of a database, or add one."""
     context.obj = (dsn, as_json)
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    narrowed = any(told is not None for told in (hosted, outputs, language))
+    if known or narrowed or not dsn:
+        from pg_embed.cli.known import print_known
+
+        print_known(hosted=hosted, output=outputs, language=language, as_json=as_json)
+    else:
         from pg_embed.cli.database import ask
 
-        print_rows(ask(_named(dsn), "models"), as_json=as_json, nothing="there is no model")
+        print_rows(ask(dsn, "models"), as_json=as_json, nothing="there is no model")
 
 
 @models.command()
@@ -37,8 +51,8 @@ def create(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the family; may be given often.")
     ] = None,
     default: Annotated[bool, typer.Option("--default", help="The database's default model.")] = False,
-    dsn: OptionalDsnOption = None,
-    as_json: Json = False,
+    dsn: given.OptionalDsnOption = None,
+    as_json: given.Json = False,
 ) -> None:
     """Load a model here, without a sidecar, and enter it in the catalog with what it says of itself."""
     from psycopg.types.json import Jsonb
@@ -48,8 +62,9 @@ def create(
     from pg_embed.models.registry import default_registry
     from pg_embed.records import ModelSpec
 
-    database = _named(dsn or context.obj[0])
-    options = dict(_option(text) for text in option or [])
+    if not (database := dsn or context.obj[0]):
+        raise typer.BadParameter(given.NO_DSN)
+    options = dict(given.named_value(text) for text in option or [])
     say(f"loading {name} …")
     spec = ModelSpec(name, family, options) if family else known_spec(name, options)
     with closing(default_registry().load(spec)) as embedder:
@@ -60,20 +75,3 @@ def create(
         print_json({"name": name, "card": card})
     else:
         typer.echo(f"model {name}: {card['dimensions']} dimensions, {card['metric']}")
-
-
-def _named(dsn: str | None) -> str:
-    if not dsn:
-        raise typer.BadParameter(NO_DSN)
-    return dsn
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """`dimensions=256` is a number, `query_prompt=find:` a text: what is JSON is read as JSON."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,16 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where the embedded PostgreSQL lives; by default the user's data folder."),
 ]
+Known = Annotated[bool, typer.Option("--known", help="Those that may be taken, though a database is named.")]
+Hosted = Annotated[
+    bool | None, typer.Option("--hosted/--local", help="Of the known: at a provider, or here.")
+]
+Outputs = Annotated[
+    str | None, typer.Option(help="Of the known: those that make dense, sparse, multi or score.")
+]
+Language = Annotated[
+    str | None, typer.Option(help="Of the known: those told to read it, such as chinese or code.")
+]
 NO_DSN = "no database is named: give its DSN, or set PG_EMBED_DSN"
 Sql = Annotated[bool, typer.Option("--sql", help="Print what psql can run, and do not connect.")]
 
@@ -33,3 +44,14 @@ def mode(text: str) -> int:
         return read_mode(text)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
+
+
+def named_value(text: str) -> tuple[str, Any]:
+    """`dimensions=256` is a number, `query_prompt=find:` a text: what is JSON is read as JSON."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -47,6 +47,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
+def print_packed(rows: Sequence[Mapping[str, Any]], widths: Mapping[str, int], *, nothing: str) -> None:
+    """Rows as a table without margins, some of its columns of a given width, for rows of many columns."""
+    if not rows:
+        typer.echo(nothing)
+        return
+    made = table(rows)
+    made.show_edge, made.padding = False, 0
+    for column, name in zip(made.columns, rows[0], strict=True):
+        column.width = widths.get(name)
+    print_table(made)
+
+
 def print_table(made: Table) -> None:
     """To standard output, as wide as the terminal."""
     from rich.console import Console

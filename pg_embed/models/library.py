@@ -10,6 +10,7 @@ from typing import Any
 
 from pg_embed.errors import InputRejected
 from pg_embed.models import local, traits
+from pg_embed.models.budget import Budget
 from pg_embed.models.checkpoint import find_checkpoint
 from pg_embed.models.results import check_finite, in_order, no_rows
 from pg_embed.models.tokens import estimate_tokens
@@ -41,6 +42,7 @@ class LibraryEmbedder:
         self._model = model
         self._tokenizing = Lock()  # Hugging Face's tokenizers are not thread safe
         self._prompts = prompts
+        self._budget = Budget(card.max_batch_tokens)
         self.card = card
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -49,12 +51,18 @@ class LibraryEmbedder:
         return [min(count, limit) for count in estimate_tokens(texts)]
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """Batches of texts of like length, the longest first."""
+        """Batches of texts of like length, the longest first; smaller ones once memory has run out."""
         if not texts:
             return no_rows(self.card, outputs)
-        order = list(batches(self.count_tokens(texts), self.card.max_batch_items, self.card.max_batch_tokens))
-        parts = [self._forward([texts[row] for row in rows], kind) for rows in order]
-        embeddings = in_order(parts, order)
+        lengths = self.count_tokens(texts)
+        found = list(
+            self._budget.batched(
+                batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens),
+                lengths,
+                lambda rows: self._forward([texts[row] for row in rows], kind),
+            )
+        )
+        embeddings = in_order([part for _, part in found], [rows for rows, _ in found])
         check_finite(embeddings)
         return embeddings
 
@@ -64,16 +72,19 @@ class LibraryEmbedder:
         local.release_memory()
 
     def _forward(self, texts: list[str], kind: Kind) -> Embeddings:
+        try:
+            features, tokens = self._features(self._model, texts, kind)
+            return replace(self._compute(features, kind), tokens=tokens)
+        except local.COMPUTING as exc:
+            raise local.translated(exc) from exc
+
+    def _compute(self, features: dict[str, Any], kind: Kind) -> Embeddings:
         import torch
 
         model = self._model
-        try:
-            features, tokens = self._features(model, texts, kind)
-            with torch.inference_mode():
-                output = model({**features, **_moved(features, model.device)}, task=kind)
-                return replace(self._read(output["sentence_embedding"]), tokens=tokens)
-        except local.FAILURES as exc:
-            raise local.translated(exc) from exc
+        with torch.inference_mode():
+            output = model({**features, **_moved(features, model.device)}, task=kind)
+            return self._read(output["sentence_embedding"])
 
     def _read(self, vectors: Any) -> Embeddings:
         """Embeddings of a tensor of shape (texts, dimensions)."""

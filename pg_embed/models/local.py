@@ -20,21 +20,25 @@ CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
 CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
 CONCURRENCY = 2  # a query beside a bulk batch
 CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-FAILURES = (RuntimeError, IndexError, ValueError, MemoryError)  # that libraries raise while they compute
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
+COMPUTING = (RuntimeError, IndexError, ValueError, MemoryError)  # what libraries raise while they compute
 INPUT_ERRORS = ("size of tensor", "expanded size", "index out of range", "shapes cannot be multiplied")
 
 NumberType = Literal["float32", "float16", "bfloat16", "auto"]
 
 
-def libraries(*modules: str) -> list[Any]:
+class OutOfMemory(ModelUnavailable):
+    """a pass that has no room; one of fewer texts may have it"""
+
+
+def libraries(*modules: str, extra: str = "local") -> list[Any]:
     """The modules, quiet ones; a missing one is an error that names the extra."""
     try:
         found = [import_module(module) for module in modules]
         transformers = import_module("transformers")
     except ImportError as exc:
         raise MissingExtra(
-            f"a package for local models is missing: {exc}", hint="pip install 'pg-embed[local]'"
+            f"a package for local models is missing: {exc}", hint=f"pip install 'pg-embed[{extra}]'"
         ) from exc
     transformers.utils.logging.disable_progress_bar()
     return found
@@ -59,11 +63,18 @@ def number_type(torch: Any, told: NumberType | None, device: str | None, acceler
     return name if name == "auto" else getattr(torch, name)
 
 
+def is_out_of_memory(exc: Exception) -> bool:
+    """Whether an accelerator or this machine had no memory left; torch tells of the latter in words only."""
+    if isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(exc).lower() for words in OUT_OF_MEMORY)
+
+
 def translated(exc: Exception) -> ModelError:
     """What a library raised while it computed, as one of our errors."""
     text = str(exc)
-    if isinstance(exc, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY):
-        return ModelUnavailable(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
+    if is_out_of_memory(exc):
+        return OutOfMemory(f"out of memory: {text}", hint="set a smaller batch_size or max_tokens")
     if isinstance(exc, IndexError) or any(words in text for words in INPUT_ERRORS):
         return InputRejected(f"the model cannot read a text: {text}")
     return ModelUnavailable(f"the model failed: {text}")
@@ -91,13 +102,13 @@ def trying() -> Iterator[None]:
 
 def unloadable(checkpoint: str, exc: Exception) -> ModelError:
     """What a library raised while it loaded a checkpoint, as one of our errors."""
-    if any(words in str(exc).lower() for words in OUT_OF_MEMORY):
+    if is_out_of_memory(exc):
         return ModelUnavailable(f"no memory to load {checkpoint}: {exc}")
     return ModelMisconfigured(f"checkpoint {checkpoint} cannot be loaded: {exc}")
 
 
 def release_memory() -> None:
-    """Give an accelerator's memory back after a model was let go."""
+    """Give an accelerator's memory back after a model was let go, or a pass had no room."""
     import torch
 
     if torch.cuda.is_available():

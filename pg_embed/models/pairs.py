@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pg_embed.errors import InputRejected
 from pg_embed.models import local
+from pg_embed.models.budget import Budget
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.models.transformer import Architecture, batches, padded
 from pg_embed.models.vocabulary import Vocabulary
@@ -66,6 +67,7 @@ class TransformerReranker:
         self._pairs = pairs
         self._activation = activation
         self._padding = model.config.pad_token_id or 0
+        self._budget = Budget(card.max_batch_tokens)
         self.card = card
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -73,14 +75,17 @@ class TransformerReranker:
         return self._pairs.count_tokens(texts, self.card.max_tokens)
 
     def rerank(self, query: str, texts: Sequence[str]) -> Scores:
-        """Batches of pairs of like length, the longest first."""
+        """Batches of pairs of like length, the longest first; smaller ones once memory has run out."""
         read = self._pairs.read(query, texts, self.card.max_tokens)
         rows = [row for rows in read for row in rows]
         found = np.empty(len(rows), np.float32)
-        for chosen in batches(
-            [len(row) for row in rows], self.card.max_batch_items, self.card.max_batch_tokens
+        lengths = [len(row) for row in rows]
+        for chosen, part in self._budget.batched(
+            batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens),
+            lengths,
+            lambda chosen: self._forward([rows[number] for number in chosen]),
         ):
-            found[chosen] = self._forward([rows[number] for number in chosen])
+            found[chosen] = part
         if not np.isfinite(found).all():
             raise InputRejected("a score is not finite", hint="the option dtype 'float32' may help")
         firsts = np.cumsum([0, *map(len, read)])[:-1]
@@ -105,5 +110,5 @@ class TransformerReranker:
                     logits = torch.sigmoid(logits)
                 scores: Float32 = logits.cpu().numpy()
                 return scores
-        except local.FAILURES as exc:
+        except local.COMPUTING as exc:
             raise local.translated(exc) from exc

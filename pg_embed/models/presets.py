@@ -1,31 +1,75 @@
-"""Models that are known before they are loaded, some of them with their cards."""
+"""Models that are known before they are loaded: what is published about them, of some their cards."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 from pg_embed.errors import UnknownModel
-from pg_embed.records import Card, ModelSpec
+from pg_embed.records import Card, ModelSpec, Output
+
+CPU_BYTES, GPU_BYTES = 4, 2  # of a parameter: float32 and bfloat16
+IDENTITY = (
+    "model",
+    "checkpoint",
+    "revision",
+    "base_url",
+    "output",
+)  # options that say which model, and whose
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named model; the card is what loading it on a CPU gives, and None where only loading tells."""
+    """A named model; None is what is not known of it.
+
+    The card is what loading it on a CPU gives, and None where only loading tells. `dimensions` has the size
+    of each output, of a dense vector the one it has unless told; `sizes` are others it may be told, and from
+    `sizes_from` on it may be any. `licence` is of the weights or, for a hosted model, of the service.
+    """
 
     name: str
     family: str
     options: Mapping[str, Any]
-    licence: str
+    licence: str | None
+    commercial: bool | None  # whether the licence allows commercial use
+    hosted: bool
+    outputs: tuple[Output, ...]
+    dimensions: Mapping[Output, int] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
+    sizes_from: int | None = None
+    max_tokens: int | None = None
+    languages: str | None = None
+    price: float | None = None  # US dollars for a million tokens
+    parameters: int | None = None
+    revision: str | None = None
     card: Card | None = None
 
     @property
     def spec(self) -> ModelSpec:
         """What the registry loads."""
         return ModelSpec(self.name, self.family, self.options)
+
+    @property
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes that the weights take on a CPU and on an accelerator, as they are loaded unless told."""
+        if self.parameters is None:
+            return None
+        return self.parameters * CPU_BYTES, self.parameters * GPU_BYTES
+
+    def speaks(self, language: str) -> bool:
+        """Whether the model is told to read a language, by name or as one of many; "code" is one, too."""
+        known = [word.strip().lower() for word in (self.languages or "").split(",")]
+        many = any(word == "many" or word.endswith("+") for word in known)
+        return language.lower() in known or (many and language.lower() != "code")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        memory = dict(zip(("cpu", "gpu"), self.memory, strict=True)) if self.memory else None
+        card = self.card.as_dict() if self.card else None
+        return {**self.__dict__, "options": dict(self.options), "card": card, "memory": memory}
 
 
 def presets() -> dict[str, Preset]:
@@ -45,7 +89,30 @@ def known_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec
     return ModelSpec(name, preset.family, {**preset.options, **(options or {})})
 
 
+def preset_of(spec: ModelSpec) -> Preset | None:
+    """The preset that a model is, whatever it is called; None for another model, or on another server."""
+    wanted = [spec.options.get(option) for option in IDENTITY]
+    return next(
+        (
+            preset
+            for preset in presets().values()
+            if preset.family == spec.family and [preset.options.get(option) for option in IDENTITY] == wanted
+        ),
+        None,
+    )
+
+
 def _preset(name: str, *, card: dict[str, Any] | None = None, **rest: Any) -> Preset:
+    """What a card says is not said twice."""
+    told = {**rest, "sizes": tuple(rest.get("sizes", ()))}
     if card is None:
-        return Preset(name=name, **rest)
-    return Preset(name=name, card=Card(**{**card, "outputs": tuple(card["outputs"])}), **rest)
+        return Preset(name=name, **{**told, "outputs": tuple(rest["outputs"])})
+    made = Card(**{**card, "outputs": tuple(card["outputs"])})
+    return Preset(
+        name=name,
+        card=made,
+        outputs=made.outputs,
+        dimensions={output: made.size(output) for output in made.outputs},
+        max_tokens=made.max_tokens,
+        **told,
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pg_embed.errors import InputRejected
 from pg_embed.models import local
+from pg_embed.models.budget import Budget
 from pg_embed.models.heads import Batch, Head
 from pg_embed.models.pooling import Pooling
 from pg_embed.models.results import check_finite, in_order, no_rows
@@ -92,6 +93,7 @@ class TransformerEmbedder:
         self._headers = headers
         self._header_ids = {kind: vocabulary.header(header) for kind, header in headers.items()}
         self._padding = model.config.pad_token_id or 0
+        self._budget = Budget(card.max_batch_tokens)
         self.card = card
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -100,7 +102,7 @@ class TransformerEmbedder:
         return [min(count, limit) for count in estimate_tokens(texts, self._headers["document"])]
 
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
-        """Batches of texts of like length, the longest first."""
+        """Batches of texts of like length, the longest first; smaller ones once memory has run out."""
         read = self._vocabulary.read(self._headers[kind], texts, self.card.max_tokens)
         header = self._header_ids[kind]
         if self._pooling == "mean" and any(ids[: len(header)] != header for ids in read):
@@ -108,9 +110,14 @@ class TransformerEmbedder:
         if not texts:
             return no_rows(self.card, outputs)
         lengths = [len(ids) for ids in read]
-        order = list(batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens))
-        parts = [self._forward([read[row] for row in rows], len(header), outputs) for rows in order]
-        embeddings = in_order(parts, order)
+        found = list(
+            self._budget.batched(
+                batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens),
+                lengths,
+                lambda rows: self._forward([read[row] for row in rows], len(header), outputs),
+            )
+        )
+        embeddings = in_order([part for _, part in found], [rows for rows, _ in found])
         check_finite(embeddings)
         return embeddings
 
@@ -132,7 +139,7 @@ class TransformerEmbedder:
                 batch = Batch(read, header, lengths, mask, states)
                 made: Embeddings = self._head(batch, outputs)
                 return replace(made, tokens=sum(map(len, read)))
-        except local.FAILURES as exc:
+        except local.COMPUTING as exc:
             raise local.translated(exc) from exc
 
 

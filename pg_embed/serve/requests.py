@@ -12,7 +12,7 @@ import orjson
 
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
-from pg_embed.models.presets import known_spec
+from pg_embed.models.presets import known_spec, preset_of
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Output, Outputs, Priority, Scores
 from pg_embed.serve.spelling import spell
 
@@ -97,8 +97,7 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
     deadline = monotonic() + request.timeout
     card = await engine.card(request.spec, request.timeout)
     if request.op == "card":
-        told = {"family": request.spec.family, "options": dict(request.spec.options)}
-        return orjson.dumps({"id": request_id, "card": card.as_dict(), **told})
+        return orjson.dumps({"id": request_id, "card": card.as_dict(), **_published(request.spec)})
     if request.space_id not in (None, card.space_id):
         raise _mismatch(request, card)
     timeout = max(deadline - monotonic(), 0.0)
@@ -115,6 +114,21 @@ async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
         "space_id": card.space_id,
     }
     return orjson.dumps(found)
+
+
+def _published(spec: ModelSpec) -> dict[str, Any]:
+    """What the catalog enters beside a card; `price` and `known` are null for a model that is not known."""
+    preset = preset_of(spec)
+    known = preset and {
+        "name": preset.name,
+        "licence": preset.licence,
+        "commercial": preset.commercial,
+        "hosted": preset.hosted,
+        "languages": preset.languages,
+        "parameters": preset.parameters,
+    }
+    price = preset.price if preset else None
+    return {"family": spec.family, "options": dict(spec.options), "price": price, "known": known}
 
 
 def _encode_scores(request_id: str, result: Scores) -> bytes:

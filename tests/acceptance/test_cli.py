@@ -131,6 +131,15 @@ def test_models_are_created_without_a_sidecar(dsn: str, db: Db) -> None:
     assert db.execute("SELECT dimensions FROM embed.models WHERE name = 'small'").fetchone() == (4,)
 
 
+def test_known_models_are_listed_without_a_database_and_with_one_when_asked(dsn: str) -> None:
+    assert "bge-m3" in {model["name"] for model in as_json("models")}
+    known = as_json("models", "--dsn", dsn, "--known", "--local", "--outputs", "sparse")
+    assert known
+    assert all(not model["hosted"] and "sparse" in model["outputs"] for model in known)
+    succeeds("models", "--dsn", dsn, "create", "small", *FAKE)
+    assert "small" in {model["name"] for model in as_json("models", "--dsn", dsn)}
+
+
 def test_a_wrong_option_of_a_model_is_wrong_use(dsn: str) -> None:
     done = pg_embed("models", "--dsn", dsn, "create", "small", "--family", "fake", "--option", "size=4")
     assert done.returncode == 2

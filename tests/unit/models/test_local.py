@@ -36,8 +36,9 @@ def test_numbers_are_as_told_else_float32_on_a_cpu(
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (RuntimeError("CUDA out of memory"), ModelUnavailable),
-        (RuntimeError("[enforce fail] can't allocate memory: you tried"), ModelUnavailable),
+        (RuntimeError("CUDA out of memory"), local.OutOfMemory),
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), local.OutOfMemory),
+        (MemoryError(), local.OutOfMemory),
         (IndexError("index 9 is out of bounds"), InputRejected),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), InputRejected),
         (RuntimeError("something else"), ModelUnavailable),

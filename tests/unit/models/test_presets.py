@@ -7,21 +7,72 @@ from dataclasses import replace
 
 import pytest
 
-from pg_embed.models.presets import Preset, presets
+from pg_embed.models.presets import Preset, preset_of, presets
 from pg_embed.models.registry import default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import ModelSpec
 from tests.fix_models import PROVIDERS, RANKERS
 from tests.providers.server import ProviderServer
 
-HOSTED = [preset for preset in presets().values() if preset.family in PROVIDERS]
-RANKING = [preset for preset in presets().values() if preset.family in RANKERS]
+HOSTED = [preset for preset in presets().values() if preset.family in PROVIDERS and preset.card is not None]
+RANKING = [preset for preset in presets().values() if preset.family in RANKERS and preset.card is not None]
 
 
 @pytest.mark.parametrize("preset", presets().values(), ids=lambda preset: preset.name)
-def test_a_preset_is_of_a_known_family_and_has_a_licence(preset: object) -> None:
-    assert preset.family in default_registry().families()  # type: ignore[attr-defined]
-    assert preset.licence  # type: ignore[attr-defined]
+def test_a_preset_is_of_a_known_family_and_has_a_licence(preset: Preset) -> None:
+    assert preset.family in default_registry().families()
+    assert preset.licence
+    assert preset.commercial is ("-NC-" not in preset.licence or preset.hosted)
+
+
+@pytest.mark.parametrize("preset", presets().values(), ids=lambda preset: preset.name)
+def test_a_preset_says_nothing_twice_and_nothing_that_cannot_be(preset: Preset) -> None:
+    assert preset.outputs
+    assert set(preset.dimensions) <= set(preset.outputs)
+    assert preset.price is None or preset.hosted
+    assert preset.parameters is None or not preset.hosted
+    assert not preset.sizes or preset.dimensions["dense"] not in preset.sizes
+    if preset.card is not None:
+        assert preset.dimensions == {output: preset.card.size(output) for output in preset.card.outputs}
+        assert preset.max_tokens == preset.card.max_tokens
+
+
+def test_no_two_presets_are_one_model() -> None:
+    assert [preset_of(preset.spec) for preset in presets().values()] == list(presets().values())
+
+
+def test_a_preset_is_known_by_any_name_but_not_on_another_server() -> None:
+    voyage = ModelSpec("mine", "voyage", {"model": "voyage-4", "dimensions": 256})
+    found = preset_of(voyage)
+    assert found is not None
+    assert (found.name, found.price) == ("voyage-4", 0.06)
+    assert preset_of(replace(voyage, options={**voyage.options, "base_url": "http://there"})) is None
+    assert preset_of(replace(voyage, family="openai")) is None
+
+
+def test_memory_is_that_of_the_parameters() -> None:
+    assert presets()["bge-m3"].memory == (2_272_000_000, 1_136_000_000)
+    assert presets()["voyage-4"].memory is None
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "expected"),
+    [
+        ("bce-embedding-base_v1", "Chinese", True),
+        ("bce-embedding-base_v1", "french", False),
+        ("bge-m3", "french", True),
+        ("bge-m3", "code", False),
+        ("Qwen3-Embedding-4B", "code", True),
+        ("voyage-4", "english", False),  # not known is not told
+    ],
+)
+def test_a_model_speaks_what_is_published(name: str, language: str, expected: bool) -> None:
+    assert presets()[name].speaks(language) is expected
+
+
+def test_the_weights_of_minilm_are_as_many_as_is_said(minilm: Embedder) -> None:
+    found = sum(weights.numel() for weights in minilm._model.parameters())  # type: ignore[attr-defined]
+    assert found == presets()["all-MiniLM-L6-v2"].parameters
 
 
 def test_a_card_that_only_loading_tells_is_none() -> None:

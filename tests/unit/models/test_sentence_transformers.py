@@ -152,6 +152,11 @@ def test_vectors_are_float32_whatever_the_model_computes_in(tiny: Path) -> None:
     assert half.card.space_id == model(tiny).card.space_id  # the same but for rounding
 
 
+def test_vectors_are_of_length_1_though_the_model_normalises_in_fewer_bits(tiny: Path) -> None:
+    dense = model(tiny, dtype="bfloat16").embed(["the cat", "a b c d", "j"], "query").dense
+    assert np.allclose(np.linalg.norm(dense, axis=1), 1, atol=1e-6)
+
+
 def test_the_space_is_of_the_weights_not_of_their_place(tiny: Path, make: Make) -> None:
     assert model(make()).card.space_id == model(tiny).card.space_id
     folder = make()

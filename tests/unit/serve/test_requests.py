@@ -125,6 +125,17 @@ async def test_a_known_model_needs_no_family_and_is_told_with_it() -> None:
     assert "all-MiniLM-L6-v2" in told["error"]["hint"]
 
 
+async def test_a_card_has_the_price_of_a_known_model_and_what_its_licence_allows() -> None:
+    told = await ask(StubEngine(), asked(op="card", model={"name": "voyage-4-lite"}))
+    assert told["price"] == 0.02
+    assert (told["known"]["name"], told["known"]["commercial"]) == ("voyage-4-lite", True)
+    model = {"name": "m", "family": "splade", "options": {"checkpoint": "naver/splade-v3"}}
+    told = await ask(StubEngine(), asked(op="card", model=model))
+    assert (told["price"], told["known"]["commercial"]) == (None, False)
+    told = await ask(StubEngine(), asked(op="card"))
+    assert (told["price"], told["known"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
