@@ -10,6 +10,7 @@ from pg_embed.errors import InvalidArgument, ModelMisconfigured
 from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
 from pg_embed.models.heads import DenseHead, Head
+from pg_embed.models.room import pass_tokens
 from pg_embed.models.space import space_id
 from pg_embed.models.transformer import (
     Architecture,
@@ -71,7 +72,7 @@ def load_transformer(
         max_tokens=facts["max_tokens"],
         metric=options.metric,
         space_id=space,
-        **feeding(model, options),
+        **feeding(model, options, facts["max_tokens"]),
     )
     embedder = TransformerEmbedder(model, head, vocabulary, family, headers, card)
     with local.trying():
@@ -159,13 +160,14 @@ def architecture(folder: Path, family: Architecture) -> dict[str, Any]:
     return told
 
 
-def feeding(model: Any, options: CheckpointOptions) -> dict[str, Any]:
+def feeding(model: Any, options: CheckpointOptions, max_tokens: int) -> dict[str, Any]:
     """What a card says of the calls that the model wants."""
     on_cpu = model.device.type == "cpu"
+    most = local.CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS
     return {
         "concurrency": local.CONCURRENCY,
         "max_batch_items": options.batch_size or (local.CPU_BATCH if on_cpu else local.ACCELERATOR_BATCH),
-        "max_batch_tokens": local.CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS,
+        "max_batch_tokens": pass_tokens(model, max_tokens, most),
         "shares_cpu": on_cpu,
     }
 

@@ -48,7 +48,7 @@ def load_reranker(
         metric="ip",
         space_id=space,
         padded=family.padded,
-        **pretrained.feeding(model, options),
+        **pretrained.feeding(model, options, max_tokens),
     )
     reranker = TransformerReranker(model, pairs, activation, card)
     with local.trying():

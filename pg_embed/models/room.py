@@ -1,0 +1,37 @@
+"""How many tokens a forward pass may have beside the weights, by the memory that is free once they are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pg_embed.models import local
+
+SHARE = 0.5  # of the free memory; the rest is for the allocator's gaps, and for other programs
+FLOAT32 = 4  # bytes; layers normalise in it, whatever the weights have
+
+
+def pass_tokens(model: Any, longest: int, most: int) -> int:
+    """Tokens of a pass, padding counted, at most `most`: that where the device does not tell its free memory.
+
+    A text of `longest` tokens is tried in any case. Should the estimate be too high, a pass that runs out of
+    memory is halved, and that is remembered (`Budget`).
+    """
+    if model.device.type != "cuda":
+        return most
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(model.device)
+    fitting = int(free * SHARE / local.CONCURRENCY / token_bytes(model, longest))
+    return max(min(fitting, most), min(longest, most), 1)
+
+
+def token_bytes(model: Any, longest: int) -> int:
+    """Bytes that a token takes where a pass takes most: inside a layer's feed-forward network.
+
+    These live there together: the states and what is added to them, two products and what is made of both, a
+    float32 copy of the states, and the token's row of the attention mask.
+    """
+    config, size = model.config, model.dtype.itemsize
+    states: int = config.hidden_size
+    inner: int = getattr(config, "intermediate_size", None) or 4 * states
+    return size * (2 * states + 3 * inner + longest) + FLOAT32 * states
