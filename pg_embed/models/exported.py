@@ -177,7 +177,7 @@ def _quantize(file: Path) -> None:
 
     Embeddings stay as they are: to look them up is no work, and their error would go through all layers. So
     do products that make fewer numbers of more, as at a layer's end: what an activation leaves has outliers,
-    beside which eight bits are few. That halves the error, and takes a fifth of the speed.
+    beside which eight bits are few. That halves the error, and takes a fifth to a third of the speed.
     """
     onnx, quantization = local.libraries("onnx", "onnxruntime.quantization", extra=EXTRA)
     graph = onnx.load(str(file))
