@@ -1,4 +1,4 @@
-"""How many tokens a forward pass may have beside the weights, by the memory that is free once they are loaded."""
+"""How many tokens a forward pass may have beside the weights, by the memory that is free after loading."""
 
 from __future__ import annotations
 

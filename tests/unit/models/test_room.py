@@ -38,7 +38,7 @@ def test_a_large_model_on_a_small_card_has_small_batches(free: Any) -> None:
 
 def test_more_room_makes_larger_batches_up_to_the_most(free: Any) -> None:
     found = []
-    for size in (4, 16, 64):
+    for size in (4, 8, 64):
         free(size * GIB)
         found.append(pass_tokens(model(), 512, 32_768))
     assert found[0] < found[1] < found[2] == 32_768
@@ -57,4 +57,4 @@ def test_a_device_that_does_not_tell_has_the_most() -> None:
 
 def test_a_smaller_model_takes_less_for_a_token() -> None:
     small = model(config=SimpleNamespace(hidden_size=384))
-    assert token_bytes(small, 512) < token_bytes(model(), 512) / 10
+    assert token_bytes(small, 512) < token_bytes(model(), 512) / 8
