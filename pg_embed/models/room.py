@@ -34,4 +34,5 @@ def token_bytes(model: Any, longest: int) -> int:
     config, size = model.config, model.dtype.itemsize
     states: int = config.hidden_size
     inner: int = getattr(config, "intermediate_size", None) or 4 * states
-    return size * (2 * states + 3 * inner + longest) + FLOAT32 * states
+    found: int = size * (2 * states + 3 * inner + longest) + FLOAT32 * states
+    return found
