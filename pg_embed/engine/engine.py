@@ -18,6 +18,7 @@ from pg_embed.engine.memo import Memo
 from pg_embed.engine.observer import Observer, Silence
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.engine.threads import Threads
+from pg_embed.engine.throttle import Gate
 from pg_embed.errors import (
     InvalidArgument,
     ModelMisconfigured,
@@ -28,7 +29,7 @@ from pg_embed.errors import (
 )
 from pg_embed.log import event, logger
 from pg_embed.models.registry import Registry
-from pg_embed.protocols import Embedder
+from pg_embed.protocols import Embedder, Throttle
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority
 
 LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
@@ -48,10 +49,18 @@ log = logger("engine")
 class Model:
     """A loaded model with its queues and its memory of queries."""
 
-    def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
-        self.name = name
+    def __init__(
+        self,
+        embedder: Embedder,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        observer: Observer,
+        throttle: Throttle | None,
+    ) -> None:
+        self.name = spec.name
         self.embedder = embedder
-        self.batcher = Batcher(embedder, name, settings, observer)
+        gate = Gate(embedder.card, spec, throttle)
+        self.batcher = Batcher(embedder, spec.name, settings, observer, gate)
         self._observer = observer
         self._own = frozenset(embedder.card.outputs)
         self._remembered = (self._own - LARGE) or self._own
@@ -95,9 +104,14 @@ class Engine:
     """Lives on one event loop; models are known by `spec.key`, whatever their names."""
 
     def __init__(
-        self, registry: Registry, settings: EngineSettings | None = None, observer: Observer | None = None
+        self,
+        registry: Registry,
+        settings: EngineSettings | None = None,
+        observer: Observer | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._registry = registry
+        self._throttle = throttle
         self._settings = settings or EngineSettings()
         self._observer = observer or Silence()
         self._models: OrderedDict[str, asyncio.Future[Model]] = OrderedDict()  # the least recently used first
@@ -194,7 +208,7 @@ class Engine:
             self._failures[spec.key] = (monotonic() + self._settings.load_pause, outcome)
             _refuse(loading, outcome)
         else:
-            loading.set_result(Model(outcome, spec.name, self._settings, self._observer))
+            loading.set_result(Model(outcome, spec, self._settings, self._observer, self._throttle))
         _tell(spec, outcome, seconds)
         self._observer.loaded(spec.name, seconds, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ import orjson
 import stamina
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelError, ModelMisconfigured, ModelUnavailable
+from pg_embed.models.allowance import read_allowance
+from pg_embed.records import Allowance
 
 CONNECT_TIMEOUT = 10.0  # seconds
 ATTEMPTS = 3  # quick ones, for lost connections and server errors; the queue has the patience
@@ -29,6 +32,8 @@ REJECTED = {400, 413, 422, 498}  # 498 is Cohere's for a text with a word from i
 PASSING = {408, 409, 424, 425, 429, 499}
 RETRIED = {500, 502, 503, 504}
 PAYMENT = {402}
+REFUSED = {401, 403}  # the key or its rights
+LIMITED = 429
 NO_BALANCE = {"insufficient_quota", "AUTHZ_INSUFFICIENT_BALANCE"}  # OpenAI's and Jina's codes
 NO_MODEL = {"INPUT_MODEL_NOT_FOUND"}  # Jina's code, under the status of a refused text
 CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
@@ -46,6 +51,7 @@ class Endpoint:
         self.url = checked_url(url)
         self._key = key
         self._timeout = timeout
+        self._told = threading.local()
         self._client = httpx.Client(
             headers=_headers(key),
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
@@ -69,6 +75,11 @@ class Endpoint:
                 return self._post(content)
         raise AssertionError  # the last attempt returns or raises
 
+    def allowance(self) -> Allowance | None:
+        """What the last answer to this thread said of limits; told once."""
+        told: Allowance | None = self._told.__dict__.pop("allowance", None)
+        return told
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -84,6 +95,7 @@ class Endpoint:
             raise Passing(
                 f"{self.url} cannot be reached: {self.clean(str(exc)) or type(exc).__name__}"
             ) from exc
+        self._told.allowance = read_allowance(response.headers)
         if response.status_code != 200:
             raise self._error(response, body)
         return body
@@ -92,15 +104,17 @@ class Endpoint:
         status, told = response.status_code, _told(body)
         message = f"{self.url} answered {status}: {self.clean(told.message)[:LONGEST_MESSAGE]}"
         if status in PAYMENT or told.code in NO_BALANCE:
-            return ModelMisconfigured(message, hint="the account has no balance left")
+            return ModelMisconfigured(message, hint="the account has no balance left", refused=True)
         if status in REJECTED and told.about not in CONFIGURATION and told.code not in NO_MODEL:
             return InputRejected(message)
         retry_after = _retry_after(response)
         if status in RETRIED and retry_after is None:
             return Passing(message)
         if status in PASSING or status >= 500:
-            return ModelUnavailable(message, retry_after=retry_after)
-        return ModelMisconfigured(message, hint="check the key, base_url and model")
+            return ModelUnavailable(message, retry_after=retry_after, limited=status == LIMITED)
+        return ModelMisconfigured(
+            message, hint="check the key, base_url and model", refused=status in REFUSED
+        )
 
     def clean(self, text: str) -> str:
         """The text without the key, or what looks like one."""

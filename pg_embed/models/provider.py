@@ -14,7 +14,7 @@ from pg_embed.models.keys import read_key, refuse_keys
 from pg_embed.models.options import read_options
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
+from pg_embed.records import VECTORS, Allowance, Card, Embeddings, Kind, Metric, ModelSpec, Outputs
 
 PROBE = "dimensions"
 UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Base64Error)
@@ -119,6 +119,10 @@ class HostedEmbedder:
                 hint="the option dimensions must be what the server gives",
             )
         return result
+
+    def allowance(self) -> Allowance | None:
+        """What the last answer to this thread said of limits; told once."""
+        return self._endpoint.allowance()
 
     def close(self) -> None:
         """Close the connections."""

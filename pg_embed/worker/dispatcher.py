@@ -230,7 +230,7 @@ class Dispatcher:
         return outcome
 
     async def _failed(self, batch: Batch, error: PgEmbedError) -> Outcome | None:
-        charge = not isinstance(error, (*REPAIR, Overloaded))
+        charge = not isinstance(error, (*REPAIR, Overloaded)) and not _is_limited(error)
         if charge and batch.tries >= self.work.max_attempts:
             return _give_up(batch, self.work, error)
         self._failures += 1
@@ -296,6 +296,10 @@ class Dispatcher:
                 code=code,
                 error=error,
             )
+
+
+def _is_limited(error: PgEmbedError) -> bool:
+    return isinstance(error, ModelUnavailable) and error.limited
 
 
 def _give_up(batch: Batch, work: Work, error: PgEmbedError) -> Outcome:

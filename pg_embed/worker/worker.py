@@ -18,6 +18,7 @@ from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
 from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
+from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
 from pg_embed.log import event, logger
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
@@ -28,6 +29,7 @@ SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
 LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
+CATALOG = "catalog"  # the payload of a notification that tells of other things than rows
 WORKER_NUMBERS = 2**31 - 1
 # Whatever the database or the role sets by default: the guards of _finish_v1 hold in READ COMMITTED.
 SESSION = {
@@ -43,8 +45,15 @@ log = logger("worker")
 class Worker:
     """Works on one database until it is stopped; `stop` lets it finish what is in hand, `abort` does not."""
 
-    def __init__(self, dsn: str, models: Models, settings: WorkerSettings | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        models: Models,
+        settings: WorkerSettings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._dsn = checked(dsn)
+        self._limits = limits
         self._models = models
         self._settings = settings or WorkerSettings()
         self._stop = asyncio.Event()
@@ -106,7 +115,7 @@ class Worker:
             await listener.execute(SQL["listen"])
             self._connected = True
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
-            listening = asyncio.create_task(_listen(listener, session.called))
+            listening = asyncio.create_task(self._listen(listener, session.called))
             lost = True
             try:
                 await session.run(self._ready, listening)
@@ -115,6 +124,12 @@ class Worker:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
                 await session.end(at_once=self._abort, lost=lost)
+
+    async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
+        async for notice in connection.notifies():
+            called.set()
+            if notice.payload == CATALOG and self._limits is not None:
+                self._limits.refresh()
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -297,11 +312,6 @@ class _Session:
         entries = [entry for dispatcher in self._dispatchers.values() for entry in dispatcher.entries]
         if entries:
             await self._store.renew(entries)
-
-
-async def _listen(connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
-    async for _ in connection.notifies():
-        called.set()
 
 
 def _parameters() -> dict[str, Any]:

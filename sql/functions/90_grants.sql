@@ -57,7 +57,9 @@ BEGIN
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
-            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer)
+            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
+            embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
+            embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval)
             TO embed_worker;
     END IF;
 END $$;
@@ -68,7 +70,7 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
-        EXECUTE format('GRANT SELECT ON embed.models, embed.vectorizers, embed.status, embed.failures, embed._schema_version TO %s', role);
+        EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed._schema_version TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed._vector(text, text, text), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
             embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
