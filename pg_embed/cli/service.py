@@ -47,7 +47,13 @@ class Service:
         self._worker: Worker | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         if plan.doors is not None:
-            self._sidecar = Sidecar(self.engine, plan.doors, metrics=metrics, directory=plan.directory)
+            self._sidecar = Sidecar(
+                self.engine,
+                plan.doors,
+                metrics=metrics,
+                directory=plan.directory,
+                ledger=None if self._limits is None else self._limits.ledger,
+            )
         if plan.worker_dsn is not None:
             self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker, self._limits)
 

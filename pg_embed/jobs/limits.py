@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked
 from pg_embed.errors import ModelUnavailable, PgEmbedError
+from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
 from pg_embed.records import Allowance, CallLimit, ModelSpec, Priority, Remaining, Reservation
 
@@ -70,6 +71,7 @@ class Limits:
         self._stale = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
         self._is_well = True
+        self.ledger = Ledger()  # of what is used without a worker
 
     async def open(self) -> None:
         """Read the limits, and go on reading them; a database that is away is asked again."""
@@ -87,6 +89,7 @@ class Limits:
             open=False,
         )
         await self._pool.open()
+        self.ledger.pool = self._pool
         await self._read()
         self._reading = asyncio.create_task(self._keep_reading(), name="limits")
 
@@ -97,8 +100,9 @@ class Limits:
             await asyncio.gather(self._reading, return_exceptions=True)
         await asyncio.gather(*self._telling, return_exceptions=True)
         if self._pool is not None:
+            await self.ledger.tell()
             await self._pool.close(timeout=5.0)
-            self._pool = None
+            self._pool = self.ledger.pool = None
 
     def refresh(self) -> None:
         """The catalog has changed."""
@@ -186,6 +190,7 @@ class Limits:
                 await asyncio.wait_for(self._stale.wait(), POLL)
             self._stale.clear()
             await self._read()
+            await self.ledger.tell()
 
     async def _read(self) -> None:
         rows = await self._ask("limits", {})

@@ -20,14 +20,17 @@ from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
+from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
+from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.settings import WorkerSettings
 
 SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
+TELL_EVERY = 2.0  # seconds between two tellings of what was used
 LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
 CATALOG = "catalog"  # the payload of a notification that tells of other things than rows
 WORKER_NUMBERS = 2**31 - 1
@@ -54,6 +57,7 @@ class Worker:
     ) -> None:
         self._dsn = checked(dsn)
         self._limits = limits
+        self._ledger = Ledger()
         self._models = models
         self._settings = settings or WorkerSettings()
         self._stop = asyncio.Event()
@@ -111,7 +115,11 @@ class Worker:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
-            session = _Session(control, store, self._models, self._settings, self._stop, self._running)
+            self._ledger.pool = pool
+            await self._ledger.learn()
+            session = _Session(
+                control, store, self._models, self._ledger, self._settings, self._stop, self._running
+            )
             await listener.execute(SQL["listen"])
             self._connected = True
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
@@ -124,12 +132,17 @@ class Worker:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
                 await session.end(at_once=self._abort, lost=lost)
+                if not lost:
+                    await self._ledger.tell()
+                self._ledger.pool = None
 
     async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
         async for notice in connection.notifies():
+            if notice.payload == CATALOG:
+                await self._ledger.learn()
+                if self._limits is not None:
+                    self._limits.refresh()
             called.set()
-            if notice.payload == CATALOG and self._limits is not None:
-                self._limits.refresh()
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -177,6 +190,7 @@ class _Session:
         control: psycopg.AsyncConnection[Any],
         store: Store,
         models: Models,
+        ledger: Ledger,
         settings: WorkerSettings,
         stop: asyncio.Event,
         running: set[Dispatcher],
@@ -185,6 +199,7 @@ class _Session:
         self._control = control
         self._store = store
         self._models = models
+        self._ledger = ledger
         self._settings = settings
         self._stop = stop
         self._running = running
@@ -192,6 +207,8 @@ class _Session:
         self._works: list[Work] = []
         self._next_tend = 0.0
         self._tending: asyncio.Task[None] | None = None
+        self._next_telling = 0.0
+        self._telling: asyncio.Task[None] | None = None
         self._next_renewal = time.monotonic() + settings.lease / 3
         self._idle = False
 
@@ -219,6 +236,8 @@ class _Session:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
+        if self._telling is not None:
+            await asyncio.gather(self._telling, return_exceptions=True)
         in_flight = sum(len(dispatcher.entries) for dispatcher in self._running)
         event(log, logging.INFO, "worker_stopping", "stopping", worker=0, in_flight=in_flight)
         stopping = asyncio.gather(*(d.stop(at_once=at_once) for d in self._dispatchers.values()))
@@ -247,7 +266,8 @@ class _Session:
                 continue
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:
-                dispatcher = Dispatcher(work, self._store, self._models, self._settings, self.called.set)
+                models = MeteredModels(self._models, self._ledger, work.vectorizer)
+                dispatcher = Dispatcher(work, self._store, models, self._settings, self.called.set)
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
             dispatcher.call(work)
@@ -281,6 +301,9 @@ class _Session:
         if now >= self._next_tend and (self._tending is None or self._tending.done()):
             self._next_tend = now + self._settings.tend_every
             self._tending = asyncio.create_task(self._tend(), name="tend")  # may take long on a long queue
+        if now >= self._next_telling and (self._telling is None or self._telling.done()):
+            self._next_telling = now + TELL_EVERY
+            self._telling = asyncio.create_task(self._ledger.tell(), name="tell what was used")
 
     async def _tend(self) -> None:
         await self._duty(self._rescue())

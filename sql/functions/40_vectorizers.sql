@@ -614,7 +614,7 @@ SELECT
     (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
         WHERE a.attrelid = v.source AND a.attnum = v.target_column AND NOT a.attisdropped) AS column_type,
     v.state,
-    v.reason,
+    COALESCE(v.reason, embed._holdup(v.id, v.model_id)) AS reason,
     v.max_attempts,
     v.created_at
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;

@@ -120,3 +120,74 @@ def test_too_many_calls_hold_everybody_off_and_charge_no_row(
     db.execute("SELECT embed.wait('docs')")
     assert contract.times[-1] - refused > 0.5, "the provider asked for a second"
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
+
+
+def test_use_of_a_vectorizer_is_told(
+    db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
+) -> None:
+    create_model(db, provider)
+    create_docs(db, *("x" * 40 for _ in range(7)))
+    db.execute("SELECT embed.price_model('hosted', 1000000)")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    start_worker(dsn)
+    db.execute("SELECT embed.wait('docs')")
+    start_worker.end()
+    found = db.execute("SELECT model, vectorizer, inputs, tokens, cost FROM embed.usage").fetchall()
+    assert found == [("hosted", "docs_embedding", 7, 7 * 11, 7 * 11)], "the fake counts 11 tokens each"
+    contract = provider.contract
+    assert isinstance(contract, CountingContract)
+    assert value(db, "SELECT requests FROM embed.usage") == len(contract.times)
+
+
+def test_a_budget_stops_within_the_batches_in_hand_and_goes_on_when_raised(
+    db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
+) -> None:
+    create_model(db, provider)
+    create_docs(db, *("x" * 40 for _ in range(1_200)))
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    db.execute("SELECT embed.set_budget('docs', tokens => 3000)")
+    start_worker(dsn, batch_rows=32, page_rows=100)
+    while value(db, "SELECT reason FROM embed.status") is None:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    used = value(db, "SELECT tokens FROM embed.usage")
+    in_hand = 2 * 240 * 11  # two batches of one entry of the queue
+    assert 3_000 <= used <= 3_000 + in_hand
+    done = value(db, "SELECT count(embedding) FROM docs")
+    assert done * 11 == used, "nothing was paid twice"
+    assert value(db, "SELECT pending FROM embed.status") == 1_200 - done
+    db.execute("SELECT embed.set_budget('docs', tokens => 1000000)")
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT tokens FROM embed.usage") == 1_200 * 11
+
+
+def test_a_refused_account_is_tried_by_one_call_and_goes_on_when_mended(
+    db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
+) -> None:
+    contract = provider.contract
+    assert isinstance(contract, CountingContract)
+    create_model(db, provider)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', max_attempts => 1)")
+    for _ in range(2):
+        start_worker(dsn)
+    contract.fault = Fault(402, "please pay")
+    insert_docs(db, "one")
+    while value(db, "SELECT reason FROM embed.status") is None:
+        time.sleep(0.01)
+    assert "please pay" in value(db, "SELECT reason FROM embed.vectorizers")
+    insert_docs(db, "two", "three")
+    refusals = contract.refusals
+    time.sleep(0.5)
+    assert contract.refusals == refusals, "no batch of any worker asks before the minute is over"
+    db.execute("SELECT embed.resume('docs')")
+    while contract.refusals == refusals:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert contract.refusals == refusals + 1, "one call tries"
+    contract.fault = None
+    db.execute("SELECT embed.resume('docs')")
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+    while value(db, "SELECT reason FROM embed.status") is not None:
+        time.sleep(0.01)  # it is lifted with what was used, which is told every two seconds
