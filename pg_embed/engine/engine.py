@@ -148,6 +148,14 @@ class Engine:
         finally:
             self._observer.answered(spec.name, priority, len(texts), perf_counter() - started, error)
 
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        """Tokens of each text as a document, as its own tokenizer counts them; None if it has none."""
+        model = await _within(timeout, spec, self._model(spec))
+        measure = getattr(model.embedder, "measure_tokens", None)
+        if measure is None:
+            return None
+        return await _within(timeout, spec, asyncio.to_thread(measure, texts))
+
     async def close(self) -> None:
         """Refuse new work, give running calls some seconds, end all threads."""
         self._closed = True

@@ -45,6 +45,19 @@ def known_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec
     return ModelSpec(name, preset.family, {**preset.options, **(options or {})})
 
 
+def known_price(spec: ModelSpec) -> float | None:
+    """US dollars a million tokens of a model that is known by its name, if it is that one."""
+    preset = presets().get(spec.name)
+    if preset is None or preset.family != spec.family:
+        return None
+    if "base_url" in spec.options.keys() - preset.options.keys():
+        return None
+    if any(spec.options.get(name) != value for name, value in preset.options.items()):
+        return None
+    price: float | None = getattr(preset, "price", None)
+    return price
+
+
 def _preset(name: str, *, card: dict[str, Any] | None = None, **rest: Any) -> Preset:
     if card is None:
         return Preset(name=name, **rest)

@@ -73,6 +73,17 @@ class SentenceTransformerEmbedder:
             )
         return Embeddings(dense=dense, tokens=tokens)
 
+    def measure_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as a document, as the tokenizer counts them and `embed` uses them."""
+        counts = [0] * len(texts)
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        for start in range(0, len(order), self._batch):
+            rows = order[start : start + self._batch]
+            _, lengths = self._features(self._model, [texts[row] for row in rows], "document")
+            for row, length in zip(rows, lengths, strict=True):
+                counts[row] = length
+        return counts
+
     def close(self) -> None:
         """Let the weights go."""
         self._model = None
@@ -83,30 +94,36 @@ class SentenceTransformerEmbedder:
 
         model = self._model
         try:
-            features, tokens = self._features(model, texts, kind)
+            features, lengths = self._features(model, texts, kind)
             with torch.inference_mode():
                 output = model({**features, **_moved(features, model.device)}, task=kind)
                 vectors = output["sentence_embedding"][:, : self.card.dimensions].float()
                 if self._normalize:
                     vectors = torch.nn.functional.normalize(vectors, dim=1)
-                return vectors.cpu().numpy(), tokens
+                return vectors.cpu().numpy(), sum(lengths)
         except (RuntimeError, IndexError, ValueError) as exc:
             raise local.translated(exc) from exc
 
-    def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], int]:
-        """What the model reads, and its tokens; a very long text is cut first where that changes nothing."""
+    def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], list[int]]:
+        """What the model reads, and the texts' tokens; a very long text is cut where that changes nothing."""
         limit = self.card.max_tokens
         characters = limit * local.CHARACTERS_PER_TOKEN
         features = self._tokenize(model, [text[:characters] for text in texts], kind)
-        mask = features.get("attention_mask")
-        lengths: list[int] = [0] * len(texts) if mask is None else mask.sum(dim=1).tolist()
+        lengths = _lengths(features, len(texts))
         if any(len(text) > characters and used < limit for text, used in zip(texts, lengths, strict=True)):
             features = self._tokenize(model, texts, kind)
-        return features, sum(lengths)
+            lengths = _lengths(features, len(texts))
+        return features, lengths
 
     def _tokenize(self, model: Any, texts: list[str], kind: Kind) -> dict[str, Any]:
         with self._tokenizing:
             return dict(model.preprocess(texts, prompt=self._prompts[kind] or None, task=kind))
+
+
+def _lengths(features: dict[str, Any], texts: int) -> list[int]:
+    mask = features.get("attention_mask")
+    found: list[int] = [0] * texts if mask is None else mask.sum(dim=1).tolist()
+    return found
 
 
 def _moved(features: dict[str, Any], device: Any) -> dict[str, Any]:

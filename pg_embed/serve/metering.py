@@ -21,6 +21,10 @@ class MeteredEngine:
         """The card of a model, which is loaded if need be."""
         return await self._engine.card(spec, timeout)
 
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        """Tokens of each text, if the model has a tokenizer here."""
+        return await self._engine.count(spec, texts, timeout)
+
     async def embed(self, spec: ModelSpec, texts: Sequence[str], *args: Any, **kwargs: Any) -> Embeddings:
         """Vectors of the texts, in their order."""
         found = await self._engine.embed(spec, texts, *args, **kwargs)

@@ -13,7 +13,7 @@ import orjson
 
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
-from pg_embed.models.presets import known_spec
+from pg_embed.models.presets import known_price, known_spec
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Priority
 
 WIRE_VERSION = 1
@@ -36,6 +36,9 @@ class Engine(Protocol):
         self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, timeout: float
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
+
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        """Tokens of each text as a document; None where the model has no tokenizer here."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,17 @@ def encode_error(request_id: str | None, error: PgEmbedError) -> bytes:
 async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
     if request.spec is None:
         return orjson.dumps({"id": request_id, "pong": True})
+    if request.op == "count":
+        counts = await engine.count(request.spec, request.texts, request.timeout)
+        return orjson.dumps({"id": request_id, "counts": counts})
     deadline = monotonic() + request.timeout
     card = await engine.card(request.spec, request.timeout)
     if request.op == "card":
-        told = {"family": request.spec.family, "options": dict(request.spec.options)}
+        told = {
+            "family": request.spec.family,
+            "options": dict(request.spec.options),
+            "price": known_price(request.spec),
+        }
         return orjson.dumps({"id": request_id, "card": card.as_dict(), **told})
     if request.space_id not in (None, card.space_id):
         raise _mismatch(request, card)
@@ -138,8 +148,8 @@ def _validate(fields: dict[str, Any]) -> Request:
             hint="sidecar and database differ in version: upgrade the older",
         )
     op = fields.get("op")
-    if op not in ("embed", "card", "ping"):
-        raise BadRequest('"op" must be "embed", "card" or "ping"')
+    if op not in ("embed", "count", "card", "ping"):
+        raise BadRequest('"op" must be "embed", "count", "card" or "ping"')
     kind = fields.get("kind", "query")
     if kind not in PRIORITIES:
         raise BadRequest('"kind" must be "query" or "document"')
@@ -148,7 +158,7 @@ def _validate(fields: dict[str, Any]) -> Request:
         spec=None if op == "ping" else _spec(op, fields.get("model")),
         space_id=_optional_text(fields, "space_id"),
         kind=kind,
-        texts=_texts(fields.get("texts")) if op == "embed" else [],
+        texts=_texts(fields.get("texts")) if op in ("embed", "count") else [],
         timeout=_timeout(fields.get("timeout")),
     )
 

@@ -135,3 +135,179 @@ CROSS JOIN LATERAL (
 WHERE pg_catalog.pg_has_role(current_user, (SELECT s.nspowner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'), 'USAGE')
     OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE');
 COMMENT ON VIEW embed.budgets IS 'Budgets, and what is spent of them in the period that runs.';
+
+CREATE OR REPLACE FUNCTION embed._count_v1(model integer, texts text[])
+RETURNS double precision
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    counts jsonb;
+BEGIN
+    SELECT embed._ask(jsonb_build_object('op', 'count', 'texts', to_jsonb(texts),
+        'model', jsonb_build_object('name', m.name, 'family', m.family, 'options', m.options))) -> 'counts'
+    INTO counts FROM embed._model AS m WHERE m.id = model;
+    RETURN (SELECT avg(c.count::double precision) FROM jsonb_array_elements_text(CASE jsonb_typeof(counts) WHEN 'array' THEN counts END) AS c(count));
+EXCEPTION WHEN OTHERS THEN
+    IF SQLSTATE NOT LIKE 'PE%' THEN
+        RAISE;
+    END IF;
+    RETURN NULL;  -- no sidecar, or one that is older, or a model that cannot be loaded: it is guessed, then
+END $$;
+COMMENT ON FUNCTION embed._count_v1(integer, text[]) IS
+    'The mean number of tokens of some texts by the model''s own tokenizer; NULL where it has none here, as hosted models do, or cannot be asked.';
+
+CREATE OR REPLACE FUNCTION embed._guess(input text)
+RETURNS double precision
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT (length(input) - s.dense - s.other) / 4.2 + s.dense / 1.5 + s.other / 2.5
+    FROM (SELECT length(regexp_replace(input, '[^\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF]', '', 'g'))::double precision AS dense,
+        length(regexp_replace(input, '[\u0001-\u024F\u1E00-\u206F\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF]', '', 'g'))::double precision AS other) AS s
+$$;
+COMMENT ON FUNCTION embed._guess(text) IS
+    'Tokens by script, where nothing better is known: Latin letters and signs 4.2 to a token, Chinese, Japanese and Korean 1.5, all others 2.5.';
+
+CREATE OR REPLACE FUNCTION embed._rates_v1(
+    model integer,
+    OUT price numeric, OUT tokens_per_byte double precision, OUT max_tokens integer, OUT max_items double precision, OUT max_batch_tokens double precision,
+    OUT requests_per_minute double precision, OUT inputs_per_minute double precision, OUT tokens_per_minute double precision
+)
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT p.per_million_tokens,
+        -- of what vectorizers embedded; queries are shorter, and have another prompt
+        (SELECT sum(u.tokens)::double precision / sum(u.bytes) FROM embed._usage AS u
+            WHERE u.model_id = m.id AND u.vectorizer_id > 0 AND u.bytes > 0 HAVING sum(u.bytes) >= 10000),
+        COALESCE((m.card ->> 'max_tokens')::integer, 8192), COALESCE((m.card ->> 'max_batch_items')::double precision, 32),
+        COALESCE((m.card ->> 'max_batch_tokens')::double precision, 16384),
+        l.requests_per_minute, l.inputs_per_minute, l.tokens_per_minute
+    FROM embed._model AS m
+    LEFT JOIN embed._price AS p ON p.model_id = m.id
+    LEFT JOIN embed._limit AS l ON l.model_id = m.id
+    WHERE m.id = model
+$$;
+COMMENT ON FUNCTION embed._rates_v1(integer) IS 'What an estimate needs to know of a model: price, limits, sizes of calls, and the tokens that a byte has had so far.';
+
+CREATE OR REPLACE FUNCTION embed._estimate(source regclass, input text, wanted text, model integer)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    few_pages constant bigint := 2000;  -- are read whole, and as many of a larger table
+    few_rows constant integer := 2000;  -- whose texts are looked at
+    few_bytes constant integer := 2000000;  -- that are sent to the sidecar
+    name text := embed._source_name(source);
+    pages bigint;
+    total double precision;
+    share real;
+    sample record;
+    rates record := embed._rates_v1(model);
+    counted text[];
+    mean double precision;
+    calls double precision;
+BEGIN
+    SELECT sum(pg_relation_size(t.relid)) / current_setting('block_size')::bigint INTO pages
+    FROM (SELECT source AS relid UNION SELECT p.relid FROM pg_partition_tree(source) AS p) AS t;
+    IF pages <= few_pages THEN
+        EXECUTE format('SELECT count(*) FROM %s AS r', name) INTO total;
+    ELSE
+        EXECUTE format('SELECT COALESCE(count(*)::double precision * $1 / NULLIF(count(DISTINCT (r.tableoid, (r.ctid::text::point)[0])), 0), 0)
+            FROM %s AS r TABLESAMPLE SYSTEM ($2)', name) INTO total USING pages, (100.0 * few_pages / pages)::real;
+    END IF;
+    share := least(100, 100 * few_rows / greatest(total, 1));
+    LOOP
+        EXECUTE format('SELECT count(*) AS seen, array_agg(s.input) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts
+            FROM (SELECT %s AS input, %s AS wanted FROM %s AS r TABLESAMPLE %s ($1)) AS s',
+            input, wanted, name, CASE WHEN pages <= few_pages THEN 'BERNOULLI' ELSE 'SYSTEM' END)
+        INTO sample USING share;
+        EXIT WHEN sample.seen > 0 OR share >= 100;
+        share := least(100, share * 10);
+    END LOOP;
+    rows := round(total * COALESCE(cardinality(sample.texts), 0) / greatest(sample.seen, 1));
+    IF rows > 0 THEN
+        -- a model reads no more of a text than max_tokens of it
+        SELECT array_agg(c.text) INTO counted FROM (
+            SELECT left(t.text, rates.max_tokens * 20) AS text, sum(octet_length(left(t.text, rates.max_tokens * 20))) OVER (ORDER BY t.place) AS bytes, t.place
+            FROM (SELECT s.text, row_number() OVER (ORDER BY random()) AS place FROM unnest(sample.texts) AS s(text)) AS t
+        ) AS c WHERE c.place = 1 OR c.bytes <= few_bytes;
+        mean := embed._count_v1(model, counted);
+        IF mean IS NULL THEN
+            SELECT avg(least(COALESCE(octet_length(s.text) * rates.tokens_per_byte, embed._guess(s.text)), rates.max_tokens)) INTO mean
+            FROM unnest(sample.texts) AS s(text);
+        END IF;
+    END IF;
+    tokens := round(rows * COALESCE(mean, 0));
+    cost := round(tokens * rates.price / 1000000, 6);
+    -- a call is filled by estimates that are about four tenths too high
+    calls := greatest(ceil(rows / rates.max_items), ceil(1.4 * tokens / rates.max_batch_tokens));
+    seconds := round(extract(epoch FROM greatest(embed._takes(calls, rates.requests_per_minute), embed._takes(rows, rates.inputs_per_minute),
+        embed._takes(tokens, rates.tokens_per_minute))))::double precision;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION embed._estimate(regclass, text, text, integer) IS 'What embedding a table''s texts would take, from a random sample of its pages.';
+
+CREATE OR REPLACE FUNCTION embed.estimate(
+    source regclass,
+    input text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    read record;
+    kept record;
+BEGIN
+    PERFORM embed._check_source(source);
+    read := embed._template(source, input, template);
+    PERFORM embed._check_input(source, read.columns);
+    kept := embed._filter(source, filter);
+    RETURN QUERY SELECT * FROM embed._estimate(source, embed._input(source, read.columns, read.pieces, kept.pieces, 'r'), 'true',
+        CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END);
+END $$;
+COMMENT ON FUNCTION embed.estimate(regclass, text[], text, text, text) IS
+    'What a vectorizer of these columns would take for the rows that are there, from a random sample: rows, tokens, US dollars (NULL where the model has no price), and seconds at its limits (NULL where it has none).';
+
+CREATE OR REPLACE FUNCTION embed.estimate(
+    source regclass,
+    input text,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT * FROM embed.estimate(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter) $$;
+COMMENT ON FUNCTION embed.estimate(regclass, text, text, text, text) IS 'The same for one input column.';
+
+CREATE OR REPLACE FUNCTION embed.estimate(vectorizer text)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer := embed._own_vectorizer(vectorizer);
+BEGIN
+    RETURN QUERY SELECT * FROM embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
+        format('r.%s IS NULL', embed._column_name(v.source, v.target_column)), v.model_id);
+END $$;
+COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet.';

@@ -47,7 +47,9 @@ BEGIN
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
-            embed.set_budget(text, bigint, numeric, text, boolean)
+            embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
+            embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),
+            embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer)
             TO embed_owner;
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN

@@ -90,6 +90,7 @@ def test_a_spent_budget_stops_both_lanes_and_loses_nothing(docs: Connection) -> 
     assert reason == "the budget of 100 tokens in total is spent; raise it with embed.set_budget"
     assert value(docs, "SELECT reason FROM embed.vectorizers") == reason
     assert value(docs, "SELECT state FROM embed.vectorizers") == "active"
+    docs.execute("SELECT pg_advisory_lock(1885695331, 7)")  # what a worker holds
     assert "budget of 100 tokens" in value(docs, "SELECT explanation FROM embed.why('docs', 2)")
     assert docs.execute("SELECT tokens_used, cost_used FROM embed.budgets").fetchone() == (100, None)
     docs.execute("SELECT embed.set_budget('docs', tokens => 101)")
