@@ -70,7 +70,7 @@ def owned(docs: Connection, owner: Role) -> Iterator[Connection]:
 
 
 def test_a_reader_may_look(reader: Connection, docs: Connection) -> None:
-    for view in ("models", "vectorizers", "status", "failures"):
+    for view in ("models", "limits", "vectorizers", "status", "failures"):
         reader.execute(f"SELECT * FROM embed.{view}")
     reader.execute("SELECT * FROM embed.status('docs_embedding')")
     reader.execute("SELECT * FROM embed.failures('docs_embedding')")
