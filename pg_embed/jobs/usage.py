@@ -48,6 +48,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.pool: Pool | None = None  # while there is a connection
+        self.is_stale = False  # budgets may have been set since they were read
         self._uses: dict[tuple[str, int | None], Use] = {}
         self._budgeted: frozenset[int] = frozenset()
         self._telling = asyncio.Lock()
@@ -64,11 +65,13 @@ class Ledger:
         return vectorizer in self._budgeted
 
     async def tell(self) -> None:
-        """Write the sums down; while the database is away they are kept."""
+        """Write the sums down, and learn of budgets; while the database is away the sums are kept."""
         async with self._telling:
             uses, self._uses = self._uses, {}
             if not uses:
+                await self._learn()
                 return
+            self.is_stale = False
             told = [
                 {"model": model, "vectorizer": vectorizer, **asdict(use)}
                 for (model, vectorizer), use in uses.items()
@@ -80,8 +83,10 @@ class Ledger:
             else:
                 self._budgeted = frozenset(budgeted)
 
-    async def learn(self) -> None:
-        """Ask which vectorizers have budgets."""
+    async def _learn(self) -> None:
+        if not self.is_stale:
+            return
+        self.is_stale = False
         budgeted = await self._ask("budgets", {})
         if budgeted is not None:
             self._budgeted = frozenset(budgeted)

@@ -116,7 +116,7 @@ class Worker:
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
-            await self._ledger.learn()
+            self._ledger.is_stale = True
             session = _Session(
                 control, store, self._models, self._ledger, self._settings, self._stop, self._running
             )
@@ -139,7 +139,7 @@ class Worker:
     async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
         async for notice in connection.notifies():
             if notice.payload == CATALOG:
-                await self._ledger.learn()
+                self._ledger.is_stale = True
                 if self._limits is not None:
                     self._limits.refresh()
             called.set()
@@ -301,7 +301,9 @@ class _Session:
         if now >= self._next_tend and (self._tending is None or self._tending.done()):
             self._next_tend = now + self._settings.tend_every
             self._tending = asyncio.create_task(self._tend(), name="tend")  # may take long on a long queue
-        if now >= self._next_telling and (self._telling is None or self._telling.done()):
+        if (now >= self._next_telling or self._ledger.is_stale) and (
+            self._telling is None or self._telling.done()
+        ):
             self._next_telling = now + TELL_EVERY
             self._telling = asyncio.create_task(self._ledger.tell(), name="tell what was used")
 

@@ -7,6 +7,8 @@ VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
+    -- a server that crashes may forget the use of its last half second; no batch waits for the disk for it
+    PERFORM set_config('synchronous_commit', 'off', true);
     INSERT INTO embed._usage AS u (vectorizer_id, model_id, day, requests, inputs, bytes, tokens, cost)
     SELECT COALESCE(d.vectorizer, 0), m.id, embed._period('day'), sum(d.requests), sum(d.inputs), sum(d.bytes), sum(d.tokens),
         sum(d.tokens) * min(p.per_million_tokens) / 1000000
