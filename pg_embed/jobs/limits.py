@@ -24,6 +24,7 @@ from pg_embed.log import event, logger
 from pg_embed.records import Allowance, CallLimit, ModelSpec, Priority, Remaining, Reservation
 
 SQL = statements.load("limits")
+POOL_TIMEOUT = 3.0  # seconds that a call waits for a connection at most; then it goes without asking
 POLL = 5.0  # seconds for which what was read is believed, unless somebody tells of a change
 PATIENCE = 10.0  # seconds that a query waits for its turn; beyond, it is told at once
 BULK_PATIENCE = 600.0  # seconds; beyond, the rows wait in the queue
@@ -85,7 +86,7 @@ class Limits:
             },
             min_size=0,
             max_size=2,
-            timeout=CONNECT_TIMEOUT,
+            timeout=POOL_TIMEOUT,
             open=False,
         )
         await self._pool.open()

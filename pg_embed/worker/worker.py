@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
 from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
+from pg_embed.records import ModelSpec
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
 from pg_embed.worker.metering import MeteredModels
@@ -118,7 +119,14 @@ class Worker:
             self._ledger.pool = pool
             self._ledger.is_stale = True
             session = _Session(
-                control, store, self._models, self._ledger, self._settings, self._stop, self._running
+                control,
+                store,
+                self._models,
+                self._ledger,
+                self._is_limited,
+                self._settings,
+                self._stop,
+                self._running,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
@@ -135,6 +143,9 @@ class Worker:
                 if not lost:
                     await self._ledger.tell()
                 self._ledger.pool = None
+
+    def _is_limited(self, spec: ModelSpec) -> bool:
+        return self._limits is not None and self._limits.limit(spec) is not None
 
     async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
         async for notice in connection.notifies():
@@ -191,6 +202,7 @@ class _Session:
         store: Store,
         models: Models,
         ledger: Ledger,
+        is_limited: Callable[[ModelSpec], bool],
         settings: WorkerSettings,
         stop: asyncio.Event,
         running: set[Dispatcher],
@@ -200,6 +212,7 @@ class _Session:
         self._store = store
         self._models = models
         self._ledger = ledger
+        self._is_limited = is_limited
         self._settings = settings
         self._stop = stop
         self._running = running
@@ -267,7 +280,9 @@ class _Session:
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:
                 models = MeteredModels(self._models, self._ledger, work.vectorizer)
-                dispatcher = Dispatcher(work, self._store, models, self._settings, self.called.set)
+                dispatcher = Dispatcher(
+                    work, self._store, models, self._settings, self.called.set, self._is_limited
+                )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
             dispatcher.call(work)

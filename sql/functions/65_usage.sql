@@ -230,24 +230,24 @@ BEGIN
     END IF;
     share := least(100, 100 * few_rows / greatest(total, 1));
     LOOP
-        EXECUTE format('SELECT count(*) AS seen, array_agg(s.input) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts
+        EXECUTE format('SELECT count(*) AS seen, array_agg(left(s.input, $2)) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts
             FROM (SELECT %s AS input, %s AS wanted FROM %s AS r TABLESAMPLE %s ($1)) AS s',
             input, wanted, name, CASE WHEN pages <= few_pages THEN 'BERNOULLI' ELSE 'SYSTEM' END)
-        INTO sample USING share;
+        INTO sample USING share, rates.max_tokens * 8;  -- a model reads no more of a text than max_tokens of it
         EXIT WHEN sample.seen > 0 OR share >= 100;
         share := least(100, share * 10);
     END LOOP;
     rows := round(total * COALESCE(cardinality(sample.texts), 0) / greatest(sample.seen, 1));
     IF rows > 0 THEN
-        -- a model reads no more of a text than max_tokens of it
         SELECT array_agg(c.text) INTO counted FROM (
-            SELECT left(t.text, rates.max_tokens * 20) AS text, sum(octet_length(left(t.text, rates.max_tokens * 20))) OVER (ORDER BY t.place) AS bytes, t.place
+            SELECT t.text, sum(octet_length(t.text)) OVER (ORDER BY t.place) AS bytes, t.place
             FROM (SELECT s.text, row_number() OVER (ORDER BY random()) AS place FROM unnest(sample.texts) AS s(text)) AS t
         ) AS c WHERE c.place = 1 OR c.bytes <= few_bytes;
         mean := embed._count_v1(model, counted);
-        IF mean IS NULL THEN
-            SELECT avg(least(COALESCE(octet_length(s.text) * rates.tokens_per_byte, embed._guess(s.text)), rates.max_tokens)) INTO mean
-            FROM unnest(sample.texts) AS s(text);
+        IF mean IS NULL AND rates.tokens_per_byte IS NOT NULL THEN
+            SELECT avg(least(octet_length(s.text) * rates.tokens_per_byte, rates.max_tokens)) INTO mean FROM unnest(sample.texts) AS s(text);
+        ELSIF mean IS NULL THEN
+            SELECT avg(least(embed._guess(s.text), rates.max_tokens)) INTO mean FROM unnest(counted) AS s(text);
         END IF;
     END IF;
     tokens := round(rows * COALESCE(mean, 0));

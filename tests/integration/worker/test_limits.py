@@ -191,3 +191,18 @@ def test_a_refused_account_is_tried_by_one_call_and_goes_on_when_mended(
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
     while value(db, "SELECT reason FROM embed.status") is not None:
         time.sleep(0.01)  # it is lifted with what was used, which is told every two seconds
+
+
+def test_few_calls_are_filled(
+    db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
+) -> None:
+    create_model(db, provider)
+    create_docs(db, *(f"text {number}" for number in range(6_000)))
+    db.execute("SELECT embed.limit_model('hosted', requests_per_minute => 60)")
+    start_worker(dsn)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    db.execute("SELECT embed.wait('docs')")
+    sizes = [len(request["input"]) for request in provider.requests]
+    assert sum(sizes) == 6_000
+    assert max(sizes) > 1_500, "a batch is not smaller for waiting"
+    assert len(sizes) <= 8
