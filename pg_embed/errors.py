@@ -82,15 +82,24 @@ class ModelError(PgEmbedError):
 
 
 class ModelUnavailable(ModelError):
-    """the model cannot answer now; `retry_after` is the wait in seconds that a provider asked for"""
+    """the model cannot answer now; `retry_after` is the wait in seconds that a provider asked for
+
+    `limited` says that it had too many calls, and so nothing about what was sent.
+    """
 
     sqlstate = "PE020"
 
     def __init__(
-        self, message: str | None = None, *, hint: str | None = None, retry_after: float | None = None
+        self,
+        message: str | None = None,
+        *,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        limited: bool = False,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message or "the model cannot answer now", hint=hint)
         self.retry_after = retry_after
+        self.limited = limited
 
 
 class InputRejected(ModelError):
@@ -100,9 +109,16 @@ class InputRejected(ModelError):
 
 
 class ModelMisconfigured(ModelError):
-    """the model cannot work until its configuration is mended"""
+    """the model cannot work until its configuration is mended
+
+    `refused` says that a provider refuses the account: its key, its rights, its balance.
+    """
 
     sqlstate = "PE022"
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, refused: bool = False) -> None:
+        super().__init__(message or "the model cannot work until its configuration is mended", hint=hint)
+        self.refused = refused
 
 
 class BadRequest(PgEmbedError):

@@ -16,6 +16,10 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - model_loaded (info; model, family, seconds, dimensions): a model is ready
 - model_failed (error; model, family, error): a model cannot be loaded
 - out_of_memory (warning; tokens, budget): a pass of a local model had no room; smaller ones are tried
+- limit_exceeded (warning; model, retry_in): a provider had too many calls; nobody calls it for a while
+- limits_unavailable (warning; error): limits cannot be read or reserved; calls go without them until they can
+- model_paused (warning; model, error): a provider refuses the account; one call a minute tries again
+- usage_lost (warning; error): what was used could not be told to the database; it is told later
 - door_opened (info; door, address): a door of the sidecar accepts requests
 - door_failed (error; door, error): a door ended by an unexpected error
 - request_failed (error; error): a request ended by an unexpected error

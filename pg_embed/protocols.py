@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, Outputs, Scores
+from pg_embed.errors import PgEmbedError
+from pg_embed.records import (
+    VECTORS,
+    Allowance,
+    CallLimit,
+    Card,
+    Embeddings,
+    Kind,
+    ModelSpec,
+    Outputs,
+    Priority,
+    Reservation,
+    Scores,
+)
 
 
 class Embedder(Protocol):
@@ -60,3 +73,27 @@ class Reranker(Protocol):
 
     def close(self) -> None:
         """Let go of memory and connections; the model is not used afterwards."""
+
+
+class Throttle(Protocol):
+    """Keeps the calls of a model within what its provider allows; used on the event loop alone."""
+
+    def limit(self, spec: ModelSpec) -> CallLimit | None:
+        """What a call of the model should have at most; None where nothing needs to be reserved."""
+
+    async def reserve(self, spec: ModelSpec, items: int, tokens: int, priority: Priority) -> Reservation:
+        """Reserve one call of so many texts and estimated tokens: it tells how long to wait before it.
+
+        Raises `ModelUnavailable` where that is longer than such a caller should wait.
+        """
+
+    def settle(
+        self,
+        spec: ModelSpec,
+        reservation: Reservation | None,
+        used: int | None,
+        allowance: Allowance | None,
+        error: PgEmbedError | None,
+    ) -> None:
+        """A call ended: its tokens (None: it was not sent, or failed), and what the provider said
+        of its limits. Also told of calls that were too many and for which nothing was reserved."""

@@ -154,6 +154,7 @@ class Embeddings:
     tokens: int = 0  # tokens that the call used, as the model or the provider counts them
     sparse: SparseVectors | None = None
     multi: TokenVectors | None = None
+    requests: int = 0  # calls of the model; one that several callers share is the first one's
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -178,11 +179,46 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class CallLimit:
+    """What one call should have at most, of a model that may do only so much in a minute."""
+
+    items: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A call that may be sent after so many seconds; its tokens as estimated, and as reserved."""
+
+    seconds: float
+    estimated: int
+    reserved: int
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What a provider says is left of a limit; of how much, and in how many seconds it is whole again."""
+
+    left: float
+    limit: float | None = None
+    reset: float | None = None
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a provider says, with an answer, is left of its limits."""
+
+    requests: Remaining | None = None
+    tokens: Remaining | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """A reranker's result: `scores` is float32 of shape (texts,), in the order of the texts; high is good."""
 
     scores: Float32
     tokens: int = 0
+    requests: int = 0  # calls of the model
 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
@@ -194,6 +230,7 @@ def join(parts: Sequence[Embeddings]) -> Embeddings:
     return Embeddings(
         dense=np.concatenate([part.dense for part in parts]),
         tokens=sum(part.tokens for part in parts),
+        requests=sum(part.requests for part in parts),
         sparse=SparseVectors(
             _joined(sparse),
             np.concatenate([part.indices for part in sparse]),

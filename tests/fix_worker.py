@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_embed.engine import Engine
+from pg_embed.jobs.limits import Limits
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
@@ -155,16 +156,19 @@ class RunningWorker:
             self._begun.set()
 
     async def _work(self) -> None:
-        engine = Engine(self._registry)
-        self._worker = Worker(self._dsn, engine, self._settings)
+        limits = Limits(self._dsn)
+        engine = Engine(self._registry, throttle=limits)
+        self._worker = Worker(self._dsn, engine, self._settings, limits)
         self._loop = asyncio.get_running_loop()
         ready = asyncio.create_task(self._worker.ready())
         ready.add_done_callback(lambda _: self._begun.set())
         try:
+            await limits.open()
             await self._worker.run()
         finally:
             ready.cancel()
             await engine.close()
+            await limits.close()
 
 
 class StartWorker(logging.Handler):

@@ -66,6 +66,7 @@ def serve(
         settings,
         doors,
         worker_dsn=dsn if worker else None,
+        limits_dsn=dsn,
         directory=CatalogDirectory(dsn) if dsn else StaticDirectory([first]),
         warm=models_in_use(dsn) if dsn else (),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from pg_embed.config import Settings
 from pg_embed.engine import Engine
 from pg_embed.errors import PgEmbedError
+from pg_embed.jobs.limits import Limits
 from pg_embed.models.registry import default_registry
 from pg_embed.records import ModelSpec
 from pg_embed.serve.directory import ModelDirectory
@@ -30,6 +31,7 @@ class Plan:
     directory: ModelDirectory | None = None
     warm: Sequence[ModelSpec] = ()  # models to load before they are asked for
     wait_for_models: bool = False  # before telling that all is ready
+    limits_dsn: str | None = None  # the database whose limits are kept where there is no worker
 
 
 class Service:
@@ -37,15 +39,23 @@ class Service:
 
     def __init__(self, plan: Plan) -> None:
         metrics = Metrics()
-        self.engine = Engine(default_registry(), plan.settings.engine, metrics)
+        dsn = plan.worker_dsn or plan.limits_dsn
+        self._limits = None if dsn is None else Limits(dsn)
+        self.engine = Engine(default_registry(), plan.settings.engine, metrics, self._limits)
         self._sidecar: Sidecar | None = None
         self._plan = plan
         self._worker: Worker | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         if plan.doors is not None:
-            self._sidecar = Sidecar(self.engine, plan.doors, metrics=metrics, directory=plan.directory)
+            self._sidecar = Sidecar(
+                self.engine,
+                plan.doors,
+                metrics=metrics,
+                directory=plan.directory,
+                ledger=None if self._limits is None else self._limits.ledger,
+            )
         if plan.worker_dsn is not None:
-            self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker)
+            self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker, self._limits)
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -69,6 +79,8 @@ class Service:
         """Run until stopped, or until the worker fails; `ready` is called once all is up."""
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         try:
+            if self._limits is not None:
+                await self._limits.open()
             if self._sidecar is not None:
                 await self._sidecar.start()
             if self._worker is not None:
@@ -107,6 +119,8 @@ class Service:
         results = await asyncio.gather(*tasks, return_exceptions=True)
         if not self._hurry.is_set():  # a model may be loading or computing for long
             await self.engine.close()
+        if self._limits is not None:
+            await self._limits.close()
         for result in results:
             if isinstance(result, BaseException):
                 raise result

@@ -8,7 +8,7 @@ waits for a bulk batch; with one thread it waits for one at most.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
@@ -21,9 +21,19 @@ from pg_embed.engine.lanes import Lane, lanes_for
 from pg_embed.engine.observer import Observer
 from pg_embed.engine.queues import Queue
 from pg_embed.engine.settings import EngineSettings
+from pg_embed.engine.throttle import Gate
 from pg_embed.errors import InputRejected, ModelUnavailable, Overloaded, PgEmbedError
 from pg_embed.protocols import Embedder
-from pg_embed.records import Embeddings, Kind, Outputs, Priority, SparseVectors, TokenVectors
+from pg_embed.records import (
+    Allowance,
+    Embeddings,
+    Kind,
+    ModelSpec,
+    Outputs,
+    Priority,
+    SparseVectors,
+    TokenVectors,
+)
 
 Float32 = npt.NDArray[np.float32]
 CLOSING = "the engine is closing"
@@ -32,11 +42,20 @@ CLOSING = "the engine is closing"
 class Batcher:
     """Takes requests for one model from any number of callers."""
 
-    def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        name: str,
+        settings: EngineSettings,
+        observer: Observer,
+        gate: Gate | None = None,
+    ) -> None:
         self.card = embedder.card
         self._embedder = embedder
         self._name = name
         self._observer = observer
+        self._gate = gate or Gate(self.card, ModelSpec(name, self.card.family), None)
+        self._allowance: Callable[[], Allowance | None] = getattr(embedder, "allowance", nothing)
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._queues = {
@@ -68,7 +87,7 @@ class Batcher:
             )
         future: asyncio.Future[Embeddings] = self._loop.create_future()
         wanted = frozenset(self.card.outputs) if outputs is None else outputs
-        entry = Entry(texts, self._embedder.count_tokens(texts), kind, wanted, future, self.card)
+        entry = Entry(texts, self._embedder.count_tokens(texts), kind, wanted, future, self._gate.card)
         future.add_done_callback(lambda _: queue.discard(entry))
         queue.push(entry)
         self._move(self._lanes[priority])
@@ -88,6 +107,9 @@ class Batcher:
         for queue in self._queues.values():
             queue.fail(error)
         lanes = set(self._lanes.values())
+        for lane in lanes:
+            if lane.admitting is not None:
+                lane.admitting.cancel()
         await asyncio.gather(*(asyncio.to_thread(lane.threads.close, timeout) for lane in lanes))
         for batch in [batch for lane in lanes for batch in (*lane.running, *lane.again)]:
             batch.fail(error)
@@ -95,22 +117,40 @@ class Batcher:
     def _move(self, lane: Lane[Batch]) -> None:
         while not lane.full and (batch := self._next(lane)) is not None:
             lane.running.append(batch)
-            lane.threads.submit(partial(self._run, lane, batch))
+            if self._gate.is_open:
+                lane.threads.submit(partial(self._run, lane, batch))
+            else:
+                lane.admitting = self._loop.create_task(self._admit(lane, batch))
         for priority in lane.priorities:
             self._observer.queued(self._name, priority, self._queues[priority].texts)
 
     def _next(self, lane: Lane[Batch]) -> Batch | None:
         if lane.again:
             return lane.again.popleft()
-        batches = (self._queues[priority].fill(self.card) for priority in lane.priorities)
+        batches = (self._queues[priority].fill(self._gate.card) for priority in lane.priorities)
         return next((batch for batch in batches if batch is not None), None)
+
+    async def _admit(self, lane: Lane[Batch], batch: Batch) -> None:
+        """Hand a batch on when the model's limits let it go; what comes meanwhile waits in the queues."""
+        try:
+            waited = await self._gate.admit(batch, batch.items, batch.tokens, batch.priority)
+        except PgEmbedError as exc:
+            lane.admitting = None
+            self._finish(lane, batch, exc, None, 0.0)
+            return
+        if waited:
+            self._observer.throttled(self._name, batch.priority, waited)
+        lane.admitting = None
+        lane.threads.submit(partial(self._run, lane, batch))
+        self._move(lane)
 
     def _run(self, lane: Lane[Batch], batch: Batch) -> None:
         """In a thread: one call of the model."""
         started = perf_counter()
         outcome = self._outcome(batch)
+        ended = partial(self._finish, lane, batch, outcome, self._allowance(), perf_counter() - started)
         with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._finish, lane, batch, outcome, perf_counter() - started)
+            self._loop.call_soon_threadsafe(ended)
 
     def _outcome(self, batch: Batch) -> Embeddings | PgEmbedError:
         if self._closing or batch.abandoned():
@@ -162,10 +202,19 @@ class Batcher:
         return ModelUnavailable(f"family {self.card.family!r} gave {what}")
 
     def _finish(
-        self, lane: Lane[Batch], batch: Batch, outcome: Embeddings | PgEmbedError, seconds: float
+        self,
+        lane: Lane[Batch],
+        batch: Batch,
+        outcome: Embeddings | PgEmbedError,
+        allowance: Allowance | None,
+        seconds: float,
     ) -> None:
         """On the loop: answer, and go on; of a refused batch each caller's part is tried alone."""
         lane.finished(batch, seconds)
+        if isinstance(outcome, Embeddings):
+            self._gate.settle(batch, outcome.tokens, allowance, None)
+        else:
+            self._gate.settle(batch, 0, allowance, outcome)
         error, tokens = None, 0
         if isinstance(outcome, Embeddings):
             batch.deliver(outcome)
@@ -177,3 +226,7 @@ class Batcher:
             error = outcome
         self._move(lane)
         self._observer.computed(self._name, batch.priority, batch.items, tokens, seconds, error)
+
+
+def nothing() -> None:
+    """What a model says of limits that has none."""

@@ -19,6 +19,7 @@ from pg_embed.engine.observer import Observer, Silence
 from pg_embed.engine.ranking import Ranker
 from pg_embed.engine.settings import EngineSettings
 from pg_embed.engine.threads import Threads
+from pg_embed.engine.throttle import Gate
 from pg_embed.errors import (
     InvalidArgument,
     ModelMisconfigured,
@@ -29,7 +30,7 @@ from pg_embed.errors import (
 )
 from pg_embed.log import event, logger
 from pg_embed.models.registry import Registry
-from pg_embed.protocols import Embedder, Reranker
+from pg_embed.protocols import Embedder, Reranker, Throttle
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Scores
 
 LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
@@ -49,11 +50,19 @@ log = logger("engine")
 class Model:
     """A loaded model with its queues and its memory of queries."""
 
-    def __init__(self, embedder: Embedder, name: str, settings: EngineSettings, observer: Observer) -> None:
-        self.name = name
+    def __init__(
+        self,
+        embedder: Embedder,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        observer: Observer,
+        throttle: Throttle | None,
+    ) -> None:
+        self.name = spec.name
         self.card = embedder.card
         self.embedder = embedder
-        self.batcher = Batcher(embedder, name, settings, observer)
+        gate = Gate(embedder.card, spec, throttle)
+        self.batcher = Batcher(embedder, spec.name, settings, observer, gate)
         self._observer = observer
         self._own = frozenset(embedder.card.outputs)
         self._remembered = (self._own - LARGE) or self._own
@@ -99,9 +108,14 @@ class Engine:
     """Lives on one event loop; models are known by `spec.key`, whatever their names."""
 
     def __init__(
-        self, registry: Registry, settings: EngineSettings | None = None, observer: Observer | None = None
+        self,
+        registry: Registry,
+        settings: EngineSettings | None = None,
+        observer: Observer | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._registry = registry
+        self._throttle = throttle
         self._settings = settings or EngineSettings()
         self._observer = observer or Silence()
         self._models: OrderedDict[str, asyncio.Future[Model | Ranker]] = (
@@ -143,6 +157,14 @@ class Engine:
         """
         work = self._rerank(spec, query, texts, priority)
         return await self._watched(spec, priority, len(texts), timeout, work)
+
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        """Tokens of each text as a document, as its own tokenizer counts them; None if it has none."""
+        model = await _within(timeout, spec, self._model(spec))
+        measure = getattr(model.embedder, "measure_tokens", None) if isinstance(model, Model) else None
+        if measure is None:
+            return None
+        return await _within(timeout, spec, asyncio.to_thread(measure, texts))
 
     async def close(self) -> None:
         """Refuse new work, give running calls some seconds, end all threads."""
@@ -226,14 +248,15 @@ class Engine:
             self._failures[spec.key] = (monotonic() + self._settings.load_pause, outcome)
             _refuse(loading, outcome)
         else:
-            loading.set_result(self._with_queue(outcome, spec.name))
+            loading.set_result(self._with_queue(outcome, spec))
         _tell(spec, outcome, seconds)
         self._observer.loaded(spec.name, seconds, error)
 
-    def _with_queue(self, loaded: Embedder | Reranker, name: str) -> Model | Ranker:
+    def _with_queue(self, loaded: Embedder | Reranker, spec: ModelSpec) -> Model | Ranker:
         if loaded.card.outputs == ("score",):
-            return Ranker(cast(Reranker, loaded), name, self._settings, self._observer)
-        return Model(cast(Embedder, loaded), name, self._settings, self._observer)
+            gate = Gate(loaded.card, spec, self._throttle)
+            return Ranker(cast(Reranker, loaded), spec.name, self._settings, self._observer, gate)
+        return Model(cast(Embedder, loaded), spec, self._settings, self._observer, self._throttle)
 
     def _make_room(self) -> None:
         while len(self._models) >= self._settings.max_models:

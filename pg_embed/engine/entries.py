@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,9 @@ class Entry:
 
     def _joined(self) -> Embeddings:
         found = join([self._parts[start] for start in sorted(self._parts)])
-        return found if self.whole else found.take(np.argsort(self._order), found.tokens)
+        if self.whole:
+            return found
+        return replace(found.take(np.argsort(self._order), found.tokens), requests=found.requests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,11 @@ class Batch:
         return self.parts[0].entry.kind
 
     @property
+    def tokens(self) -> int:
+        """As counted before."""
+        return self._total
+
+    @property
     def outputs(self) -> Outputs:
         """Those of all its parts."""
         return self.parts[0].entry.outputs
@@ -106,7 +113,7 @@ class Batch:
         """Take as many of the entry's texts as fit, a whole one only as a whole; how many were taken."""
         start = entry.next
         count = self._fitting(entry, start)
-        if count < entry.untaken and entry.whole:
+        if count < entry.untaken and entry.whole and self.items:
             count = 0
         if not self.items:
             count = count or 1  # a text larger than the budget goes alone
@@ -118,7 +125,8 @@ class Batch:
         """All texts, in the order of the parts."""
         if len(self.parts) == 1:
             part = self.parts[0]
-            return part.entry.texts if part.entry.whole else part.entry.texts[part.start : part.stop]
+            is_all = part.stop - part.start == len(part.entry.texts)
+            return part.entry.texts if is_all else part.entry.texts[part.start : part.stop]
         return [text for part in self.parts for text in part.entry.texts[part.start : part.stop]]
 
     def abandoned(self) -> bool:
@@ -131,7 +139,8 @@ class Batch:
         for part, tokens in zip(self.parts, estimated, strict=True):
             end = row + part.stop - part.start
             share = embeddings.tokens * tokens // max(1, sum(estimated))
-            part.entry.receive(part.start, embeddings.cut(row, end, share))
+            mine = replace(embeddings.cut(row, end, share), requests=int(row == 0))
+            part.entry.receive(part.start, mine)
             row = end
 
     def fail(self, error: PgEmbedError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -26,13 +27,14 @@ class Lane(Generic[B]):
         self.priorities = priorities
         self.running: list[B] = []
         self.again: deque[B] = deque()
+        self.admitting: asyncio.Task[None] | None = None  # one batch at a time waits for its limits
         self._count = count
         self._ready = 0
 
     @property
     def full(self) -> bool:
         """Whether it takes no more for now."""
-        return len(self.running) >= self._count + self._ready
+        return self.admitting is not None or len(self.running) >= self._count + self._ready
 
     def finished(self, batch: B, seconds: float) -> None:
         """A batch is done; with queries in the lane none is kept ready, they would wait for it."""

@@ -74,8 +74,9 @@ class Memo:
         finally:
             for call in calls:
                 call.leave()
-        tokens = own.future.result().tokens if own is not None else 0
-        return replace(join([found[text] for text in texts]), tokens=tokens)
+        used = None if own is None else own.future.result()
+        tokens, requests = (used.tokens, used.requests) if used is not None else (0, 0)
+        return replace(join([found[text] for text in texts]), tokens=tokens, requests=requests)
 
     def _running(self, text: str, kind: Kind) -> Call | None:
         call = self._calls.get((kind, text))

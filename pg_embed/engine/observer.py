@@ -36,6 +36,9 @@ class Observer(Protocol):
     def remembered(self, model: str, hits: int, misses: int) -> None:
         """So many texts of a query were known, and so many were not."""
 
+    def throttled(self, model: str, priority: Priority, seconds: float) -> None:
+        """A call waited so long for the model's limits."""
+
 
 class Silence:
     """Watches nothing."""
@@ -63,4 +66,7 @@ class Silence:
         """Nothing."""
 
     def remembered(self, model: str, hits: int, misses: int) -> None:
+        """Nothing."""
+
+    def throttled(self, model: str, priority: Priority, seconds: float) -> None:
         """Nothing."""

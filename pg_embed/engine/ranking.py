@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,36 +17,44 @@ from time import perf_counter
 
 import numpy as np
 
-from pg_embed.engine.batcher import CLOSING
+from pg_embed.engine.batcher import CLOSING, nothing
 from pg_embed.engine.lanes import Lane
 from pg_embed.engine.observer import Observer
 from pg_embed.engine.settings import EngineSettings
+from pg_embed.engine.throttle import Gate
 from pg_embed.errors import InvalidArgument, ModelUnavailable, Overloaded, PgEmbedError
 from pg_embed.protocols import Reranker
-from pg_embed.records import Card, Float32, Priority, Scores
+from pg_embed.records import Allowance, Card, Float32, ModelSpec, Priority, Scores
 
 
 class Request:
-    """A query and its texts; the calls that no thread has taken wait here."""
+    """A query and its texts; the calls that no thread has taken wait here. `costs` has each text's tokens."""
 
     def __init__(
-        self, query: str, texts: Sequence[str], calls: Sequence[list[int]], future: asyncio.Future[Scores]
+        self,
+        query: str,
+        texts: Sequence[str],
+        costs: Sequence[int],
+        calls: Sequence[list[int]],
+        future: asyncio.Future[Scores],
     ) -> None:
         self.query = query
         self.texts = texts
+        self.costs = costs
         self.future = future
         self.waiting = deque(calls)
         self._missing = len(texts)
-        self._tokens = 0
+        self._tokens = self._calls = 0
         self._scores = np.empty(len(texts), np.float32)
 
     def receive(self, rows: list[int], found: Scores) -> None:
         """The scores of some texts; the caller is answered with the last of them."""
         self._scores[rows] = found.scores
         self._tokens += found.tokens
+        self._calls += 1
         self._missing -= len(rows)
         if not self._missing and not self.future.done():
-            self.future.set_result(Scores(self._scores, self._tokens))
+            self.future.set_result(Scores(self._scores, self._tokens, self._calls))
 
     def fail(self, error: PgEmbedError) -> None:
         """Answer the caller with an error; scores still to come are dropped."""
@@ -67,12 +75,26 @@ class Call:
         """Those texts."""
         return [self.request.texts[row] for row in self.rows]
 
+    @property
+    def tokens(self) -> int:
+        """As counted before, the query with each text."""
+        return sum(self.request.costs[row] for row in self.rows)
+
 
 class Ranker:
     """Takes requests for one reranker from any number of callers."""
 
-    def __init__(self, reranker: Reranker, name: str, settings: EngineSettings, observer: Observer) -> None:
+    def __init__(
+        self,
+        reranker: Reranker,
+        name: str,
+        settings: EngineSettings,
+        observer: Observer,
+        gate: Gate | None = None,
+    ) -> None:
         self.card = reranker.card
+        self._gate = gate or Gate(self.card, ModelSpec(name, self.card.family), None)
+        self._allowance: Callable[[], Allowance | None] = getattr(reranker, "allowance", nothing)
         self.name = name
         self._reranker = reranker
         self._observer = observer
@@ -103,8 +125,9 @@ class Ranker:
                 f"{self._queued[priority]} texts wait for model {self.name!r} already",
                 hint="try again in a moment",
             )
-        calls = self._cut(query, texts)
-        request = Request(query, texts, calls, self._loop.create_future())
+        asked, *counts = self._reranker.count_tokens([query, *texts])
+        costs = [asked + count for count in counts]
+        request = Request(query, texts, costs, self._cut(texts, costs), self._loop.create_future())
         request.future.add_done_callback(lambda _: self._discard(request, priority))
         self._queues[priority].append(request)
         self._queued[priority] += len(texts)
@@ -117,14 +140,16 @@ class Ranker:
         error = ModelUnavailable(CLOSING)
         for request in [request for queue in self._queues.values() for request in queue]:
             request.fail(error)
+        if self._lane.admitting is not None:
+            self._lane.admitting.cancel()
         await asyncio.to_thread(self._lane.threads.close, timeout)
         for call in self._lane.running:
             call.request.fail(error)
         await asyncio.to_thread(self._reranker.close)
 
-    def _cut(self, query: str, texts: Sequence[str]) -> list[list[int]]:
+    def _cut(self, texts: Sequence[str], costs: Sequence[int]) -> list[list[int]]:
         """The rows of each call."""
-        card = self.card
+        card = self._gate.card if not self.card.listwise else self.card
         if card.listwise:
             if len(texts) > card.max_batch_items:
                 raise InvalidArgument(
@@ -133,17 +158,33 @@ class Ranker:
                     hint="give it the best of a first search only",
                 )
             return [list(range(len(texts)))]
-        asked, *counts = self._reranker.count_tokens([query, *texts])
         # by characters too, for counts are equal where texts are cut at the model's limit
-        order = sorted(range(len(texts)), key=lambda row: (-counts[row], -len(texts[row])))
-        return split(order, [asked + count for count in counts], card)
+        order = sorted(range(len(texts)), key=lambda row: (-costs[row], -len(texts[row])))
+        return split(order, costs, card)
 
     def _move(self) -> None:
         while not self._lane.full and (call := self._next()) is not None:
             self._lane.running.append(call)
-            self._lane.threads.submit(partial(self._run, call))
+            if self._gate.is_open:
+                self._lane.threads.submit(partial(self._run, call))
+            else:
+                self._lane.admitting = self._loop.create_task(self._admit(call))
         for priority, texts in self._queued.items():
             self._observer.queued(self.name, priority, texts)
+
+    async def _admit(self, call: Call) -> None:
+        """Hand a call on when the model's limits let it go; what comes meanwhile waits in the queues."""
+        try:
+            waited = await self._gate.admit(call, len(call.rows), call.tokens, call.priority)
+        except PgEmbedError as exc:
+            self._lane.admitting = None
+            self._finish(call, exc, None, 0.0)
+            return
+        if waited:
+            self._observer.throttled(self.name, call.priority, waited)
+        self._lane.admitting = None
+        self._lane.threads.submit(partial(self._run, call))
+        self._move()
 
     def _next(self) -> Call | None:
         for priority, queue in self._queues.items():
@@ -171,7 +212,8 @@ class Ranker:
         started = perf_counter()
         outcome = self._outcome(call)
         with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._finish, call, outcome, perf_counter() - started)
+            seconds, allowance = perf_counter() - started, self._allowance()
+            self._loop.call_soon_threadsafe(self._finish, call, outcome, allowance, seconds)
 
     def _outcome(self, call: Call) -> Scores | PgEmbedError:
         if self._closing or call.request.future.done():
@@ -195,9 +237,15 @@ class Ranker:
             raise ModelUnavailable(f"family {self.card.family!r} gave a score that is not finite")
         return scores
 
-    def _finish(self, call: Call, outcome: Scores | PgEmbedError, seconds: float) -> None:
+    def _finish(
+        self, call: Call, outcome: Scores | PgEmbedError, allowance: Allowance | None, seconds: float
+    ) -> None:
         """On the loop: answer, and go on."""
         self._lane.finished(call, seconds)
+        if isinstance(outcome, Scores):
+            self._gate.settle(call, outcome.tokens, allowance, None)
+        else:
+            self._gate.settle(call, 0, allowance, outcome)
         error, tokens = None, 0
         if isinstance(outcome, Scores):
             call.request.receive(call.rows, outcome)

@@ -68,6 +68,10 @@ class FakeEmbedder:
         """A quarter of the characters, and one."""
         return [len(text) // 4 + 1 for text in texts]
 
+    def measure_tokens(self, texts: Sequence[str]) -> list[int]:
+        """As `embed` counts them."""
+        return self.count_tokens([self._prompts["document"] + text for text in texts])
+
     def embed(self, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
         """Hash and normalise."""
         if self._options.delay:

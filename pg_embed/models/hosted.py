@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ import orjson
 import stamina
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelError, ModelMisconfigured, ModelUnavailable
+from pg_embed.models.allowance import read_allowance
+from pg_embed.records import Allowance
 
 CONNECT_TIMEOUT = 10.0  # seconds
 ATTEMPTS = 3  # quick ones, for lost connections and server errors; the queue has the patience
@@ -37,6 +40,7 @@ NO_BALANCE = {  # codes of OpenAI, and the last of Jina
     "billing_hard_limit_reached",
     "AUTHZ_INSUFFICIENT_BALANCE",
 }
+LIMITED = 429
 NO_MODEL = {"INPUT_MODEL_NOT_FOUND"}  # Jina's code, under the status of a refused text
 CONFIGURATION = {"model", "dimensions", "encoding_format"}  # a 400 about one of these is not about the texts
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -67,6 +71,7 @@ class Endpoint:
         self._spent: set[str] = set()  # keys that were refused, and may still stand in a server's words
         self._renew = renew
         self._timeout = timeout
+        self._told = threading.local()
         self._client = httpx.Client(
             headers=HEADERS,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
@@ -101,6 +106,11 @@ class Endpoint:
                 return self._attempt(method, content)
         raise AssertionError  # the last attempt returns or raises
 
+    def allowance(self) -> Allowance | None:
+        """What the last answer to this thread said of limits; told once."""
+        told: Allowance | None = self._told.__dict__.pop("allowance", None)
+        return told
+
     def _attempt(self, method: str, content: bytes) -> bytes:
         deadline, key = monotonic() + self._timeout, self._key
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -113,6 +123,7 @@ class Endpoint:
             raise Passing(
                 f"{self.url} cannot be reached: {self.clean(str(exc)) or type(exc).__name__}"
             ) from exc
+        self._told.allowance = read_allowance(response.headers)
         if response.status_code == 200:
             return body
         error = self._error(response, body)
@@ -134,16 +145,16 @@ class Endpoint:
         status, told = response.status_code, _told(body)
         message = f"{self.url} answered {status}: {self.clean(told.message)[:LONGEST_MESSAGE]}"
         if status in PAYMENT or told.code in NO_BALANCE:
-            return ModelMisconfigured(message, hint="the account has no balance left")
+            return ModelMisconfigured(message, hint="the account has no balance left", refused=True)
         if status in REJECTED and told.about not in CONFIGURATION and told.code not in NO_MODEL:
             return InputRejected(message)
         retry_after = _retry_after(response)
         if status in RETRIED and retry_after is None:
             return Passing(message)
         if status in PASSING or status >= 500:
-            return ModelUnavailable(message, retry_after=retry_after)
+            return ModelUnavailable(message, retry_after=retry_after, limited=status == LIMITED)
         if status in KEY_REFUSED:
-            return ModelMisconfigured(message, hint=KEY_HINT)
+            return ModelMisconfigured(message, hint=KEY_HINT, refused=True)
         return ModelMisconfigured(message, hint="check the key, base_url and model")
 
     def clean(self, text: str) -> str:

@@ -12,7 +12,7 @@ from pg_embed.models.calls import ServerOptions, ask, packed
 from pg_embed.models.hosted import Endpoint
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import Card, Scores
+from pg_embed.records import Allowance, Card, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,10 @@ class HostedReranker:
             np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)]),
             sum(part.tokens for part in parts),
         )
+
+    def allowance(self) -> Allowance | None:
+        """What the last answer to this thread said of limits; told once."""
+        return self._endpoint.allowance()
 
     def close(self) -> None:
         """Close the connections."""

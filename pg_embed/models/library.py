@@ -66,6 +66,15 @@ class LibraryEmbedder:
         check_finite(embeddings)
         return embeddings
 
+    def measure_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as a document, as the tokenizer counts them and `embed` uses them."""
+        counts = [0] * len(texts)
+        for rows in batches(self.count_tokens(texts), self.card.max_batch_items, self.card.max_batch_tokens):
+            _, lengths = self._features(self._model, [texts[row] for row in rows], "document")
+            for row, length in zip(rows, lengths, strict=True):
+                counts[row] = length
+        return counts
+
     def close(self) -> None:
         """Let the weights go."""
         self._model = None
@@ -73,8 +82,8 @@ class LibraryEmbedder:
 
     def _forward(self, texts: list[str], kind: Kind) -> Embeddings:
         try:
-            features, tokens = self._features(self._model, texts, kind)
-            return replace(self._compute(features, kind), tokens=tokens)
+            features, lengths = self._features(self._model, texts, kind)
+            return replace(self._compute(features, kind), tokens=sum(lengths))
         except local.COMPUTING as exc:
             raise local.translated(exc) from exc
 
@@ -90,16 +99,16 @@ class LibraryEmbedder:
         """Embeddings of a tensor of shape (texts, dimensions)."""
         raise NotImplementedError
 
-    def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], int]:
-        """What the model reads, and its tokens; a very long text is cut first where that changes nothing."""
+    def _features(self, model: Any, texts: list[str], kind: Kind) -> tuple[dict[str, Any], list[int]]:
+        """What the model reads, and the texts' tokens; a very long text is cut where that changes nothing."""
         limit = self.card.max_tokens
         characters = limit * local.CHARACTERS_PER_TOKEN
         features = self._tokenize(model, [text[:characters] for text in texts], kind)
-        mask = features.get("attention_mask")
-        lengths: list[int] = [0] * len(texts) if mask is None else mask.sum(dim=1).tolist()
+        lengths = _lengths(features, len(texts))
         if any(len(text) > characters and used < limit for text, used in zip(texts, lengths, strict=True)):
             features = self._tokenize(model, texts, kind)
-        return features, sum(lengths)
+            lengths = _lengths(features, len(texts))
+        return features, lengths
 
     def _tokenize(self, model: Any, texts: list[str], kind: Kind) -> dict[str, Any]:
         try:
@@ -149,3 +158,9 @@ def batch_items(options: LibraryOptions, model: Any) -> int:
 
 def _moved(features: dict[str, Any], device: Any) -> dict[str, Any]:
     return {name: value.to(device) for name, value in features.items() if hasattr(value, "to")}
+
+
+def _lengths(features: dict[str, Any], texts: int) -> list[int]:
+    mask = features.get("attention_mask")
+    found: list[int] = [0] * texts if mask is None else mask.sum(dim=1).tolist()
+    return found

@@ -11,7 +11,7 @@ from pg_embed.models.calls import Provider, ServerOptions, ask
 from pg_embed.models.hosted import Endpoint
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
-from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, Output, Outputs
+from pg_embed.records import VECTORS, Allowance, Card, Embeddings, Kind, Metric, Output, Outputs
 
 PROBE = "dimensions"
 
@@ -97,6 +97,10 @@ class HostedEmbedder:
         result = self._call(texts, kind)
         self._check_size(result)
         return result
+
+    def allowance(self) -> Allowance | None:
+        """What the last answer to this thread said of limits; told once."""
+        return self._endpoint.allowance()
 
     def close(self) -> None:
         """Close the connections."""

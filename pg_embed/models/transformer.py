@@ -121,6 +121,11 @@ class TransformerEmbedder:
         check_finite(embeddings)
         return embeddings
 
+    def measure_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as a document, as the tokenizer counts them and `embed` uses them."""
+        read = self._vocabulary.read(self._headers["document"], texts, self.card.max_tokens)
+        return [len(ids) for ids in read]
+
     def close(self) -> None:
         """Let the weights go."""
         self._model = self._head = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from pg_embed.errors import PgEmbedError
+from pg_embed.errors import ModelUnavailable, PgEmbedError
 from pg_embed.records import Priority
 from pg_embed.serve.frames import Answer
 
@@ -58,6 +58,19 @@ class Metrics:
             "pg_embed_model_call_texts", "Texts of a call.", lane, buckets=TEXTS, registry=registry
         )
         self._tokens = Counter("pg_embed_tokens_total", "Tokens embedded.", lane, registry=registry)
+        self._throttled = Histogram(
+            "pg_embed_limit_wait_seconds",
+            "Time that a call waited for the model's limits.",
+            lane,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._refused = Counter(
+            "pg_embed_limit_exceeded_total",
+            "Calls that the provider found too many.",
+            lane,
+            registry=registry,
+        )
         self._answers = Counter(
             "pg_embed_answers_total", "Callers of the engine.", [*lane, "code"], registry=registry
         )
@@ -129,6 +142,8 @@ class Metrics:
         self._call_seconds.labels(model, lane).observe(seconds)
         self._call_texts.labels(model, lane).observe(texts)
         self._tokens.labels(model, lane).inc(tokens)
+        if isinstance(error, ModelUnavailable) and error.limited:
+            self._refused.labels(model, lane).inc()
 
     def answered(
         self, model: str, priority: Priority, texts: int, seconds: float, error: PgEmbedError | None
@@ -141,6 +156,10 @@ class Metrics:
         """So many texts of a query were known, and so many were not."""
         self._memo.labels(model, "hit").inc(hits)
         self._memo.labels(model, "miss").inc(misses)
+
+    def throttled(self, model: str, priority: Priority, seconds: float) -> None:
+        """A call waited so long for the model's limits."""
+        self._throttled.labels(model, _lane(priority)).observe(seconds)
 
 
 def _code(error: PgEmbedError | None) -> str:

@@ -48,6 +48,9 @@ class Engine(Protocol):
     ) -> Scores:
         """How well each text answers the query, in the order of the texts."""
 
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        """Tokens of each text as a document; None where the model has no tokenizer here."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -94,6 +97,9 @@ def encode_error(request_id: str | None, error: PgEmbedError) -> bytes:
 async def _answer(engine: Engine, request_id: str, request: Request) -> bytes:
     if request.spec is None:
         return orjson.dumps({"id": request_id, "pong": True})
+    if request.op == "count":
+        counts = await engine.count(request.spec, request.texts, request.timeout)
+        return orjson.dumps({"id": request_id, "counts": counts})
     deadline = monotonic() + request.timeout
     card = await engine.card(request.spec, request.timeout)
     if request.op == "card":
@@ -168,8 +174,8 @@ def _validate(fields: dict[str, Any]) -> Request:
             hint="sidecar and database differ in version: upgrade the older",
         )
     op = fields.get("op")
-    if op not in ("embed", "rerank", "card", "ping"):
-        raise BadRequest('"op" must be "embed", "rerank", "card" or "ping"')
+    if op not in ("embed", "rerank", "count", "card", "ping"):
+        raise BadRequest('"op" must be "embed", "rerank", "count", "card" or "ping"')
     output = fields.get("output", "dense")
     if output not in VECTORS:
         raise BadRequest('"output" must be "dense", "sparse" or "multi"')
@@ -183,7 +189,7 @@ def _validate(fields: dict[str, Any]) -> Request:
         kind=kind,
         output=output,
         query=_query(fields.get("query")) if op == "rerank" else "",
-        texts=_texts(fields.get("texts")) if op in ("embed", "rerank") else [],
+        texts=_texts(fields.get("texts")) if op in ("embed", "rerank", "count") else [],
         timeout=_timeout(fields.get("timeout")),
     )
 

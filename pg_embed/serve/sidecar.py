@@ -9,11 +9,13 @@ from functools import partial
 
 from pg_embed import log
 from pg_embed.errors import InvalidArgument
+from pg_embed.jobs.usage import Ledger
 from pg_embed.serve.directory import CatalogDirectory, ModelDirectory, StaticDirectory
 from pg_embed.serve.doors import Door
 from pg_embed.serve.frames import tcp_door, unix_door
 from pg_embed.serve.http import Application, HttpDoor
 from pg_embed.serve.mailbox import MailboxDoor
+from pg_embed.serve.metering import MeteredEngine
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.requests import Engine, answer
 from pg_embed.serve.settings import ServeSettings, read_token
@@ -84,12 +86,17 @@ class Sidecar:
         *,
         metrics: Metrics | None = None,
         directory: ModelDirectory | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.is_ready = False
         self.metrics = metrics or Metrics()
         self._grace = settings.grace
         self._doors = make_doors(
-            engine, settings, self.metrics, directory or _directory(settings), lambda: self.is_ready
+            engine if ledger is None else MeteredEngine(engine, ledger),
+            settings,
+            self.metrics,
+            directory or _directory(settings),
+            lambda: self.is_ready,
         )
 
     @property

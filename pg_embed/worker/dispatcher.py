@@ -25,7 +25,7 @@ from pg_embed.errors import (
 )
 from pg_embed.jobs import Batch, Dead, Lane, Outcome, Refused, Store, Work
 from pg_embed.log import event, logger
-from pg_embed.records import no_embeddings
+from pg_embed.records import ModelSpec, no_embeddings
 from pg_embed.worker.embedding import Models, embed_batch
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.writing import write_batch
@@ -34,6 +34,8 @@ log = logger("worker")
 REPAIR = (ModelMisconfigured, SpaceMismatch, MissingExtra, InvalidArgument)  # nobody's fault among the rows
 FEWEST_ROWS = 32
 FIRST_ROWS = 240  # one full entry of the queue: enough to learn how fast the model is
+LIMITED_SECONDS = 60.0  # a batch of a model with limits: small ones would waste the calls that it may do
+LIMITED_TIMEOUT = 21_600.0  # seconds; what waits for its turn is not late, and calls have a time of their own
 LINGER = (
     0.02  # seconds between two looks at changed rows that come one by one: each look costs more than a row
 )
@@ -53,12 +55,19 @@ class Dispatcher:
     """Runs while its vectorizer has rows that are due; the watcher starts it again when there are new."""
 
     def __init__(
-        self, work: Work, store: Store, models: Models, settings: WorkerSettings, idle: Callable[[], None]
+        self,
+        work: Work,
+        store: Store,
+        models: Models,
+        settings: WorkerSettings,
+        idle: Callable[[], None],
+        is_limited: Callable[[ModelSpec], bool] = lambda spec: False,
     ) -> None:
         self.work = work
         self._idle = idle  # called when there is nothing left to take and nothing in hand
         self._store = store
         self._models = models
+        self._is_limited = is_limited  # whether most of a batch's time may be waiting for its turn
         self._settings = settings
         # the token vectors of a text may take megabytes
         self._most_rows = FEWEST_ROWS if "multi" in work.sizes else settings.batch_rows
@@ -225,14 +234,15 @@ class Dispatcher:
     async def _outcome(self, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
-            outcome = await embed_batch(self._models, self.work, batch, self._settings.model_timeout)
+            timeout = LIMITED_TIMEOUT if self._is_limited(self.work.spec) else self._settings.model_timeout
+            outcome = await embed_batch(self._models, self.work, batch, timeout)
         except PgEmbedError as exc:
             return await self._failed(batch, exc)
         self._failures = 0
         return outcome
 
     async def _failed(self, batch: Batch, error: PgEmbedError) -> Outcome | None:
-        charge = not isinstance(error, (*REPAIR, Overloaded))
+        charge = not isinstance(error, (*REPAIR, Overloaded)) and not _is_limited(error)
         if charge and batch.tries >= self.work.max_attempts:
             return _give_up(batch, error)
         self._failures += 1
@@ -268,7 +278,8 @@ class Dispatcher:
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Move the size of a batch half-way to what the model does in the time that a batch should take."""
-        wanted = rows / max(seconds, 1e-3) * self._settings.batch_seconds
+        aim = LIMITED_SECONDS if self._is_limited(self.work.spec) else self._settings.batch_seconds
+        wanted = rows / max(seconds, 1e-3) * aim
         size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
         self._rows = int(min(max(size, FEWEST_ROWS), self._most_rows))
 
@@ -298,6 +309,10 @@ class Dispatcher:
                 code=code,
                 error=error,
             )
+
+
+def _is_limited(error: PgEmbedError) -> bool:
+    return isinstance(error, ModelUnavailable) and error.limited
 
 
 def _give_up(batch: Batch, error: PgEmbedError) -> Outcome:

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,16 +18,22 @@ from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
 from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
+from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
+from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
+from pg_embed.records import ModelSpec
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
+from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.settings import WorkerSettings
 
 SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
+TELL_EVERY = 2.0  # seconds between two tellings of what was used
 LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
+CATALOG = "catalog"  # the payload of a notification that tells of other things than rows
 WORKER_NUMBERS = 2**31 - 1
 # Whatever the database or the role sets by default: the guards of _finish_v1 hold in READ COMMITTED.
 SESSION = {
@@ -43,8 +49,16 @@ log = logger("worker")
 class Worker:
     """Works on one database until it is stopped; `stop` lets it finish what is in hand, `abort` does not."""
 
-    def __init__(self, dsn: str, models: Models, settings: WorkerSettings | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        models: Models,
+        settings: WorkerSettings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._dsn = checked(dsn)
+        self._limits = limits
+        self._ledger = Ledger()
         self._models = models
         self._settings = settings or WorkerSettings()
         self._stop = asyncio.Event()
@@ -102,11 +116,22 @@ class Worker:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
-            session = _Session(control, store, self._models, self._settings, self._stop, self._running)
+            self._ledger.pool = pool
+            self._ledger.is_stale = True
+            session = _Session(
+                control,
+                store,
+                self._models,
+                self._ledger,
+                self._is_limited,
+                self._settings,
+                self._stop,
+                self._running,
+            )
             await listener.execute(SQL["listen"])
             self._connected = True
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
-            listening = asyncio.create_task(_listen(listener, session.called))
+            listening = asyncio.create_task(self._listen(listener, session.called))
             lost = True
             try:
                 await session.run(self._ready, listening)
@@ -115,6 +140,20 @@ class Worker:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
                 await session.end(at_once=self._abort, lost=lost)
+                if not lost:
+                    await self._ledger.tell()
+                self._ledger.pool = None
+
+    def _is_limited(self, spec: ModelSpec) -> bool:
+        return self._limits is not None and self._limits.limit(spec) is not None
+
+    async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
+        async for notice in connection.notifies():
+            if notice.payload == CATALOG:
+                self._ledger.is_stale = True
+                if self._limits is not None:
+                    self._limits.refresh()
+            called.set()
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -162,6 +201,8 @@ class _Session:
         control: psycopg.AsyncConnection[Any],
         store: Store,
         models: Models,
+        ledger: Ledger,
+        is_limited: Callable[[ModelSpec], bool],
         settings: WorkerSettings,
         stop: asyncio.Event,
         running: set[Dispatcher],
@@ -170,6 +211,8 @@ class _Session:
         self._control = control
         self._store = store
         self._models = models
+        self._ledger = ledger
+        self._is_limited = is_limited
         self._settings = settings
         self._stop = stop
         self._running = running
@@ -177,6 +220,8 @@ class _Session:
         self._works: list[Work] = []
         self._next_tend = 0.0
         self._tending: asyncio.Task[None] | None = None
+        self._next_telling = 0.0
+        self._telling: asyncio.Task[None] | None = None
         self._next_renewal = time.monotonic() + settings.lease / 3
         self._idle = False
 
@@ -204,6 +249,8 @@ class _Session:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
+        if self._telling is not None:
+            await asyncio.gather(self._telling, return_exceptions=True)
         in_flight = sum(len(dispatcher.entries) for dispatcher in self._running)
         event(log, logging.INFO, "worker_stopping", "stopping", worker=0, in_flight=in_flight)
         stopping = asyncio.gather(*(d.stop(at_once=at_once) for d in self._dispatchers.values()))
@@ -232,7 +279,10 @@ class _Session:
                 continue
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:
-                dispatcher = Dispatcher(work, self._store, self._models, self._settings, self.called.set)
+                models = MeteredModels(self._models, self._ledger, work.vectorizer)
+                dispatcher = Dispatcher(
+                    work, self._store, models, self._settings, self.called.set, self._is_limited
+                )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
             dispatcher.call(work)
@@ -266,6 +316,11 @@ class _Session:
         if now >= self._next_tend and (self._tending is None or self._tending.done()):
             self._next_tend = now + self._settings.tend_every
             self._tending = asyncio.create_task(self._tend(), name="tend")  # may take long on a long queue
+        if (now >= self._next_telling or self._ledger.is_stale) and (
+            self._telling is None or self._telling.done()
+        ):
+            self._next_telling = now + TELL_EVERY
+            self._telling = asyncio.create_task(self._ledger.tell(), name="tell what was used")
 
     async def _tend(self) -> None:
         await self._duty(self._rescue())
@@ -297,11 +352,6 @@ class _Session:
         entries = [entry for dispatcher in self._dispatchers.values() for entry in dispatcher.entries]
         if entries:
             await self._store.renew(entries)
-
-
-async def _listen(connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
-    async for _ in connection.notifies():
-        called.set()
 
 
 def _parameters() -> dict[str, Any]:

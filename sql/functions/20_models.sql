@@ -156,6 +156,9 @@ BEGIN
     INSERT INTO embed._model (name, family, options, card, outputs, dimensions, sparse_dimensions, multi_dimensions, metric, space_id, is_default)
     VALUES (name, family, options, card, embed._card_outputs(card), (card ->> 'dimensions')::integer, (card ->> 'sparse_dimensions')::integer,
         (card ->> 'multi_dimensions')::integer, card ->> 'metric', card ->> 'space_id', is_default);
+    IF told ->> 'price' IS NOT NULL THEN
+        PERFORM embed.price_model(name, (told ->> 'price')::numeric);
+    END IF;
     RETURN name;
 END $$;
 COMMENT ON FUNCTION embed.create_model(text, text, jsonb, jsonb, boolean, boolean) IS
@@ -213,6 +216,7 @@ BEGIN
         space_id = COALESCE(alter_model.card ->> 'space_id', m.space_id),
         is_default = COALESCE(alter_model.is_default, m.is_default)
     WHERE m.id = model.id;
+    PERFORM embed._try_again_v1(model.id);
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, name);
 END $$;

@@ -666,7 +666,7 @@ SELECT
     (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
         LEFT JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped) AS columns,
     v.state,
-    v.reason,
+    COALESCE(v.reason, embed._holdup(v.id, v.model_id)) AS reason,
     v.max_attempts,
     v.created_at
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;

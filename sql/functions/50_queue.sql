@@ -53,9 +53,9 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT v.id, v.name, m.name, m.family, m.options, m.space_id, m.dimensions, v.outputs,
         (SELECT array_agg(embed._size(m, o.output) ORDER BY o.position) FROM unnest(v.outputs) WITH ORDINALITY AS o(output, position)), t.typname, v.max_attempts, v.reason,
-        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id),
-        embed._first_due_v1(v.id, 1) IS NOT NULL,
-        embed._first_due_v1(v.id, 2) IS NOT NULL
+        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) AND NOT embed._is_held(v.id, v.model_id, 2),
+        embed._first_due_v1(v.id, 1) IS NOT NULL AND NOT embed._is_held(v.id, v.model_id, 1),
+        embed._first_due_v1(v.id, 2) IS NOT NULL AND NOT embed._is_held(v.id, v.model_id, 2)
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
     JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped
@@ -123,7 +123,7 @@ DECLARE
     part integer;
 BEGIN
     SELECT v.max_attempts INTO limit_attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.state = 'active';
-    IF limit_attempts IS NULL OR first IS NULL THEN
+    IF limit_attempts IS NULL OR first IS NULL OR NOT embed._may_claim(vectorizer, lane) THEN
         RETURN;
     END IF;
     suspect := least(2, limit_attempts);

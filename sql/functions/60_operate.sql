@@ -27,7 +27,7 @@ AS $$
             min(q.enqueued_at) AS since
         FROM embed._queue AS q GROUP BY q.vectorizer_id
     ), figures AS (
-        SELECT v.id, v.name, v.source, m.name AS model, v.state, v.reason,
+        SELECT v.id, v.name, v.source, m.name AS model, v.state, COALESCE(v.reason, embed._holdup(v.id, v.model_id)) AS reason,
             COALESCE(q.waiting, 0) + COALESCE(b.rows_left, CASE WHEN b.vectorizer_id IS NOT NULL THEN
                 (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class AS c WHERE c.oid = v.source) END, 0) AS pending,
             COALESCE(q.held, 0) AS held,
@@ -134,6 +134,7 @@ BEGIN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
     END IF;
     UPDATE embed._vectorizer AS c SET state = 'active', reason = NULL WHERE c.id = v.id;
+    PERFORM embed._try_again_v1(v.model_id);
     IF v.state = 'stopped' THEN
         -- changes may have gone by without a trigger
         PERFORM embed._start_backfill(v.id, 'all');
@@ -221,7 +222,7 @@ BEGIN
             explanation := format('tried %s times, again at %s; the last error was: %s', entry.attempts, entry.available_at, COALESCE(entry.last_error, 'none'));
         ELSIF entry.id IS NOT NULL AND v.state = 'active' AND v.reason IS NOT NULL THEN
             state := 'pending';
-            explanation := format('queued since %s, and the table is in the way: %s', entry.enqueued_at, v.reason);
+            explanation := format('queued since %s, and held up: %s', entry.enqueued_at, v.reason);
         ELSIF entry.id IS NOT NULL THEN
             state := 'pending';
             explanation := format('queued since %s, about %s rows before it', entry.enqueued_at, entry.ahead);
@@ -266,7 +267,7 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v)),
+    SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v), embed._holdup(v.id, v.model_id)),
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
@@ -322,7 +323,8 @@ AS $$
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
         (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),
-        COALESCE((SELECT v.reason FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.state = 'active' AND v.reason IS NOT NULL LIMIT 1),
+        COALESCE((SELECT COALESCE(v.reason, embed._holdup(v.id, v.model_id)) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source
+                AND v.state = 'active' AND COALESCE(v.reason, embed._holdup(v.id, v.model_id)) IS NOT NULL LIMIT 1),
             (SELECT q.last_error FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
                 WHERE v.source = _waiting_v1.source AND q.last_error IS NOT NULL LIMIT 1)),
         (SELECT string_agg(v.name || ': ' || COALESCE(v.reason, v.state), '; ') FROM embed._vectorizer AS v

@@ -108,6 +108,52 @@ CREATE UNLOGGED TABLE embed._server (
 );
 COMMENT ON TABLE embed._server IS 'When the server was started that workers know; empty after a crash, as all unlogged tables are.';
 
+-- One row a model that has limits, or was told to wait, or is refused: a clock for each limit says when the next call may
+-- go. All workers write it, each for a moment, and no trigger does.
+CREATE TABLE embed._limit (
+    model_id integer PRIMARY KEY REFERENCES embed._model (id) ON DELETE CASCADE,
+    requests_per_minute integer CHECK (requests_per_minute > 0),
+    inputs_per_minute integer CHECK (inputs_per_minute > 0),
+    tokens_per_minute bigint CHECK (tokens_per_minute > 0),
+    requests_free timestamptz NOT NULL DEFAULT '-infinity',
+    inputs_free timestamptz NOT NULL DEFAULT '-infinity',
+    tokens_free timestamptz NOT NULL DEFAULT '-infinity',
+    not_before timestamptz NOT NULL DEFAULT '-infinity',
+    refusal text,
+    probe_at timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 20);
+COMMENT ON TABLE embed._limit IS 'What a provider allows of a model, and when its next call may go; a refusal of the account, and when one call tries again.';
+
+CREATE TABLE embed._price (
+    model_id integer PRIMARY KEY REFERENCES embed._model (id) ON DELETE CASCADE,
+    per_million_tokens numeric NOT NULL CHECK (per_million_tokens >= 0)
+);
+COMMENT ON TABLE embed._price IS 'What a model costs, in US dollars.';
+
+-- No foreign keys: what was used and paid stays when a vectorizer or a model goes.
+CREATE TABLE embed._usage (
+    vectorizer_id integer NOT NULL,
+    model_id integer NOT NULL,
+    day date NOT NULL,
+    requests bigint NOT NULL,
+    inputs bigint NOT NULL,
+    bytes bigint NOT NULL,
+    tokens bigint NOT NULL,
+    cost numeric,
+    PRIMARY KEY (vectorizer_id, model_id, day)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE embed._usage IS 'What was used of a model on a day (UTC) by a vectorizer; by queries where vectorizer_id is 0. The cost is NULL where no price was known.';
+
+CREATE TABLE embed._budget (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    tokens bigint CHECK (tokens >= 0),
+    cost numeric CHECK (cost >= 0),
+    per text NOT NULL CHECK (per IN ('day', 'month', 'total')),
+    live boolean NOT NULL,
+    CHECK (num_nonnulls(tokens, cost) > 0)
+);
+COMMENT ON TABLE embed._budget IS 'What a vectorizer may use in a day, a month or in total; with live its changed rows stop with its backfill.';
+
 CREATE TABLE embed._transport (
     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     kind text NOT NULL,

@@ -32,6 +32,7 @@ BEGIN
     ELSIF r ->> 'op' = 'card' THEN
         RETURN jsonb_build_object('id', r -> 'id', 'card', jsonb_build_object(
             'dimensions', 3, 'metric', 'cosine', 'space_id', 'asked for', 'max_tokens', 9),
+            'price', CASE WHEN r #>> '{model,name}' = 'known' THEN 0.02 END,
             'family', 'fake', 'options', (r #> '{model,options}') || '{"delay": 0}');
     ELSIF r ->> 'output' = 'sparse' THEN
         RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(
@@ -241,6 +242,7 @@ def test_create_model_without_a_family_takes_what_the_sidecar_knows(asked: Conne
     assert found == [("fake", {"dimensions": 3, "delay": 0})]
     assert value(asked, "SELECT request #> '{model,family}' IS NULL FROM embed.asked") is False
     assert value(asked, "SELECT request #>> '{model,family}' FROM embed.asked") is None
+    assert str(value(asked, "SELECT per_million_tokens FROM embed._price")) == "0.02"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.fix_pg import MakeRole, Role
 from tests.fix_worker import (
@@ -25,7 +26,7 @@ READER_MAY = {
     "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
-    "_input", "_hash",
+    "_input", "_hash", "_holdup",
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def owned(docs: Connection, owner: Role) -> Iterator[Connection]:
 
 
 def test_a_reader_may_look(reader: Connection, docs: Connection) -> None:
-    for view in ("models", "vectorizers", "status", "failures"):
+    for view in ("models", "limits", "vectorizers", "status", "failures"):
         reader.execute(f"SELECT * FROM embed.{view}")
     reader.execute("SELECT * FROM embed.status('docs_embedding')")
     reader.execute("SELECT * FROM embed.failures('docs_embedding')")
@@ -107,6 +108,14 @@ def test_a_reader_has_no_right_to_write_to_any_table_of_ours(reader: Connection)
     [
         "SELECT embed.create_model('m', 'fake', card => '{}')",
         "SELECT embed.drop_model('fake')",
+        "SELECT embed.limit_model('fake', 5)",
+        "SELECT embed.price_model('fake', 5)",
+        "SELECT embed.set_budget('docs', 5)",
+        "SELECT * FROM embed.usage",
+        "SELECT * FROM embed.budgets",
+        "SELECT embed._reserve_v1(1, 1, 1, 1)",
+        "SELECT embed._use_v1('[]')",
+        "SELECT embed._refuse_v1('fake', 'no')",
         "SELECT embed.create_vectorizer('docs', 'body')",
         "SELECT embed.alter_vectorizer('docs', 'title')",
         "SELECT embed.drop_vectorizer('docs')",
@@ -219,6 +228,12 @@ def test_a_worker_can_do_the_whole_job_in_a_schema_of_an_owner_s(
         "SELECT embed.drop_vectorizer('docs')",
         "SELECT embed.alter_vectorizer('docs', 'secret')",
         "SELECT embed.create_model('m', 'fake', card => '{}')",
+        "SELECT embed.limit_model('fake', 5)",
+        "SELECT embed.price_model('fake', 5)",
+        "SELECT embed.set_budget('docs', 5)",
+        "SELECT * FROM embed.usage",
+        "SELECT * FROM embed._usage",
+        "UPDATE embed._limit SET refusal = NULL",
         "UPDATE embed._vectorizer SET template = '[4]'",
         "SELECT * FROM embed._queue",
         "UPDATE embed._transport SET settings = '{}'",
@@ -269,6 +284,7 @@ def test_a_member_of_the_table_s_owner_may_do_as_the_owner_does(
         "SELECT embed.resume('docs_embedding')",
         "SELECT embed.backfill('docs_embedding')",
         "SELECT embed.retry('docs_embedding')",
+        "SELECT embed.set_budget('docs_embedding', 5)",
         "SELECT embed.create_vectorizer('docs', 'title', column_name => 'x')",
     ],
 )
@@ -284,6 +300,7 @@ def test_the_catalog_itself_guards_the_vectorizers_of_others(owned: Connection, 
     for statement in (
         "UPDATE embed._vectorizer SET max_attempts = 1",
         "UPDATE embed._backfill SET mode = 'all'",
+        "DELETE FROM embed._budget",
         "DELETE FROM embed._failure",
         "DELETE FROM embed._queue",
         "UPDATE embed._queue SET attempts = 9",
@@ -322,11 +339,31 @@ def test_an_owner_s_retry_without_a_name_is_of_its_own_failures(owned: Connectio
     assert docs.execute("SELECT vectorizer_name FROM embed.failures").fetchall() == [("docs_embedding",)]
 
 
+def test_an_owner_sees_the_usage_and_the_budgets_of_its_own_tables(
+    owned: Connection, docs: Connection
+) -> None:
+    docs.execute("SELECT embed.set_budget('docs', 9)")
+    owned.execute("SELECT embed.set_budget('notes_embedding', 7)")
+    ids = [row[0] for row in docs.execute("SELECT id FROM embed._vectorizer ORDER BY name DESC").fetchall()]
+    for vectorizer in (*ids, None):
+        use = {"model": "fake", "requests": 1, "inputs": 1, "bytes": 1, "tokens": 1}
+        docs.execute("SELECT embed._use_v1(%s)", [Jsonb([{**use, "vectorizer": vectorizer}])])
+    assert owned.execute("SELECT vectorizer, tokens FROM embed.usage").fetchall() == [("notes_embedding", 1)]
+    assert owned.execute("SELECT vectorizer, tokens FROM embed.budgets").fetchall() == [
+        ("notes_embedding", 7)
+    ]
+    assert value(docs, "SELECT count(*) FROM embed.usage") == 3
+    assert value(docs, "SELECT count(*) FROM embed.budgets") == 2
+
+
 def test_an_owner_has_no_say_over_models_and_transports(owned: Connection) -> None:
     for statement in (
         "SELECT embed.create_model('m', 'fake', card => '{}')",
         "SELECT embed.alter_model('fake', options => '{}')",
         "SELECT embed.drop_model('fake')",
+        "SELECT embed.limit_model('fake', 5)",
+        "SELECT embed.price_model('fake', 5)",
+        "SELECT * FROM embed._usage",
         "UPDATE embed._model SET options = '{}'",
         "INSERT INTO embed._transport VALUES (true, 'plpython', '{}')",
         "SELECT embed._transport_set('none', '{}')",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.hosted import ATTEMPTS, LONGEST_RESET, LONGEST_WAIT
 from pg_embed.models.provider import HostedEmbedder
 from pg_embed.models.registry import default_registry
-from pg_embed.records import ModelSpec
+from pg_embed.records import Allowance, ModelSpec, Remaining
 from tests.fix_models import PROVIDERS
 from tests.providers.server import Fault, ProviderServer
 
@@ -142,6 +143,7 @@ def test_what_only_the_operator_can_mend_is_a_misconfiguration(
         with pytest.raises(ModelMisconfigured, match=f"answered {status}: not so") as caught:
             embedder.embed(["a"], "document")
         assert "key" in str(caught.value.hint)
+        assert caught.value.refused is (status in (401, 403)), "the account, not the configuration"
     assert len(server.requests) == 4
 
 
@@ -165,6 +167,7 @@ def test_an_empty_account_is_a_misconfiguration_that_is_said_so(
     with pytest.raises(ModelMisconfigured) as caught:
         connect().embed(["a"], "document")
     assert "balance" in str(caught.value.hint)
+    assert caught.value.refused
 
 
 def test_what_passes_is_left_to_the_queue_with_the_wait_that_is_asked_for(
@@ -178,7 +181,23 @@ def test_what_passes_is_left_to_the_queue_with_the_wait_that_is_asked_for(
             with pytest.raises(ModelUnavailable, match=f"answered {status}") as caught:
                 embedder.embed(["a"], "document")
             assert caught.value.retry_after == seconds
+            assert caught.value.limited is (status == 429)
     assert len(server.requests) == 2 * len(statuses)
+
+
+def test_what_a_provider_says_of_its_limits_is_told_once_and_to_the_caller_s_thread(
+    family: str, connect: Connect
+) -> None:
+    told = {
+        "openai": Allowance(requests=Remaining(4_999, reset=0.012)),
+        "jina": Allowance(Remaining(499), Remaining(999_999)),
+    }
+    embedder = connect()
+    embedder.embed(["one"], "document")
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(embedder.allowance).result() is None
+    assert embedder.allowance() == told.get(family)
+    assert embedder.allowance() is None
 
 
 def test_a_server_error_that_passes_is_not_seen(connect: Connect, server: ProviderServer) -> None:

@@ -63,6 +63,9 @@ class StubEngine:
             raise self.result
         return Scores(np.asarray(self.result, np.float32), tokens=3)
 
+    async def count(self, spec: ModelSpec, texts: Sequence[str], timeout: float) -> list[int] | None:
+        return [len(text) for text in texts]
+
 
 def asked(**other: Any) -> dict[str, Any]:
     model = {"name": "m", "family": "fake", "options": {"dimensions": 2}}
@@ -110,6 +113,12 @@ async def test_ping_needs_no_model() -> None:
     assert await ask(StubEngine(), {"v": 1, "id": ID, "op": "ping"}) == {"id": ID, "pong": True}
 
 
+async def test_tokens_are_counted_without_vectors() -> None:
+    engine = StubEngine()
+    assert await ask(engine, asked(op="count", texts=["a", "bcd"])) == {"id": ID, "counts": [1, 3]}
+    assert engine.asked == []
+
+
 async def test_card_is_told() -> None:
     assert (await ask(StubEngine(), asked(op="card")))["card"] == json.loads(json.dumps(CARD.as_dict()))
 
@@ -140,7 +149,7 @@ async def test_a_card_has_the_price_of_a_known_model_and_what_its_licence_allows
     ("change", "message"),
     [
         ({"v": 2}, '"v" must be 1'),
-        ({"op": "dance"}, '"op" must be "embed", "rerank", "card" or "ping"'),
+        ({"op": "dance"}, '"op" must be "embed", "rerank", "count", "card" or "ping"'),
         ({"kind": "riddle"}, '"kind" must be "query" or "document"'),
         ({"texts": []}, '"texts" must have 1 to 10000 texts, not 0'),
         ({"texts": "a"}, '"texts" must be an array of strings'),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pg_embed.engine import Engine
-from pg_embed.errors import AmbiguousModel, InvalidArgument, UnknownModel
+from pg_embed.errors import AmbiguousModel, InvalidArgument, ModelUnavailable, UnknownModel
 from pg_embed.models.registry import default_registry
 from pg_embed.records import ModelSpec, Priority
 from pg_embed.serve.directory import StaticDirectory
@@ -119,7 +119,9 @@ def test_metrics_have_these_names() -> None:
     metrics.queued("m", Priority.QUERY, 3)
     metrics.computed("m", Priority.LIVE, 10, 100, 0.1, UnknownModel())
     metrics.answered("m", Priority.BACKFILL, 10, 0.2, None)
+    metrics.computed("m", Priority.BACKFILL, 10, 0, 0.1, ModelUnavailable("slow down", limited=True))
     metrics.remembered("m", hits=2, misses=1)
+    metrics.throttled("m", Priority.BACKFILL, 1.5)
     text = metrics.render().decode()
     for line in (
         'pg_embed_requests_total{code="ok",door="unix"} 1.0',
@@ -132,5 +134,7 @@ def test_metrics_have_these_names() -> None:
         'pg_embed_tokens_total{model="m",priority="live"} 100.0',
         'pg_embed_answers_total{code="ok",model="m",priority="backfill"} 1.0',
         'pg_embed_memo_texts_total{model="m",outcome="hit"} 2.0',
+        'pg_embed_limit_wait_seconds_sum{model="m",priority="backfill"} 1.5',
+        'pg_embed_limit_exceeded_total{model="m",priority="backfill"} 1.0',
     ):
         assert line in text

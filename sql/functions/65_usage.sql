@@ -1,0 +1,315 @@
+-- What was used and what it cost, budgets, and estimates.
+
+CREATE OR REPLACE FUNCTION embed._use_v1(uses jsonb)
+RETURNS integer[]
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- a server that crashes may forget the use of its last half second; no batch waits for the disk for it
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO embed._usage AS u (vectorizer_id, model_id, day, requests, inputs, bytes, tokens, cost)
+    SELECT COALESCE(d.vectorizer, 0), m.id, embed._period('day'), sum(d.requests), sum(d.inputs), sum(d.bytes), sum(d.tokens),
+        sum(d.tokens) * min(p.per_million_tokens) / 1000000
+    FROM jsonb_to_recordset(uses) AS d(model text, vectorizer integer, requests bigint, inputs bigint, bytes bigint, tokens bigint)
+    JOIN embed._model AS m ON m.name = d.model
+    LEFT JOIN embed._price AS p ON p.model_id = m.id
+    GROUP BY COALESCE(d.vectorizer, 0), m.id
+    ORDER BY COALESCE(d.vectorizer, 0), m.id
+    ON CONFLICT ON CONSTRAINT _usage_pkey DO UPDATE
+    SET requests = u.requests + excluded.requests,
+        inputs = u.inputs + excluded.inputs,
+        bytes = u.bytes + excluded.bytes,
+        tokens = u.tokens + excluded.tokens,
+        cost = CASE WHEN num_nonnulls(u.cost, excluded.cost) > 0 THEN COALESCE(u.cost, 0) + COALESCE(excluded.cost, 0) END;
+    PERFORM embed._accept((SELECT array_agg(m.id) FROM jsonb_to_recordset(uses) AS d(model text) JOIN embed._model AS m ON m.name = d.model));
+    RETURN ARRAY(SELECT b.vectorizer_id FROM embed._budget AS b ORDER BY b.vectorizer_id);
+END $$;
+COMMENT ON FUNCTION embed._use_v1(jsonb) IS
+    'Add up what was used of models, each by a vectorizer or by none. Returns the vectorizers with budgets, whose use should be told at once.';
+
+CREATE OR REPLACE FUNCTION embed.price_model(model text, per_million_tokens numeric DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    wanted integer := embed._model_id(model);
+    budgeted text;
+BEGIN
+    IF per_million_tokens < 0 OR per_million_tokens = 'NaN' THEN
+        PERFORM embed._fail('PE003', format('%s US dollars is no price', per_million_tokens), 'give the price of a million tokens');
+    ELSIF per_million_tokens IS NOT NULL THEN
+        INSERT INTO embed._price AS p (model_id, per_million_tokens) VALUES (wanted, price_model.per_million_tokens)
+        ON CONFLICT ON CONSTRAINT _price_pkey DO UPDATE SET per_million_tokens = excluded.per_million_tokens;
+        RETURN;
+    END IF;
+    SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) INTO budgeted
+    FROM embed._vectorizer AS v JOIN embed._budget AS b ON b.vectorizer_id = v.id WHERE v.model_id = wanted AND b.cost IS NOT NULL;
+    IF budgeted IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the vectorizers %s have budgets of money', budgeted), 'give them budgets of tokens first, with embed.set_budget');
+    END IF;
+    DELETE FROM embed._price AS p WHERE p.model_id = wanted;
+END $$;
+COMMENT ON FUNCTION embed.price_model(text, numeric) IS
+    'What a million tokens of a model cost, in US dollars, from now on; without a number it has no price. Used by embed.usage, budgets and estimates.';
+
+CREATE OR REPLACE VIEW embed.usage AS
+SELECT
+    u.day,
+    COALESCE(m.name, 'dropped model ' || u.model_id) AS model,
+    CASE WHEN u.vectorizer_id > 0 THEN COALESCE(v.name, 'dropped vectorizer ' || u.vectorizer_id) END AS vectorizer,
+    u.requests,
+    u.inputs,
+    u.tokens,
+    u.cost,
+    'USD'::text AS currency
+FROM embed._usage AS u
+LEFT JOIN embed._model AS m ON m.id = u.model_id
+LEFT JOIN embed._vectorizer AS v ON v.id = u.vectorizer_id
+WHERE pg_catalog.pg_has_role(current_user, (SELECT s.nspowner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'), 'USAGE')
+    OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE');
+COMMENT ON VIEW embed.usage IS
+    'What was used of each model on each day (UTC), by each vectorizer, and by queries and others where vectorizer is NULL; the cost is NULL where the model had no price. Who owns a table sees its vectorizers'', who owns schema embed sees all.';
+
+CREATE OR REPLACE FUNCTION embed.set_budget(
+    vectorizer text,
+    tokens bigint DEFAULT NULL,
+    cost numeric DEFAULT NULL,
+    per text DEFAULT 'total',
+    live boolean DEFAULT true
+)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer := embed._own_vectorizer(vectorizer);
+BEGIN
+    per := COALESCE(per, 'total');
+    live := COALESCE(live, true);
+    IF per NOT IN ('day', 'month', 'total') THEN
+        PERFORM embed._fail('PE003', format('there is no budget per %s', per), 'per is ''day'', ''month'' or ''total''');
+    ELSIF tokens < 0 OR cost < 0 OR cost = 'NaN' THEN
+        PERFORM embed._fail('PE003', 'a budget is not less than nothing', 'a budget of 0 stops the vectorizer; without tokens and cost it has none');
+    ELSIF cost IS NOT NULL AND NOT embed._has_price_v1(v.model_id) THEN
+        PERFORM embed._fail('PE003', 'a budget of money needs a price of the model, and it has none', 'set one with embed.price_model(model, per_million_tokens), or give a budget of tokens');
+    ELSIF num_nonnulls(tokens, cost) = 0 THEN
+        DELETE FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
+    ELSE
+        INSERT INTO embed._budget AS b (vectorizer_id, tokens, cost, per, live)
+        VALUES (v.id, set_budget.tokens, set_budget.cost, set_budget.per, set_budget.live)
+        ON CONFLICT ON CONSTRAINT _budget_pkey DO UPDATE
+        SET tokens = excluded.tokens, cost = excluded.cost, per = excluded.per, live = excluded.live;
+    END IF;
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+END $$;
+COMMENT ON FUNCTION embed.set_budget(text, bigint, numeric, text, boolean) IS
+    'What a vectorizer may use in a day, a month (UTC) or in total: tokens, US dollars, or both. When that is spent it waits, and loses nothing; with live => false only its backfill does. Without tokens and cost it has no budget.';
+
+CREATE OR REPLACE FUNCTION embed._has_price_v1(model integer)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT EXISTS (SELECT FROM embed._price AS p WHERE p.model_id = model) $$;
+COMMENT ON FUNCTION embed._has_price_v1(integer) IS 'Whether a model has a price.';
+
+CREATE OR REPLACE FUNCTION embed._budgets_v1()
+RETURNS integer[]
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT ARRAY(SELECT b.vectorizer_id FROM embed._budget AS b ORDER BY b.vectorizer_id) $$;
+COMMENT ON FUNCTION embed._budgets_v1() IS 'The vectorizers with budgets.';
+
+CREATE OR REPLACE VIEW embed.budgets AS
+SELECT v.name AS vectorizer, b.tokens, b.cost, b.per, b.live, s.tokens AS tokens_used, s.cost AS cost_used
+FROM embed._budget AS b
+JOIN embed._vectorizer AS v ON v.id = b.vectorizer_id
+CROSS JOIN LATERAL (
+    SELECT COALESCE(sum(u.tokens), 0)::bigint AS tokens, sum(u.cost) AS cost
+    FROM embed._usage AS u WHERE u.vectorizer_id = b.vectorizer_id AND u.day >= embed._period(b.per)
+) AS s
+WHERE pg_catalog.pg_has_role(current_user, (SELECT s.nspowner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'), 'USAGE')
+    OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE');
+COMMENT ON VIEW embed.budgets IS 'Budgets, and what is spent of them in the period that runs.';
+
+CREATE OR REPLACE FUNCTION embed._count_v1(model integer, texts text[])
+RETURNS double precision
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    counts jsonb;
+BEGIN
+    SELECT embed._ask(jsonb_build_object('op', 'count', 'texts', to_jsonb(texts),
+        'model', jsonb_build_object('name', m.name, 'family', m.family, 'options', m.options))) -> 'counts'
+    INTO counts FROM embed._model AS m WHERE m.id = model;
+    RETURN (SELECT avg(c.count::double precision) FROM jsonb_array_elements_text(CASE jsonb_typeof(counts) WHEN 'array' THEN counts END) AS c(count));
+EXCEPTION WHEN OTHERS THEN
+    IF SQLSTATE NOT LIKE 'PE%' THEN
+        RAISE;
+    END IF;
+    RETURN NULL;  -- no sidecar, or one that is older, or a model that cannot be loaded: it is guessed, then
+END $$;
+COMMENT ON FUNCTION embed._count_v1(integer, text[]) IS
+    'The mean number of tokens of some texts by the model''s own tokenizer; NULL where it has none here, as hosted models do, or cannot be asked.';
+
+CREATE OR REPLACE FUNCTION embed._guess(input text)
+RETURNS double precision
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT (length(input) - s.dense - s.other) / 4.2 + s.dense / 1.5 + s.other / 2.5
+    FROM (SELECT length(regexp_replace(input, '[^\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF]', '', 'g'))::double precision AS dense,
+        length(regexp_replace(input, '[\u0001-\u024F\u1E00-\u206F\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF]', '', 'g'))::double precision AS other) AS s
+$$;
+COMMENT ON FUNCTION embed._guess(text) IS
+    'Tokens by script, where nothing better is known: Latin letters and signs 4.2 to a token, Chinese, Japanese and Korean 1.5, all others 2.5.';
+
+CREATE OR REPLACE FUNCTION embed._rates_v1(
+    model integer,
+    OUT price numeric, OUT tokens_per_byte double precision, OUT max_tokens integer, OUT max_items double precision, OUT max_batch_tokens double precision,
+    OUT requests_per_minute double precision, OUT inputs_per_minute double precision, OUT tokens_per_minute double precision
+)
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT p.per_million_tokens,
+        -- of what vectorizers embedded; queries are shorter, and have another prompt
+        (SELECT sum(u.tokens)::double precision / sum(u.bytes) FROM embed._usage AS u
+            WHERE u.model_id = m.id AND u.vectorizer_id > 0 AND u.bytes > 0 HAVING sum(u.bytes) >= 10000),
+        COALESCE((m.card ->> 'max_tokens')::integer, 8192), COALESCE((m.card ->> 'max_batch_items')::double precision, 32),
+        COALESCE((m.card ->> 'max_batch_tokens')::double precision, 16384),
+        l.requests_per_minute, l.inputs_per_minute, l.tokens_per_minute
+    FROM embed._model AS m
+    LEFT JOIN embed._price AS p ON p.model_id = m.id
+    LEFT JOIN embed._limit AS l ON l.model_id = m.id
+    WHERE m.id = model
+$$;
+COMMENT ON FUNCTION embed._rates_v1(integer) IS 'What an estimate needs to know of a model: price, limits, sizes of calls, and the tokens that a byte has had so far.';
+
+CREATE OR REPLACE FUNCTION embed._estimate(source regclass, input text, wanted text, model integer)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    few_pages constant bigint := 2000;  -- are read whole, and as many of a larger table
+    few_rows constant integer := 2000;  -- whose texts are looked at
+    few_bytes constant integer := 2000000;  -- that are sent to the sidecar
+    name text := embed._source_name(source);
+    pages bigint;
+    total double precision;
+    share real;
+    sample record;
+    rates record := embed._rates_v1(model);
+    counted text[];
+    mean double precision;
+    calls double precision;
+BEGIN
+    SELECT sum(pg_relation_size(t.relid)) / current_setting('block_size')::bigint INTO pages
+    FROM (SELECT source AS relid UNION SELECT p.relid FROM pg_partition_tree(source) AS p) AS t;
+    IF pages <= few_pages THEN
+        EXECUTE format('SELECT count(*) FROM %s AS r', name) INTO total;
+    ELSE
+        EXECUTE format('SELECT COALESCE(count(*)::double precision * $1 / NULLIF(count(DISTINCT (r.tableoid, (r.ctid::text::point)[0])), 0), 0)
+            FROM %s AS r TABLESAMPLE SYSTEM ($2)', name) INTO total USING pages, (100.0 * few_pages / pages)::real;
+    END IF;
+    share := least(100, 100 * few_rows / greatest(total, 1));
+    LOOP
+        EXECUTE format('SELECT count(*) AS seen, array_agg(left(s.input, $2)) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts
+            FROM (SELECT %s AS input, %s AS wanted FROM %s AS r TABLESAMPLE %s ($1)) AS s',
+            input, wanted, name, CASE WHEN pages <= few_pages THEN 'BERNOULLI' ELSE 'SYSTEM' END)
+        INTO sample USING share, rates.max_tokens * 8;  -- a model reads no more of a text than max_tokens of it
+        EXIT WHEN sample.seen > 0 OR share >= 100;
+        share := least(100, share * 10);
+    END LOOP;
+    rows := round(total * COALESCE(cardinality(sample.texts), 0) / greatest(sample.seen, 1));
+    IF rows > 0 THEN
+        SELECT array_agg(c.text) INTO counted FROM (
+            SELECT t.text, sum(octet_length(t.text)) OVER (ORDER BY t.place) AS bytes, t.place
+            FROM (SELECT s.text, row_number() OVER (ORDER BY random()) AS place FROM unnest(sample.texts) AS s(text)) AS t
+        ) AS c WHERE c.place = 1 OR c.bytes <= few_bytes;
+        mean := embed._count_v1(model, counted);
+        IF mean IS NULL AND rates.tokens_per_byte IS NOT NULL THEN
+            SELECT avg(least(octet_length(s.text) * rates.tokens_per_byte, rates.max_tokens)) INTO mean FROM unnest(sample.texts) AS s(text);
+        ELSIF mean IS NULL THEN
+            SELECT avg(least(embed._guess(s.text), rates.max_tokens)) INTO mean FROM unnest(counted) AS s(text);
+        END IF;
+    END IF;
+    tokens := round(rows * COALESCE(mean, 0));
+    cost := round(tokens * rates.price / 1000000, 6);
+    -- a call is filled by estimates that are about four tenths too high
+    calls := greatest(ceil(rows / rates.max_items), ceil(1.4 * tokens / rates.max_batch_tokens));
+    seconds := round(extract(epoch FROM greatest(embed._takes(calls, rates.requests_per_minute), embed._takes(rows, rates.inputs_per_minute),
+        embed._takes(tokens, rates.tokens_per_minute))))::double precision;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION embed._estimate(regclass, text, text, integer) IS 'What embedding a table''s texts would take, from a random sample of its pages.';
+
+CREATE OR REPLACE FUNCTION embed.estimate(
+    source regclass,
+    input text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    read record;
+    kept record;
+BEGIN
+    PERFORM embed._check_source(source);
+    read := embed._template(source, input, template);
+    PERFORM embed._check_input(source, read.columns);
+    kept := embed._filter(source, filter);
+    RETURN QUERY SELECT * FROM embed._estimate(source, embed._input(source, read.columns, read.pieces, kept.pieces, 'r'), 'true',
+        CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END);
+END $$;
+COMMENT ON FUNCTION embed.estimate(regclass, text[], text, text, text) IS
+    'What a vectorizer of these columns would take for the rows that are there, from a random sample: rows, tokens, US dollars (NULL where the model has no price), and seconds at its limits (NULL where it has none).';
+
+CREATE OR REPLACE FUNCTION embed.estimate(
+    source regclass,
+    input text,
+    template text DEFAULT NULL,
+    model text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT * FROM embed.estimate(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter) $$;
+COMMENT ON FUNCTION embed.estimate(regclass, text, text, text, text) IS 'The same for one input column.';
+
+CREATE OR REPLACE FUNCTION embed.estimate(vectorizer text)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer := embed._own_vectorizer(vectorizer);
+BEGIN
+    RETURN QUERY SELECT * FROM embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
+        format('r.%s IS NULL', embed._column_name(v.source, v.target_column)), v.model_id);
+END $$;
+COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet.';

@@ -1,0 +1,137 @@
+"""The throttle over a real database, and the ledger of what doors use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from pg_embed.engine import Engine
+from pg_embed.errors import ModelUnavailable
+from pg_embed.jobs.limits import Limits
+from pg_embed.models.registry import default_registry
+from pg_embed.records import Allowance, CallLimit, ModelSpec, Priority, Remaining
+from pg_embed.serve.metering import MeteredEngine
+from tests.fix_models import PATIENCE
+from tests.fix_worker import DIMENSIONS, Connection, create_fake_model
+from tests.sql.helpers import value
+
+QUERY, LIVE, BACKFILL = Priority
+SPEC = ModelSpec("another name of it", "fake", {"dimensions": DIMENSIONS})
+PACE = 60 / 0.965  # seconds in which a minute's limit goes
+CLOSE = 0.3  # seconds
+
+
+async def opened(dsn: str) -> Limits:
+    limits = Limits(dsn)
+    await limits.open()
+    return limits
+
+
+async def test_a_model_is_known_by_its_configuration(db: Connection, dsn: str) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', 100, inputs_per_minute => 1000, tokens_per_minute => 9)")
+    limits = await opened(dsn)
+    assert limits.limit(SPEC) == CallLimit(items=20, tokens=1)
+    assert limits.limit(ModelSpec("other", "fake", {"dimensions": 5})) is None
+    db.execute("SELECT embed.limit_model('fake', 3, tokens_per_minute => 9000)")
+    limits.refresh()
+    await asyncio.sleep(0.3)
+    assert limits.limit(SPEC) == CallLimit(tokens=3_000), "few calls may be large"
+    db.execute("SELECT embed.limit_model('fake')")
+    limits.refresh()
+    await asyncio.sleep(0.3)
+    assert limits.limit(SPEC) is None
+    await limits.close()
+
+
+async def test_turns_are_given_and_a_query_is_told_when_it_is_too_far_away(db: Connection, dsn: str) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', requests_per_minute => 4)")
+    limits = await opened(dsn)
+    turns = [await limits.reserve(SPEC, 1, 1, BACKFILL) for _ in range(2)]
+    assert [turn.seconds for turn in turns] == pytest.approx([0, PACE / 4], abs=CLOSE)
+    with pytest.raises(ModelUnavailable, match="used up for") as caught:
+        await limits.reserve(SPEC, 1, 1, QUERY)
+    assert caught.value.retry_after == pytest.approx(2 * PACE / 4 - 1.2, abs=2 * CLOSE)
+    await limits.close()
+
+
+async def test_the_ratio_of_used_tokens_to_estimated_ones_is_learnt(db: Connection, dsn: str) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', tokens_per_minute => 1000000)")
+    limits = await opened(dsn)
+    for _ in range(40):
+        turn = await limits.reserve(SPEC, 1, 1_000, BACKFILL)
+        limits.settle(SPEC, turn, 700, None, None)
+    assert (await limits.reserve(SPEC, 1, 1_000, BACKFILL)).reserved == pytest.approx(700, abs=2)
+    await limits.close()
+    waits = value(db, "SELECT extract(epoch FROM tokens_free - clock_timestamp()) FROM embed._limit")
+    assert float(waits) == pytest.approx(40.7 * 700 / 1e6 * PACE, abs=1.0), "only what was used counts"
+
+
+@pytest.mark.parametrize(
+    ("allowance", "seconds"),
+    [
+        (Allowance(requests=Remaining(5_000)), 0),
+        (Allowance(requests=Remaining(0)), 1.2),
+        (Allowance(requests=Remaining(0, 60, 0.5)), 0.5),
+        (Allowance(requests=Remaining(30, 3_000, 60), tokens=Remaining(9, 10, 0)), 1.2),
+        (Allowance(tokens=Remaining(100, 1_000_000)), 1.2),
+        (Allowance(tokens=Remaining(100)), 0),
+        (None, 0),
+    ],
+)
+async def test_little_left_at_the_provider_holds_everybody_off(
+    db: Connection, dsn: str, allowance: Allowance | None, seconds: float
+) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', requests_per_minute => 60000)")
+    limits = await opened(dsn)
+    turn = await limits.reserve(SPEC, 1, 1, BACKFILL)
+    limits.settle(SPEC, turn, 1, allowance, None)
+    await limits.close()
+    limits = await opened(dsn)
+    wait = (await limits.reserve(SPEC, 1, 1, BACKFILL)).seconds
+    assert wait == pytest.approx(seconds, abs=CLOSE)
+    assert wait > 0 or not seconds
+    await limits.close()
+
+
+async def test_too_many_calls_hold_off_for_as_long_as_the_provider_asks(db: Connection, dsn: str) -> None:
+    name = create_fake_model(db)
+    spec = ModelSpec(name, SPEC.family, SPEC.options)
+    limits = await opened(dsn)
+    limits.settle(spec, None, None, None, ModelUnavailable("slow down", retry_after=7.0, limited=True))
+    deadline = time.monotonic() + PATIENCE
+    while limits.limit(spec) is None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert (await limits.reserve(spec, 1, 1, BACKFILL)).seconds == pytest.approx(7, abs=1)
+    await limits.close()
+
+
+async def test_a_database_that_is_away_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "pg_embed")
+    limits = await opened("host=/nowhere dbname=none connect_timeout=1")
+    assert limits.limit(SPEC) is None
+    assert (await limits.reserve(SPEC, 1, 5, QUERY)).seconds == 0
+    assert len([record for record in caplog.records if record.name == "pg_embed.limits"]) == 1
+    await limits.close()
+
+
+async def test_what_doors_use_is_nobody_s_vectorizer_s(db: Connection, dsn: str) -> None:
+    spec = ModelSpec(create_fake_model(db), SPEC.family, SPEC.options)
+    limits = await opened(dsn)
+    engine = Engine(default_registry(), throttle=limits)
+    doors = MeteredEngine(engine, limits.ledger)
+    for _ in range(3):
+        await doors.embed(spec, ["a query"], "query", QUERY, PATIENCE)
+    await doors.embed(spec, ["one", "two"], "document", LIVE, PATIENCE)
+    assert await doors.count(spec, ["eight ch"], PATIENCE) == [3]
+    await engine.close()
+    await limits.close()
+    found = db.execute("SELECT model, vectorizer, requests, inputs, tokens FROM embed.usage").fetchall()
+    assert found == [("fake", None, 2, 3, 4)], "what comes from memory uses nothing"
