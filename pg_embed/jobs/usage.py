@@ -46,7 +46,8 @@ class Use:
 class Ledger:
     """Sums by model and vectorizer, None for whatever is no vectorizer's, since they were last told."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused_wait: float = 60.0) -> None:
+        self._refused_wait = refused_wait  # seconds before a refused account is tried again
         self.pool: Pool | None = None  # while there is a connection
         self.is_stale = False  # budgets may have been set since they were read
         self._uses: dict[tuple[str, int | None], Use] = {}
@@ -96,7 +97,7 @@ class Ledger:
     async def refuse(self, model: str, error: ModelMisconfigured) -> None:
         """A provider refuses the account: nobody calls the model for now."""
         refusal = str(error).replace("\0", "")
-        if await self._ask("refuse", {"model": model, "refusal": refusal}):
+        if await self._ask("refuse", {"model": model, "refusal": refusal, "wait": self._refused_wait}):
             text = f"{model} is paused: {error}"
             event(log, logging.WARNING, "model_paused", text, model=model, error=str(error))
 

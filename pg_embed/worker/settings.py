@@ -22,6 +22,7 @@ class WorkerSettings:
     backoff: float = 1.0  # the first wait after an error; it doubles
     backoff_limit: float = 300.0  # the longest wait after an error
     repair_wait: float = 15.0  # before a misconfigured model is tried again
+    refused_wait: float = 60.0  # before one call tries a model whose account was refused
     connections: int = 8  # to the database, at most, beside the two that watch it
 
     def wait_after(self, tries: int) -> float:

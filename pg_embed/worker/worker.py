@@ -58,9 +58,9 @@ class Worker:
     ) -> None:
         self._dsn = checked(dsn)
         self._limits = limits
-        self._ledger = Ledger()
         self._models = models
         self._settings = settings or WorkerSettings()
+        self._ledger = Ledger(self._settings.refused_wait)
         self._stop = asyncio.Event()
         self._abort = False
         self._connected = False

@@ -210,18 +210,18 @@ BEGIN
     IF refused IS NULL THEN
         RETURN true;
     END IF;
-    -- one batch of one worker in a minute finds out whether the account is well again
+    -- one batch of one worker finds out, now and then, whether the account is well again
     PERFORM FROM embed._limit AS l WHERE l.model_id = refused AND l.probe_at <= clock_timestamp() FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    UPDATE embed._limit AS l SET probe_at = clock_timestamp() + interval '1 minute' WHERE l.model_id = refused;
+    UPDATE embed._limit AS l SET probe_at = clock_timestamp() + l.probe_every WHERE l.model_id = refused;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION embed._may_claim(integer, integer) IS
     'Whether rows may be claimed: a budget is left, and the model is not refused, or it is this claim that tries it again.';
 
-CREATE OR REPLACE FUNCTION embed._refuse_v1(model text, refusal text)
+CREATE OR REPLACE FUNCTION embed._refuse_v1(model text, refusal text, wait interval DEFAULT '1 minute')
 RETURNS boolean
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -236,11 +236,11 @@ BEGIN
     END IF;
     INSERT INTO embed._limit (model_id) VALUES (wanted) ON CONFLICT DO NOTHING;
     SELECT l.refusal INTO known FROM embed._limit AS l WHERE l.model_id = wanted FOR NO KEY UPDATE;
-    UPDATE embed._limit AS l SET refusal = _refuse_v1.refusal, probe_at = clock_timestamp() + interval '1 minute' WHERE l.model_id = wanted;
+    UPDATE embed._limit AS l SET refusal = _refuse_v1.refusal, probe_every = wait, probe_at = clock_timestamp() + wait WHERE l.model_id = wanted;
     RETURN known IS NULL;
 END $$;
-COMMENT ON FUNCTION embed._refuse_v1(text, text) IS
-    'A provider refuses the account: pause the model for all workers, and try again in a minute. True if nobody knew.';
+COMMENT ON FUNCTION embed._refuse_v1(text, text, interval) IS
+    'A provider refuses the account: pause the model for all workers, and let one call try again after a wait. True if nobody knew.';
 
 CREATE OR REPLACE FUNCTION embed._accept(models integer[])
 RETURNS void

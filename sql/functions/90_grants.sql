@@ -65,7 +65,7 @@ BEGIN
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
             embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
             embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
-            embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text), embed._use_v1(jsonb), embed._budgets_v1()
+            embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1()
             TO embed_worker;
     END IF;
 END $$;

@@ -8,4 +8,4 @@ SELECT embed._budgets_v1();
 
 -- name: refuse
 -- Pause a model whose account is refused; whether nobody knew.
-SELECT embed._refuse_v1(%(model)s, %(refusal)s);
+SELECT embed._refuse_v1(%(model)s, %(refusal)s, make_interval(secs => %(wait)s));

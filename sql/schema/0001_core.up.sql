@@ -120,6 +120,7 @@ CREATE TABLE embed._limit (
     tokens_free timestamptz NOT NULL DEFAULT '-infinity',
     not_before timestamptz NOT NULL DEFAULT '-infinity',
     refusal text,
+    probe_every interval NOT NULL DEFAULT '1 minute',
     probe_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE embed._limit IS 'What a provider allows of a model, and when its next call may go; a refusal of the account, and when one call tries again.';

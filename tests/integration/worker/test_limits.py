@@ -193,6 +193,26 @@ def test_a_refused_account_is_tried_by_one_call_and_goes_on_when_mended(
         time.sleep(0.01)  # it is lifted with what was used, which is told every two seconds
 
 
+def test_a_mended_account_is_found_by_the_next_try(
+    db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
+) -> None:
+    contract = provider.contract
+    assert isinstance(contract, CountingContract)
+    create_model(db, provider)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', max_attempts => 1)")
+    start_worker(dsn, refused_wait=0.5)
+    contract.fault = Fault(401, "no such key")
+    insert_docs(db, "one")
+    began = time.monotonic()
+    while contract.refusals < 3:
+        time.sleep(0.01)
+    assert time.monotonic() - began > 0.9, "three calls, half a second between them"
+    contract.fault = None
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+
+
 def test_few_calls_are_filled(
     db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
 ) -> None:
