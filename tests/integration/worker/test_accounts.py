@@ -92,7 +92,7 @@ def test_a_wrong_key_costs_nothing_but_time(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     insert_docs(db, *(f"text {number}" for number in range(ROWS)))
-    start_worker(dsn, repair_wait=PACE)
+    start_worker(dsn, repair_wait=PACE, refused_wait=PACE)
     assert "answered 401" in told(db)
     assert calls_in(provider, 10 * PACE) <= 12 * 4, "a round of calls each time, not one for every row"
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
@@ -126,7 +126,7 @@ def test_an_empty_account_costs_nothing_but_time(
     }
     provider.faults.extend(faults[provider.contract.path] * 40)
     insert_docs(db, *(f"text {number}" for number in range(ROWS)))
-    start_worker(dsn, repair_wait=PACE)
+    start_worker(dsn, repair_wait=PACE, refused_wait=PACE)
     assert "answered 4" in told(db)
     assert calls_in(provider, 5 * PACE) <= 7 * 4
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
