@@ -31,7 +31,8 @@ BEGIN
                 FROM jsonb_array_elements_text(r -> 'texts') WITH ORDINALITY AS t (body, place)));
     END IF;
     RETURN jsonb_build_object('id', r -> 'id', 'vectors', jsonb_build_array(
-        (SELECT a.vector FROM embed.answers AS a WHERE a.text = r #>> '{texts,0}' AND a.output = r ->> 'output')));
+        (SELECT a.vector FROM embed.answers AS a
+            WHERE a.text = r #>> '{texts,0}' AND a.output = r ->> 'output')));
 END $$;
 """
 
