@@ -124,13 +124,13 @@ def fill(db: Connection, table: str, text: str = "body", multi: bool = False) ->
     )
 
 
-def create_docs(
-    db: Connection, count: int, columns: str = "lang text, year int, tags text[], meta jsonb"
-) -> None:
-    """`docs` with so many rows, a vectorizer, and both its vectors."""
+def create_docs(db: Connection, count: int, multi: bool = False) -> None:
+    """`docs` with so many rows, a vectorizer, and its vectors."""
     play_sidecar(db)
-    db.execute(f"CREATE TABLE docs (id bigint PRIMARY KEY, body text, {columns})")
-    vectorize(db, "docs")
+    db.execute(
+        "CREATE TABLE docs (id bigint PRIMARY KEY, body text, lang text, year int, tags text[], meta jsonb)"
+    )
+    vectorize(db, "docs", multi)
     with (
         db.cursor() as cursor,
         cursor.copy("COPY docs (id, body, lang, year, tags, meta) FROM STDIN") as copy,
@@ -139,7 +139,7 @@ def create_docs(
             lang = ("en", "de", None)[number % 3]
             tags = f"{{t{number % 5},t{number % 7}}}"
             copy.write_row((number, text, lang, 2000 + number % 25, tags, f'{{"a": {number % 4}}}'))
-    fill(db, "docs")
+    fill(db, "docs", multi=multi)
 
 
 def vectorize(db: Connection, table: str, multi: bool = False) -> None:

@@ -2,17 +2,18 @@
 
 CREATE OR REPLACE FUNCTION embed._filter_value(value jsonb, kind text, category "char")
 RETURNS text
-LANGUAGE sql
+LANGUAGE plpgsql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT CASE
+BEGIN
+    RETURN CASE
         WHEN kind IN ('json', 'jsonb') THEN value::text
         WHEN category = 'A' THEN (SELECT COALESCE(array_agg(e.element #>> '{}'), '{}')::text
             FROM jsonb_array_elements(CASE jsonb_typeof(value) WHEN 'array' THEN value ELSE jsonb_build_array(value) END) AS e(element))
         ELSE value #>> '{}'
-    END
-$$;
+    END;
+END $$;
 COMMENT ON FUNCTION embed._filter_value(jsonb, text, "char") IS 'A value of a filter in the text form of a column''s type.';
 
 CREATE OR REPLACE FUNCTION embed._filter_term(

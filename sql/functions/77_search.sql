@@ -3,47 +3,55 @@
 
 CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, with_input boolean)
 RETURNS jsonb
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    WITH alias AS (
-        -- a name that no column has: the whole row is called by it
-        SELECT 'r' || min(n) AS name FROM generate_series(0, 1600) AS n
-        WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'r' || n)
-    )
-    SELECT jsonb_build_object(
-        'table', embed._source_name(source),
-        'alias', (SELECT a.name FROM alias AS a),
-        'home', (SELECT e.extnamespace::regnamespace::text FROM pg_extension AS e WHERE e.extname = 'vector'),
-        'rows', (SELECT CASE c.relkind WHEN 'p' THEN (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(source) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf)
-            ELSE greatest(c.reltuples, 0) END FROM pg_class AS c WHERE c.oid = source),
-        'names', (SELECT jsonb_agg(v.name ORDER BY v.name) FROM embed._vectorizer AS v WHERE v.source = _search_legs_v1.source),
-        'legs', (
-            SELECT jsonb_object_agg(l.output, l.legs)
-            FROM (
-                SELECT o.output, jsonb_agg(jsonb_build_object(
-                    'vectorizer', v.id, 'name', v.name, 'model', m.name, 'metric', m.metric,
-                    'column', quote_ident(a.attname), 'type', format_type(a.atttypid, -1), 'keys', v.key_columns,
-                    'indexed', EXISTS (
-                        SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
-                        WHERE i.indrelid = source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                            AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || m.metric || '\_ops'),
-                    'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, (SELECT a.name FROM alias AS a)) END
-                    ) ORDER BY v.name) AS legs
-                FROM embed._vectorizer AS v
-                JOIN embed._model AS m ON m.id = v.model_id
-                CROSS JOIN LATERAL unnest(v.outputs, v.target_columns) AS o(output, attnum)
-                JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = o.attnum AND NOT a.attisdropped
-                WHERE v.source = _search_legs_v1.source
-                    AND (vectorizer IS NULL OR v.name = vectorizer OR NOT EXISTS (
-                        SELECT FROM embed._vectorizer AS w WHERE w.source = v.source AND w.name = vectorizer AND o.output = ANY (w.outputs)))
-                    AND NOT EXISTS (SELECT FROM unnest(v.key_columns) AS k(attnum) WHERE embed._column_name(v.source, k.attnum) IS NULL)
-                GROUP BY o.output
-            ) AS l
-        )
-    )
-$$;
+DECLARE
+    -- a name that no column has: the whole row is called by it
+    alias text := (SELECT 'r' || COALESCE(max(substr(a.attname, 2)::integer) + 1, 0) FROM pg_attribute AS a
+        WHERE a.attrelid = _search_legs_v1.source AND a.attname ~ '^r[0-9]{1,8}$');
+    home text := (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector');
+    about jsonb := (
+        SELECT jsonb_build_object('table', format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, s.nspname, c.relname),
+            'rows', CASE c.relkind WHEN 'p' THEN (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf)
+                ELSE greatest(c.reltuples, 0) END)
+        FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = _search_legs_v1.source);
+    v record;
+    names text[] := '{}';
+    legs jsonb := '{}';
+BEGIN
+    FOR v IN
+        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, m.name AS model, m.metric,
+            (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
+                JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
+        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
+        WHERE w.source = _search_legs_v1.source ORDER BY w.name
+    LOOP
+        names := array_append(names, v.name);
+        legs := legs || (
+            SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
+                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys,
+                'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
+                'indexed', EXISTS (
+                    SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
+                    WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
+                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops'),
+                'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
+            FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
+            JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
+            JOIN pg_type AS t ON t.oid = a.atttypid
+            WHERE v.keys IS NOT NULL);
+    END LOOP;
+    IF vectorizer IS NOT NULL THEN
+        legs := (
+            SELECT COALESCE(jsonb_object_agg(l.output, COALESCE(l.named, l.all_of_them)), '{}')
+            FROM (SELECT e.key AS output, e.value AS all_of_them,
+                    (SELECT jsonb_agg(p.leg) FROM jsonb_array_elements(e.value) AS p(leg) WHERE p.leg ->> 'name' = vectorizer) AS named
+                FROM jsonb_each(legs) AS e) AS l);
+    END IF;
+    RETURN about || jsonb_build_object('alias', alias, 'home', home, 'names', names, 'legs', legs);
+END $$;
 COMMENT ON FUNCTION embed._search_legs_v1(oid, text, boolean) IS
     'What the vectorizers of a table give a search, by output: those of the vectorizer that is named, and of others only what it does not make.';
 
@@ -93,14 +101,14 @@ BEGIN
     ELSIF mode NOT IN ('hybrid', 'dense', 'sparse') THEN
         PERFORM embed._fail('PE003', format('there is no mode %L', mode), 'use ''hybrid'', ''dense'' or ''sparse''');
     END IF;
-    told := embed._search_legs_v1(source, vectorizer, rerank IS NOT NULL);
-    IF jsonb_typeof(told -> 'names') = 'null' THEN
+    told := embed._search_legs_v1(source, vectorizer, rerank <> 'multi');
+    IF told -> 'names' = '[]' THEN
         PERFORM embed._fail('PE003', format('table %s has no vectorizer', source), 'make one with embed.create_vectorizer(table, column)');
     ELSIF vectorizer IS NOT NULL AND NOT told -> 'names' ? vectorizer THEN
         PERFORM embed._fail('PE003', format('table %s has no vectorizer %L', source, vectorizer),
             'it has: ' || (SELECT string_agg(quote_literal(n.name), ', ') FROM jsonb_array_elements_text(told -> 'names') AS n(name)));
     END IF;
-    legs := COALESCE(NULLIF(told -> 'legs', 'null'), '{}');
+    legs := told -> 'legs';
     mode := COALESCE(mode, CASE WHEN legs ? 'dense' AND legs ? 'sparse' THEN 'hybrid' WHEN legs ? 'sparse' THEN 'sparse' ELSE 'dense' END);
     IF mode <> 'sparse' THEN
         plan := jsonb_build_object('dense', embed._search_leg(source, legs, 'dense'));
@@ -108,12 +116,15 @@ BEGIN
     IF mode <> 'dense' THEN
         plan := COALESCE(plan, '{}') || jsonb_build_object('sparse', embed._search_leg(source, legs, 'sparse'));
     END IF;
+    IF rerank = 'multi' THEN
+        plan := plan || jsonb_build_object('multi', embed._search_leg(source, legs, 'multi'));
+    END IF;
     IF filter IS NOT NULL THEN
         SELECT * INTO filtered FROM embed._filter_condition(source, filter, told ->> 'alias', '{}');
     ELSE
         SELECT NULL::text AS condition, '{}'::text[] AS bound INTO filtered;
     END IF;
-    depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, 50)) END;
+    depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
     RETURN told - 'legs' || plan || jsonb_build_object(
         'source', source::oid,
         'mode', mode,
@@ -146,13 +157,14 @@ COMMENT ON FUNCTION embed._search_estimate(text, text, text, text[]) IS
 
 CREATE OR REPLACE FUNCTION embed._sparse_leg(plan jsonb, keys text, keyed text, score text)
 RETURNS text
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT format('SELECT %s, NULL::float8 AS d, %s AS s FROM %s AS %s WHERE %s ORDER BY s, %s LIMIT $4',
-        keyed, score, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'), keys)
-$$;
+BEGIN
+    RETURN format('SELECT %s, NULL::float8 AS d, %s AS s FROM %s AS %s WHERE %s ORDER BY s, %s LIMIT $4',
+        keyed, score, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'), keys);
+END $$;
 COMMENT ON FUNCTION embed._sparse_leg(jsonb, text, text, text) IS
     'The part of a search that finds the best rows by their sparse vectors, where not all rows are scored anyway: the keys, and s, the negative product.';
 
@@ -181,8 +193,7 @@ BEGIN
         string_agg(format('%s.%s AS k%s', alias, k.name, k.position), ', ' ORDER BY k.position),
         string_agg(format('%s.%s OPERATOR(pg_catalog.=) p.k%s', alias, k.name, k.position), ' AND ' ORDER BY k.position)
     INTO keys, placed, keyed, matched
-    FROM (SELECT e.position, embed._column_name((plan ->> 'source')::oid, e.attnum::smallint) AS name
-        FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS e(attnum, position)) AS k;
+    FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
     -- a vector of zeros has no direction: it is NaN far from everything
     IF dense IS NOT NULL THEN
         distance := format('NULLIF(%s.%s OPERATOR(%s.%s) $1::%s, ''NaN''::float8)', alias, dense ->> 'column', plan ->> 'home',
@@ -235,7 +246,12 @@ BEGIN
     END IF;
     parts := array_append(parts, format('_best AS (SELECT * FROM (%s) AS f WHERE %s ORDER BY score DESC, %s LIMIT $5)', ending,
         CASE WHEN (plan ->> 'reranked')::boolean THEN 'true' ELSE '($7 IS NULL OR score >= $7)' END, keys));
-    IF (plan ->> 'reranked')::boolean THEN
+    IF plan ? 'multi' THEN
+        RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, (%3$s)::real AS judged, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s)
+            SELECT b.hit, b.judged, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, b.judged
+            FROM _read AS b WHERE $7 IS NULL OR b.judged >= $7 ORDER BY b.judged DESC NULLS LAST, b.place LIMIT $10',
+            array_to_string(parts, ', '), alias, embed._late_score(plan, alias), placed, relation, matched);
+    ELSIF (plan ->> 'reranked')::boolean THEN
         RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, %3$s AS input, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s),
             _judged AS MATERIALIZED (SELECT embed.rerank_scores($8, array_agg(b.input ORDER BY b.place), $9) AS scores FROM _read AS b)
             SELECT b.hit, x.score, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, x.score
@@ -247,17 +263,33 @@ BEGIN
         FROM _best AS p JOIN %s ON %s ORDER BY p.score DESC, %s', array_to_string(parts, ', '), alias, relation, matched, placed);
 END $$;
 COMMENT ON FUNCTION embed._search_statement(jsonb, boolean) IS
-    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k.';
+    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
+
+CREATE OR REPLACE FUNCTION embed._late_score(plan jsonb, alias text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- one aggregate a token of the query is six times as fast as a join of the tokens
+    RETURN format('SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s.%s) AS u(v))) AS x(best)',
+        (SELECT string_agg(format('max(- (u.v OPERATOR(%s.<#>) $11[%s]::%s.halfvec))', plan ->> 'home', n, plan ->> 'home'), ', ' ORDER BY n)
+            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), alias, plan #>> '{multi,column}');
+END $$;
+COMMENT ON FUNCTION embed._late_score(jsonb, text) IS
+    'How well stored token vectors answer those of a query, as an expression: for each of the query its best product, and the mean of these.';
 
 CREATE OR REPLACE FUNCTION embed._standard_score(output text, fusion text)
 RETURNS text
-LANGUAGE sql
+LANGUAGE plpgsql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT format(CASE fusion WHEN 'convex' THEN 'COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / z.%1$s_spread, 0)'
-        ELSE 'least(greatest(COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / (6 * z.%1$s_spread), 0) + 0.5, 0), 1)' END, output)
-$$;
+BEGIN
+    RETURN format(CASE fusion WHEN 'convex' THEN 'COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / z.%1$s_spread, 0)'
+        ELSE 'least(greatest(COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / (6 * z.%1$s_spread), 0) + 0.5, 0), 1)' END, output);
+END $$;
 COMMENT ON FUNCTION embed._standard_score(text, text) IS
     'How a leg''s score enters a fusion: as standard deviations from the mean of the pool; for dbsf from three below, 0, to three above, 1.';
 
@@ -274,6 +306,7 @@ DECLARE
     bound text[];
     dense_query text;
     sparse_query text;
+    tokens text[];
     filtered boolean;
     wanted integer;
     total double precision;
@@ -292,6 +325,10 @@ BEGIN
     IF plan ? 'sparse' THEN
         sparse_query := embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse');
     END IF;
+    IF plan ? 'multi' THEN
+        tokens := embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[];
+        plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
+    END IF;
     wanted := plan ->> 'candidates';
     exact := NOT COALESCE((plan #>> '{dense,indexed}')::boolean, false);
     filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
@@ -306,7 +343,7 @@ BEGIN
     END IF;
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
     USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
-        min_score::float8, query, rerank, k;
+        min_score::float8, query, rerank, k, tokens;
     IF NOT exact THEN
         PERFORM embed._search_settings(NULL, NULL, kept);
     END IF;
@@ -361,4 +398,4 @@ LANGUAGE sql
 STABLE PARALLEL UNSAFE ROWS 10
 AS $$ SELECT * FROM embed._search_v1(source, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, NULL) $$;
 COMMENT ON FUNCTION embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text) IS
-    'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both. No SET clause: it must inline.';
+    'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both; rerank names a model that judges the best rows again, or is ''multi'' for stored token vectors. No SET clause: it must inline.';

@@ -347,6 +347,35 @@ def test_a_reranker_of_nothing_is_not_asked(docs: Connection) -> None:
     assert refused(docs, f"SELECT embed.search(NULL::docs, '{QUERY}', rerank => 'no')")[0] == "PE001"
 
 
+def test_stored_token_vectors_have_the_last_word(db: Connection) -> None:
+    create_docs(db, COUNT, multi=True)
+    answer(db, QUERY)
+    rows = search(db, ", k => 5, rerank => 'multi'")
+    assert calls(db) == 3
+    pool = {row[0]: row for row in search(db, ", k => 100")}
+    found, query = embeddings(texts(COUNT)).multi, embeddings([QUERY]).multi
+    assert found is not None
+    assert query is not None
+    late = {n: float((query.row(0) @ found.row(n).T).max(axis=1).mean()) for n in pool}
+    wanted = sorted(pool, key=lambda number: (-round(late[number], 3), -pool[number][1]))
+    assert np.allclose([row[1] for row in rows], [late[n] for n in wanted[:5]], atol=2e-3)
+    assert np.allclose([row[1] for row in rows], [late[row[0]] for row in rows], atol=2e-3)
+    assert all(row[1] == row[6] and row[2:6] == pool[row[0]][2:6] for row in rows)
+    db.execute(
+        "UPDATE docs SET tokens = NULL WHERE id % 2 = 0; UPDATE docs SET tokens = '{}' WHERE id % 4 = 1"
+    )
+    rows = search(db, ", k => 100, rerank => 'multi'")
+    assert len(rows) == 100
+    assert all((row[1] is None) == (row[0] % 4 != 3) for row in rows)
+    assert None not in [row[1] for row in search(db, ", k => 100, rerank => 'multi', min_score => -1")]
+
+
+def test_without_token_vectors_there_is_nothing_to_judge_by(docs: Connection) -> None:
+    state, message, hint = refused(docs, "SELECT embed.search(NULL::docs, 'x', rerank => 'multi')")
+    assert (state, message) == ("PE003", "no vectorizer of public.docs makes token vectors")
+    assert hint
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
