@@ -26,6 +26,7 @@ COMMANDS = (
     "failures",
     "retry",
     "backfill",
+    "search",
     "embed",
     "rerank",
     "models",

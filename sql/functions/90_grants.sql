@@ -84,7 +84,15 @@ BEGIN
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
-            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer, integer) TO %s', role);
+            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer, integer),
+            embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text),
+            embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text),
+            embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, boolean),
+            embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
+            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
+            embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
+            embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text) TO %s', role);
     END LOOP;
 END $$;
 

@@ -356,3 +356,37 @@ def test_closed_streams_and_torn_arguments_are_no_traceback() -> None:
         [COMMAND.encode(), b"embed", b"\xff\xfe"], capture_output=True, timeout=TIMEOUT, check=False
     )
     assert (done.returncode, done.stderr) == (2, b"error: an argument is not valid UTF-8\n")
+
+
+def test_search_finds_rows_by_both_legs(db: Db, dsn: str, serve_folder: Path) -> None:
+    place = spool_place(dsn, serve_folder)
+    succeeds("install", dsn, "--spool", serve_folder / "spool")
+    db.execute("CREATE TABLE notes (id int PRIMARY KEY, body text, score int, lang text)")
+    db.execute(
+        "INSERT INTO notes VALUES (1, 'a red fox', 7, 'en'), (2, 'ein Hund', 8, 'de'), (3, 'a dog', 9, 'en')"
+    )
+    option = ("--option", "sparse_dimensions=1000")
+    succeeds("models", "--dsn", dsn, "create", "two", "--family", "fake", "--option", "dimensions=8", *option)
+    db.execute("SELECT embed.create_vectorizer('notes', 'body', model => 'two', sparse_column => 'words')")
+    search = ("search", "--dsn", dsn, "a red fox", "--table", "notes")
+    with place.sidecar(), running("worker", dsn) as worker:
+        worker.wait_for("worker_started")
+        db.execute("SELECT embed.wait('notes')")
+        (best,) = as_json(*search, "--k", "1")
+        assert best.keys() == {"score", "row"}
+        assert best["row"] == {"id": 1, "body": "a red fox", "score": 7, "lang": "en"}
+        told = as_json(*search, "--explain", "--mode", "sparse", "--filter", '{"lang": "en"}')
+        assert [(answer["sparse_rank"], answer["sparse_score"]) for answer in told] == [(1, 3.0), (2, 1.0)]
+        table = succeeds(*search, "--k", "2", "--column", "body", "--column", "score").splitlines()
+        assert table[1].split() == ["rank", "score", "body", "row.score"]
+        assert "a red fox" in table[3]
+        nothing = succeeds(*search, "--filter", '{"lang": "fr"}')
+        assert nothing.strip() == "there is no answer"
+        for wrong, said in (
+            (("--filter", "{lang"), "hint: as in --filter"),
+            (("--mode", "no"), "error: there is no mode 'no'"),
+            (("--vectorizer", "no"), "hint: it has: 'notes_embedding'"),
+        ):
+            done = pg_embed(*search, *wrong)
+            assert done.returncode == 2
+            assert said in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import fix_search
 from tests.fix_pg import MakeRole
 from tests.fix_worker import (
     Connection,
@@ -143,3 +144,24 @@ def test_the_roles_hold_here_too(
     docs15.execute(f'SET ROLE "{worker.name}"')
     assert refused(docs15, "SELECT title FROM docs")[0] == "42501"
     docs15.execute("RESET ROLE")
+
+
+def test_searches_by_both_legs_exactly_and_by_index(db15: Connection) -> None:
+    fix_search.create_docs(db15, 200, multi=True)
+    fix_search.answer(db15, "quick red fox")
+    db15.execute("CREATE EXTENSION IF NOT EXISTS citext; ALTER TABLE docs ADD name citext")
+    db15.execute("UPDATE docs SET name = lang; CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
+    statement = "SELECT (hit).id, score FROM embed.search(NULL::docs, 'quick red fox'{})"
+    for arguments in (
+        "",
+        ", fusion => 'rrf'",
+        ", rerank => 'multi'",
+        ', filter => \'{"name": "EN", "year": [2003, 2006]}\'',
+    ):
+        db15.execute("RESET embed.exact_rows; RESET enable_seqscan")
+        exact = db15.execute(statement.format(arguments).encode()).fetchall()
+        db15.execute("SET embed.exact_rows = 0; SET enable_seqscan = off")
+        assert db15.execute(statement.format(arguments).encode()).fetchall() == exact
+        assert len(exact) == 10 or "EN" in arguments
+    found = db15.execute(statement.format(', filter => \'{"name": "EN"}\', k => 200').encode()).fetchall()
+    assert {row[0] % 3 for row in found} == {0}

@@ -1,0 +1,8 @@
+"""Searching tables from Python, over psycopg's connections."""
+
+from __future__ import annotations
+
+from pg_embed.search.search import Fusion, Hit, Mode, Search, search, search_async
+from pg_embed.search.tables import Table, identifier
+
+__all__ = ["Fusion", "Hit", "Mode", "Search", "Table", "identifier", "search", "search_async"]

@@ -1,0 +1,128 @@
+"""A search as a statement, and its answers: what `embed.search` gives in SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
+
+from pg_embed import db, statements
+from pg_embed.errors import InvalidArgument
+from pg_embed.search.tables import Table, identifier
+
+Mode = Literal["hybrid", "dense", "sparse"]
+Fusion = Literal["convex", "rrf", "dbsf"]
+Parameters = dict[str, Any]
+SCORES = 6  # columns of the statement that come after those of the row
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row by its columns' names, and how it came here; a rank is None outside of that leg's candidates."""
+
+    row: dict[str, Any]
+    score: float
+    dense_rank: int | None = None
+    dense_score: float | None = None
+    sparse_rank: int | None = None
+    sparse_score: float | None = None
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, ready to run on any connection.
+
+    `filter` is embed.search's JSON, for values from anybody: dates and the like are written as texts. `where`
+    is a condition in SQL over the table's columns, put together with psycopg.sql; it runs with the rights of
+    the connection. `columns` are those to read, by default all.
+    """
+
+    table: Table
+    query: str
+    k: int = 10
+    mode: Mode | None = None
+    filter: Mapping[str, Any] | None = None
+    where: sql.Composable | None = None
+    fusion: Fusion = "convex"
+    weights: tuple[float, float] | None = None
+    candidates: int = 100
+    rerank: str | None = None
+    min_score: float | None = None
+    vectorizer: str | None = None
+    columns: Sequence[str] | None = None
+
+    def statement(self) -> sql.Composed:
+        """The statement, for those who run it themselves with `parameters`."""
+        table = identifier(self.table)
+        return sql.SQL(statements.load("search")["search"]).format(table=table, columns=self._columns())
+
+    def parameters(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Parameters:
+        """The statement's parameters; a condition is quoted as the connection quotes."""
+        dumps = partial(json.dumps, default=str)
+        return {
+            "query": self.query,
+            "k": self.k,
+            "mode": self.mode,
+            "filter": None if self.filter is None else Jsonb(self.filter, dumps=dumps),
+            "fusion": self.fusion,
+            "weights": None if self.weights is None else [float(weight) for weight in self.weights],
+            "candidates": self.candidates,
+            "rerank": self.rerank,
+            "min_score": self.min_score,
+            "vectorizer": self.vectorizer,
+            "condition": None if self.where is None else _condition(self.where, connection),
+        }
+
+    def run(self, connection: psycopg.Connection[Any]) -> list[Hit]:
+        """The best rows first."""
+        statement, parameters = self.statement(), self.parameters(connection)
+        with db.translated(), connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(statement, parameters)
+            return _hits(cursor.description or [], cursor.fetchall())
+
+    async def run_async(self, connection: psycopg.AsyncConnection[Any]) -> list[Hit]:
+        """The same over an asynchronous connection."""
+        statement, parameters = self.statement(), self.parameters(connection)
+        with db.translated():
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement, parameters)
+                return _hits(cursor.description or [], await cursor.fetchall())
+
+    def _columns(self) -> sql.Composable:
+        if self.columns is None:
+            return sql.SQL("(s.hit).*")
+        if isinstance(self.columns, str) or not self.columns:
+            raise InvalidArgument("no columns are named", hint='give a list: columns=["id", "title"]')
+        return sql.SQL(", ").join(sql.SQL("(s.hit).{}").format(sql.Identifier(name)) for name in self.columns)
+
+
+def _condition(where: Any, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
+    if not isinstance(where, sql.Composable):
+        hint = 'write psycopg.sql.SQL("year > {}").format(2020), or use filter={"year": {">": 2020}}'
+        raise InvalidArgument("a condition is put together with psycopg.sql, not a text", hint=hint)
+    return where.as_string(connection)
+
+
+def search(connection: psycopg.Connection[Any], table: Table, query: str, **options: Any) -> list[Hit]:
+    """The rows of a table that answer a query best; the options are those of `Search`."""
+    return Search(table, query, **options).run(connection)
+
+
+async def search_async(
+    connection: psycopg.AsyncConnection[Any], table: Table, query: str, **options: Any
+) -> list[Hit]:
+    """The same over an asynchronous connection."""
+    return await Search(table, query, **options).run_async(connection)
+
+
+def _hits(description: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[Hit]:
+    names = [column.name for column in description[:-SCORES]]
+    return [Hit(dict(zip(names, row, strict=False)), *row[-SCORES:]) for row in rows]

@@ -1,0 +1,401 @@
+-- Searching: the dense and the sparse leg, fused; all of it with the caller's rights on the table. The statement is written
+-- under our search_path and run under the caller's, as if the caller had typed it: policies and operators of extensions hold.
+
+CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, with_input boolean)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    -- a name that no column has: the whole row is called by it
+    alias text := (SELECT 'r' || COALESCE(max(substr(a.attname, 2)::integer) + 1, 0) FROM pg_attribute AS a
+        WHERE a.attrelid = _search_legs_v1.source AND a.attname ~ '^r[0-9]{1,8}$');
+    home text := (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector');
+    about jsonb := (
+        SELECT jsonb_build_object('table', format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, s.nspname, c.relname),
+            'rows', CASE c.relkind WHEN 'p' THEN (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf)
+                ELSE greatest(c.reltuples, 0) END)
+        FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = _search_legs_v1.source);
+    v record;
+    names text[] := '{}';
+    legs jsonb := '{}';
+BEGIN
+    FOR v IN
+        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, m.name AS model, m.metric,
+            (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
+                JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
+        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
+        WHERE w.source = _search_legs_v1.source ORDER BY w.name
+    LOOP
+        names := array_append(names, v.name);
+        legs := legs || (
+            SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
+                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys,
+                'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
+                'indexed', EXISTS (
+                    SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
+                    WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
+                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops'),
+                'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
+            FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
+            JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
+            JOIN pg_type AS t ON t.oid = a.atttypid
+            WHERE v.keys IS NOT NULL);
+    END LOOP;
+    IF vectorizer IS NOT NULL THEN
+        legs := (
+            SELECT COALESCE(jsonb_object_agg(l.output, COALESCE(l.named, l.all_of_them)), '{}')
+            FROM (SELECT e.key AS output, e.value AS all_of_them,
+                    (SELECT jsonb_agg(p.leg) FROM jsonb_array_elements(e.value) AS p(leg) WHERE p.leg ->> 'name' = vectorizer) AS named
+                FROM jsonb_each(legs) AS e) AS l);
+    END IF;
+    RETURN about || jsonb_build_object('alias', alias, 'home', home, 'names', names, 'legs', legs);
+END $$;
+COMMENT ON FUNCTION embed._search_legs_v1(oid, text, boolean) IS
+    'What the vectorizers of a table give a search, by output: those of the vectorizer that is named, and of others only what it does not make.';
+
+CREATE OR REPLACE FUNCTION embed._search_leg(source regclass, legs jsonb, output text)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF jsonb_array_length(legs -> output) > 1 THEN
+        PERFORM embed._fail('PE002', format('several vectorizers of %s make %s', source, embed._output_names(ARRAY[output])), 'name one by vectorizer => ...: '
+            || (SELECT string_agg(quote_literal(e.leg ->> 'name'), ', ') FROM jsonb_array_elements(legs -> output) AS e(leg)));
+    ELSIF legs -> output IS NULL THEN
+        PERFORM embed._fail('PE003', format('no vectorizer of %s makes %s', source, embed._output_names(ARRAY[output])),
+            'there are ' || COALESCE(embed._output_names(ARRAY(SELECT jsonb_object_keys(legs))), 'no vectors') || '; make a vectorizer, or use another mode');
+    END IF;
+    RETURN legs #> ARRAY[output, '0'];
+END $$;
+COMMENT ON FUNCTION embed._search_leg(regclass, jsonb, text) IS 'The one vectorizer''s part that makes an output, or an error.';
+
+CREATE OR REPLACE FUNCTION embed._search_plan(
+    kind regtype, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, vectorizer text, condition text
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    source regclass := (SELECT NULLIF(t.typrelid, 0) FROM pg_type AS t WHERE t.oid = kind);
+    told jsonb;
+    legs jsonb;
+    plan jsonb;
+    filtered record;
+    depth integer;
+BEGIN
+    IF source IS NULL THEN
+        PERFORM embed._fail('PE003', format('embed.search is asked for rows of %s, which is no table', kind), 'name the table by its row: embed.search(NULL::docs, ...)');
+    ELSIF k IS NULL OR k < 1 OR k > 10000 OR candidates IS NULL OR candidates < 1 OR candidates > 10000 THEN
+        PERFORM embed._fail('PE003', format('k is %s and candidates is %s', COALESCE(k::text, 'NULL'), COALESCE(candidates::text, 'NULL')), 'both lie between 1 and 10000');
+    ELSIF fusion IS NULL OR fusion NOT IN ('convex', 'rrf', 'dbsf') THEN
+        PERFORM embed._fail('PE003', format('there is no fusion %L', fusion), 'use ''convex'', ''rrf'' or ''dbsf''');
+    ELSIF weights IS NOT NULL AND (array_ndims(weights) IS DISTINCT FROM 1 OR cardinality(weights) <> 2 OR array_position(weights, NULL) IS NOT NULL
+            OR least(weights[1], weights[2]) < 0 OR greatest(weights[1], weights[2]) NOT BETWEEN 1e-30 AND 1e30) THEN
+        PERFORM embed._fail('PE003', format('the weights are %s', weights), 'give two, of the dense and of the sparse leg, none below 0 and not both 0: ARRAY[0.7, 0.3]');
+    ELSIF mode NOT IN ('hybrid', 'dense', 'sparse') THEN
+        PERFORM embed._fail('PE003', format('there is no mode %L', mode), 'use ''hybrid'', ''dense'' or ''sparse''');
+    END IF;
+    told := embed._search_legs_v1(source, vectorizer, rerank <> 'multi');
+    IF told -> 'names' = '[]' THEN
+        PERFORM embed._fail('PE003', format('table %s has no vectorizer', source), 'make one with embed.create_vectorizer(table, column)');
+    ELSIF vectorizer IS NOT NULL AND NOT told -> 'names' ? vectorizer THEN
+        PERFORM embed._fail('PE003', format('table %s has no vectorizer %L', source, vectorizer),
+            'it has: ' || (SELECT string_agg(quote_literal(n.name), ', ') FROM jsonb_array_elements_text(told -> 'names') AS n(name)));
+    END IF;
+    legs := told -> 'legs';
+    mode := COALESCE(mode, CASE WHEN legs ? 'dense' AND legs ? 'sparse' THEN 'hybrid' WHEN legs ? 'sparse' THEN 'sparse' ELSE 'dense' END);
+    IF mode <> 'sparse' THEN
+        plan := jsonb_build_object('dense', embed._search_leg(source, legs, 'dense'));
+    END IF;
+    IF mode <> 'dense' THEN
+        plan := COALESCE(plan, '{}') || jsonb_build_object('sparse', embed._search_leg(source, legs, 'sparse'));
+    END IF;
+    IF rerank = 'multi' THEN
+        plan := plan || jsonb_build_object('multi', embed._search_leg(source, legs, 'multi'));
+    END IF;
+    IF filter IS NOT NULL THEN
+        SELECT * INTO filtered FROM embed._filter_condition(source, filter, told ->> 'alias', '{}');
+    ELSE
+        SELECT NULL::text AS condition, '{}'::text[] AS bound INTO filtered;
+    END IF;
+    depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
+    RETURN told - 'legs' || plan || jsonb_build_object(
+        'source', source::oid,
+        'mode', mode,
+        'condition', NULLIF(concat_ws(' AND ', filtered.condition, '(' || condition || E'\n)'), ''),
+        'bound', filtered.bound,
+        'fusion', fusion,
+        'reranked', rerank IS NOT NULL,
+        'depth', depth,
+        'candidates', CASE mode WHEN 'hybrid' THEN greatest(candidates, depth) ELSE depth END,
+        'weights', COALESCE(weights, CASE fusion WHEN 'convex' THEN '{0.5,0.5}'::real[] ELSE '{1,1}' END)
+    );
+END $$;
+COMMENT ON FUNCTION embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text) IS
+    'All that a search needs to know before it asks the model, or an error: table, legs, condition and the values bound to it.';
+
+CREATE OR REPLACE FUNCTION embed._search_estimate(relation text, alias text, condition text, bound text[])
+RETURNS double precision
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+AS $$
+DECLARE
+    told json;
+BEGIN
+    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) SELECT FROM %s AS %s WHERE %s', relation, alias, pg_catalog.concat_ws(' AND ', condition, '$1 IS NULL AND $2 IS NULL'))
+    INTO told USING NULL::text, NULL::text, bound;
+    RETURN told -> 0 -> 'Plan' ->> 'Plan Rows';
+END $$;
+COMMENT ON FUNCTION embed._search_estimate(text, text, text, text[]) IS
+    'How many rows the planner expects to meet a condition, row-level security included. With the caller''s search_path, as the search itself.';
+
+CREATE OR REPLACE FUNCTION embed._sparse_leg(plan jsonb, keys text, keyed text, score text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    RETURN format('SELECT %s, NULL::float8 AS d, %s AS s FROM %s AS %s WHERE %s ORDER BY s, %s LIMIT $4',
+        keyed, score, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'), keys);
+END $$;
+COMMENT ON FUNCTION embed._sparse_leg(jsonb, text, text, text) IS
+    'The part of a search that finds the best rows by their sparse vectors, where not all rows are scored anyway: the keys, and s, the negative product.';
+
+CREATE OR REPLACE FUNCTION embed._search_statement(plan jsonb, exact boolean)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    dense jsonb := plan -> 'dense';
+    sparse jsonb := plan -> 'sparse';
+    alias text := plan ->> 'alias';
+    relation text := format('%s AS %s', plan ->> 'table', alias);
+    chosen text := COALESCE(plan ->> 'condition', 'true');
+    keys text;
+    keyed text;
+    placed text;
+    matched text;
+    distance text := 'NULL::float8';
+    product text := 'NULL::float8';
+    parts text[] := '{}';
+    ending text;
+BEGIN
+    SELECT string_agg('k' || k.position, ', ' ORDER BY k.position), string_agg('p.k' || k.position, ', ' ORDER BY k.position),
+        string_agg(format('%s.%s AS k%s', alias, k.name, k.position), ', ' ORDER BY k.position),
+        string_agg(format('%s.%s OPERATOR(pg_catalog.=) p.k%s', alias, k.name, k.position), ' AND ' ORDER BY k.position)
+    INTO keys, placed, keyed, matched
+    FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
+    -- a vector of zeros has no direction: it is NaN far from everything
+    IF dense IS NOT NULL THEN
+        distance := format('NULLIF(%s.%s OPERATOR(%s.%s) $1::%s, ''NaN''::float8)', alias, dense ->> 'column', plan ->> 'home',
+            CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type');
+    END IF;
+    IF sparse IS NOT NULL THEN
+        product := format('NULLIF(%s.%s OPERATOR(%s.<#>) $2::%s, ''NaN''::float8)', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+    END IF;
+    IF exact THEN
+        parts := array_append(parts, format('_scored AS (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
+    END IF;
+    IF dense IS NOT NULL THEN
+        parts := array_append(parts, format('_dense AS (
+            SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.d, %1$s)::integer AS dense_rank, NULL::integer AS sparse_rank FROM (%2$s) AS c WHERE c.d IS NOT NULL)', keys,
+            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY d, %s LIMIT $4', keys)
+                -- the bare operator, by which an index is ordered
+                ELSE format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, distance, relation, chosen,
+                    regexp_replace(distance, '^NULLIF\((.*), ''NaN''::float8\)$', '\1')) END));
+    END IF;
+    IF sparse IS NOT NULL THEN
+        parts := array_append(parts, format('_sparse AS (
+            SELECT %1$s, c.d, c.s, NULL::integer AS dense_rank, row_number() OVER (ORDER BY c.s, %1$s)::integer AS sparse_rank FROM (%2$s) AS c WHERE c.s < 0)', keys,
+            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY s, %s LIMIT $4', keys) ELSE embed._sparse_leg(plan, keys, keyed, product) END));
+    END IF;
+    IF dense IS NULL OR sparse IS NULL THEN
+        parts := array_append(parts, format('_pool AS (SELECT * FROM %s)', CASE WHEN dense IS NULL THEN '_sparse' ELSE '_dense' END));
+    ELSE
+        parts := array_append(parts, format('_pool AS (
+            SELECT %1$s, max(d) AS d, max(s) AS s, max(dense_rank) AS dense_rank, max(sparse_rank) AS sparse_rank
+            FROM (SELECT * FROM _dense UNION ALL SELECT * FROM _sparse) AS u GROUP BY %1$s)', keys));
+        IF NOT exact THEN
+            -- every candidate is scored in both legs
+            parts := array_append(parts, format('_both AS (SELECT %s, %s AS d, %s AS s, p.dense_rank, p.sparse_rank FROM _pool AS p JOIN %s ON %s)',
+                keyed, distance, product, relation, matched));
+        END IF;
+    END IF;
+    parts := array_append(parts, format('_turned AS (SELECT %s, dense_rank, sparse_rank, %s AS dense_score, - s AS sparse_score FROM %s)', keys,
+        CASE dense ->> 'metric' WHEN 'cosine' THEN '1 - d' ELSE '- d' END,
+        CASE WHEN exact OR dense IS NULL OR sparse IS NULL THEN '_pool' ELSE '_both' END));
+    IF dense IS NULL OR sparse IS NULL THEN
+        ending := CASE WHEN dense IS NULL THEN 'SELECT t.*, t.sparse_score AS score FROM _turned AS t' ELSE 'SELECT t.*, t.dense_score AS score FROM _turned AS t' END;
+    ELSIF plan ->> 'fusion' = 'rrf' THEN
+        ending := 'SELECT t.*, COALESCE($6[1] / (60 + t.dense_rank), 0) + COALESCE($6[2] / (60 + t.sparse_rank), 0) AS score FROM _turned AS t';
+    ELSE
+        -- the standard score of each leg over the pool; a row without a vector stands with the last
+        parts := array_append(parts, '_spread AS (SELECT avg(dense_score) AS dense_mean, NULLIF(stddev_pop(dense_score), 0) AS dense_spread, min(dense_score) AS dense_least,
+            avg(sparse_score) AS sparse_mean, NULLIF(stddev_pop(sparse_score), 0) AS sparse_spread, min(sparse_score) AS sparse_least FROM _turned)'::text);
+        ending := format('SELECT t.*, $6[1] * %s + $6[2] * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
+            embed._standard_score('dense', plan ->> 'fusion'), embed._standard_score('sparse', plan ->> 'fusion'));
+    END IF;
+    parts := array_append(parts, format('_best AS (SELECT * FROM (%s) AS f WHERE %s ORDER BY score DESC, %s LIMIT $5)', ending,
+        CASE WHEN (plan ->> 'reranked')::boolean THEN 'true' ELSE '($7 IS NULL OR score >= $7)' END, keys));
+    IF plan ? 'multi' THEN
+        RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, (%3$s)::real AS judged, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s)
+            SELECT b.hit, b.judged, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, b.judged
+            FROM _read AS b WHERE $7 IS NULL OR b.judged >= $7 ORDER BY b.judged DESC NULLS LAST, b.place LIMIT $10',
+            array_to_string(parts, ', '), alias, embed._late_score(plan, alias), placed, relation, matched);
+    ELSIF (plan ->> 'reranked')::boolean THEN
+        RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, %3$s AS input, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s),
+            _judged AS MATERIALIZED (SELECT embed.rerank_scores($8, array_agg(b.input ORDER BY b.place), $9) AS scores FROM _read AS b)
+            SELECT b.hit, x.score, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, x.score
+            FROM _read AS b CROSS JOIN _judged AS j CROSS JOIN LATERAL (SELECT j.scores[b.place] AS score) AS x
+            WHERE $7 IS NULL OR x.score >= $7 ORDER BY x.score DESC NULLS LAST, b.place LIMIT $10',
+            array_to_string(parts, ', '), alias, COALESCE(dense, sparse) ->> 'input', placed, relation, matched);
+    END IF;
+    RETURN format('WITH %s SELECT %s AS hit, p.score::real, p.dense_rank, p.dense_score::real, p.sparse_rank, p.sparse_score::real, NULL::real
+        FROM _best AS p JOIN %s ON %s ORDER BY p.score DESC, %s', array_to_string(parts, ', '), alias, relation, matched, placed);
+END $$;
+COMMENT ON FUNCTION embed._search_statement(jsonb, boolean) IS
+    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
+
+CREATE OR REPLACE FUNCTION embed._late_score(plan jsonb, alias text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- one aggregate a token of the query is six times as fast as a join of the tokens
+    RETURN format('SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s.%s) AS u(v))) AS x(best)',
+        (SELECT string_agg(format('max(- (u.v OPERATOR(%s.<#>) $11[%s]::%s.halfvec))', plan ->> 'home', n, plan ->> 'home'), ', ' ORDER BY n)
+            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), alias, plan #>> '{multi,column}');
+END $$;
+COMMENT ON FUNCTION embed._late_score(jsonb, text) IS
+    'How well stored token vectors answer those of a query, as an expression: for each of the query its best product, and the mean of these.';
+
+CREATE OR REPLACE FUNCTION embed._standard_score(output text, fusion text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    RETURN format(CASE fusion WHEN 'convex' THEN 'COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / z.%1$s_spread, 0)'
+        ELSE 'least(greatest(COALESCE((COALESCE(t.%1$s_score, z.%1$s_least) - z.%1$s_mean) / (6 * z.%1$s_spread), 0) + 0.5, 0), 1)' END, output);
+END $$;
+COMMENT ON FUNCTION embed._standard_score(text, text) IS
+    'How a leg''s score enters a fusion: as standard deviations from the mean of the pool; for dbsf from three below, 0, to three above, 1.';
+
+CREATE OR REPLACE FUNCTION embed._search_v1(
+    source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
+    vectorizer text, condition text
+)
+RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
+LANGUAGE plpgsql
+STABLE PARALLEL UNSAFE ROWS 10
+AS $$
+DECLARE
+    plan jsonb;
+    bound text[];
+    dense_query text;
+    sparse_query text;
+    tokens text[];
+    filtered boolean;
+    wanted integer;
+    total double precision;
+    met double precision;
+    exact boolean;
+    kept text[];
+BEGIN
+    IF query IS NULL THEN
+        RETURN;
+    END IF;
+    plan := embed._search_plan(pg_catalog.pg_typeof(source), k, mode, filter, fusion, weights, candidates, rerank, vectorizer, condition);
+    bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    IF plan ? 'dense' THEN
+        dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
+    END IF;
+    IF plan ? 'sparse' THEN
+        sparse_query := embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse');
+    END IF;
+    IF plan ? 'multi' THEN
+        tokens := embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[];
+        plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
+    END IF;
+    wanted := plan ->> 'candidates';
+    exact := NOT COALESCE((plan #>> '{dense,indexed}')::boolean, false);
+    filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
+    IF NOT exact THEN
+        total := plan ->> 'rows';
+        met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
+        exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
+            GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
+    END IF;
+    IF NOT exact THEN
+        kept := embed._search_settings(wanted, filtered, NULL);
+    END IF;
+    RETURN QUERY EXECUTE embed._search_statement(plan, exact)
+    USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
+        min_score::float8, query, rerank, k, tokens;
+    IF NOT exact THEN
+        PERFORM embed._search_settings(NULL, NULL, kept);
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text) IS
+    'embed.search with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
+
+CREATE OR REPLACE FUNCTION embed._search_settings(wanted integer, filtered boolean, kept text[])
+RETURNS text[]
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+AS $$
+DECLARE
+    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan'];
+    before text[];
+BEGIN
+    IF kept IS NOT NULL THEN
+        PERFORM pg_catalog.set_config(n.name, kept[n.place], true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) WHERE kept[n.place] IS NOT NULL;
+        RETURN NULL;
+    END IF;
+    IF pg_catalog.current_setting(names[1], true) IS NULL THEN
+        -- pgvector has its settings from its first use in a session on
+        EXECUTE pg_catalog.format('SELECT %L::%s', '[1]', embed._vector_type('vector'));
+    END IF;
+    before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
+    PERFORM pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
+    IF filtered OR wanted > 1000 THEN
+        -- pgvector 0.7 has no iterative scans
+        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
+        WHERE n.place > 1 AND before[n.place] = 'off';
+    END IF;
+    RETURN before;
+END $$;
+COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS
+    'Set pgvector''s settings for a search by index, and return what they were; given that, set them back. No SET clause: it would undo them.';
+
+CREATE OR REPLACE FUNCTION embed.search(
+    source anyelement,
+    query text,
+    k integer DEFAULT 10,
+    mode text DEFAULT NULL,
+    filter jsonb DEFAULT NULL,
+    fusion text DEFAULT 'convex',
+    weights real[] DEFAULT NULL,
+    candidates integer DEFAULT 100,
+    rerank text DEFAULT NULL,
+    min_score real DEFAULT NULL,
+    vectorizer text DEFAULT NULL
+)
+RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
+LANGUAGE sql
+STABLE PARALLEL UNSAFE ROWS 10
+AS $$ SELECT * FROM embed._search_v1(source, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, NULL) $$;
+COMMENT ON FUNCTION embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text) IS
+    'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both; rerank names a model that judges the best rows again, or is ''multi'' for stored token vectors. No SET clause: it must inline.';
