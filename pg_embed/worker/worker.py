@@ -22,6 +22,7 @@ from pg_embed.jobs.packing import register
 from pg_embed.log import event, logger
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
+from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.settings import WorkerSettings
 
 SQL = statements.load("jobs")
@@ -102,7 +103,10 @@ class Worker:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
-            session = _Session(control, store, self._models, self._settings, self._stop, self._running)
+            indexing = Indexing(self._dsn, store, self._settings)
+            session = _Session(
+                control, store, self._models, self._settings, self._stop, self._running, indexing
+            )
             await listener.execute(SQL["listen"])
             self._connected = True
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
@@ -165,6 +169,7 @@ class _Session:
         settings: WorkerSettings,
         stop: asyncio.Event,
         running: set[Dispatcher],
+        indexing: Indexing,
     ) -> None:
         self.called = asyncio.Event()
         self._control = control
@@ -173,6 +178,7 @@ class _Session:
         self._settings = settings
         self._stop = stop
         self._running = running
+        self._indexing = indexing
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -201,6 +207,7 @@ class _Session:
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
         """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
+        await self._indexing.stop()
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
@@ -259,6 +266,7 @@ class _Session:
         return self._idle
 
     async def _maintain(self) -> None:
+        self._indexing.call()
         now = time.monotonic()
         if now >= self._next_renewal:
             self._next_renewal = now + self._settings.lease / 3

@@ -6,6 +6,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA embed FROM PUBLIC;
 
 ALTER TABLE embed._vectorizer ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._backfill ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._index ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
 
@@ -15,7 +16,7 @@ DECLARE
 BEGIN
     DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
     DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
-    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue']::regclass[] LOOP
+    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
         EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
     END LOOP;
     IF to_regrole('embed_owner') IS NOT NULL THEN
@@ -23,16 +24,16 @@ BEGIN
         CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
             USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
             WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'));
-        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue']::regclass[] LOOP
+        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
         END LOOP;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._failure, embed._queue TO embed_owner;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._failure, embed._queue, embed._index TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -45,7 +46,9 @@ BEGIN
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
-            embed._problem(embed._vectorizer)
+            embed._problem(embed._vectorizer),
+            embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
+            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
@@ -58,7 +61,8 @@ BEGIN
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
-            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer)
+            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
+            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_worker;
     END IF;
 END $$;
@@ -69,7 +73,7 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
-        EXECUTE format('GRANT SELECT ON embed.models, embed.vectorizers, embed.status, embed.failures, embed._schema_version TO %s', role);
+        EXECUTE format('GRANT SELECT ON embed.models, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed._schema_version TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
@@ -77,7 +81,13 @@ BEGIN
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
-            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text) TO %s', role);
+            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text),
+            embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
+            embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),
+            embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
+            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
+            embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
+            embed._hits(double precision[], double precision[], integer) TO %s', role);
     END LOOP;
 END $$;
 
