@@ -396,10 +396,10 @@ BEGIN
         IF NOT w.counted THEN
             BEGIN
                 rows := embed._count_rows(w.source);
-            EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_column THEN
-                CONTINUE;  -- the next look may see more
+                PERFORM embed._index_counted_v1(w.vectorizer, rows);
+            EXCEPTION WHEN insufficient_privilege OR undefined_table THEN
+                NULL;  -- what was counted before has to do
             END;
-            PERFORM embed._index_counted_v1(w.vectorizer, rows);
         END IF;
         seen := embed._index_look_v1(w.vectorizer, rows, NULL, NULL, NULL, NULL);
         IF seen.todo AND seen.state <> 'building' THEN
