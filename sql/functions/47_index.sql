@@ -268,7 +268,9 @@ DECLARE
     owner name;
     left_over bigint;
 BEGIN
-    SELECT * INTO v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    -- the tables in the order in which an uninstallation takes them, that neither waits for the other
+    SELECT c.* INTO v FROM (SELECT) AS o LEFT JOIN embed._index AS i ON false LEFT JOIN embed._queue AS q ON false LEFT JOIN embed._backfill AS b ON false
+    JOIN embed._vectorizer AS c ON c.id = vectorizer;
     SELECT * INTO asked FROM embed._index AS i WHERE i.vectorizer_id = vectorizer;
     SELECT * INTO target FROM embed._dense_target(vectorizer);
     name := v.name;
@@ -373,8 +375,10 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+    -- the tables in the order in which an uninstallation takes them, as in _index_look_v1
     SELECT i.vectorizer_id, v.name, t.source, embed._rows_by_statistics(t.source) IS NOT NULL
-    FROM embed._index AS i JOIN embed._vectorizer AS v ON v.id = i.vectorizer_id, LATERAL embed._dense_target(i.vectorizer_id) AS t
+    FROM embed._index AS i LEFT JOIN embed._queue AS q ON false LEFT JOIN embed._backfill AS b ON false
+    JOIN embed._vectorizer AS v ON v.id = i.vectorizer_id, LATERAL embed._dense_target(i.vectorizer_id) AS t
     WHERE t.source IS NOT NULL
     ORDER BY i.tried_at NULLS FIRST, i.vectorizer_id
 $$;
@@ -651,7 +655,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._timed(vector, text, integer, integer) IS 'The distances that a search gives, in order, and how long it took.';
 
-CREATE OR REPLACE FUNCTION embed._hits(found double precision[], exact double precision[], k integer)
+CREATE OR REPLACE FUNCTION embed._hits(found double precision[], exact double precision[])
 RETURNS double precision
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
@@ -662,7 +666,7 @@ AS $$
         least((SELECT count(*) FROM unnest(found) AS f(d) WHERE f.d <= exact[cardinality(exact)] + 1e-9) - (found[1] <= exact[1] + 1e-9)::integer, cardinality(exact) - 1)
         / (cardinality(exact) - 1.0) END
 $$;
-COMMENT ON FUNCTION embed._hits(double precision[], double precision[], integer) IS 'What share of the exact results, but the query itself, a search has found, by their distances.';
+COMMENT ON FUNCTION embed._hits(double precision[], double precision[]) IS 'What share of the exact results, but the query itself, a search has found, by their distances.';
 
 CREATE OR REPLACE FUNCTION embed._recall_target_v1(vectorizer text, OUT id integer, OUT source oid, OUT attnum smallint, OUT column_name text, OUT metric text, OUT kind text, OUT rows bigint)
 LANGUAGE sql
@@ -767,7 +771,7 @@ BEGIN
                     EXECUTE call INTO one USING queries[n], forms.best, k + 1, ef;
                 END IF;
                 times := times || one.ms;
-                found := found + embed._hits(one.distances, ARRAY(SELECT d.v::double precision FROM jsonb_array_elements_text(truth -> (n - 1)) WITH ORDINALITY AS d(v, i) ORDER BY d.i), k);
+                found := found + embed._hits(one.distances, ARRAY(SELECT d.v::double precision FROM jsonb_array_elements_text(truth -> (n - 1)) WITH ORDINALITY AS d(v, i) ORDER BY d.i));
                 EXIT WHEN clock_timestamp() > ending;
             END LOOP;
             found := found / cardinality(times);

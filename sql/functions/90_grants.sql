@@ -87,7 +87,7 @@ BEGIN
             embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
             embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
-            embed._hits(double precision[], double precision[], integer) TO %s', role);
+            embed._hits(double precision[], double precision[]) TO %s', role);
     END LOOP;
 END $$;
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from tests.fix_models import PATIENCE
 from tests.fix_pg import MakeRole
 from tests.fix_worker import (
     Connection,
@@ -143,3 +146,20 @@ def test_the_roles_hold_here_too(
     docs15.execute(f'SET ROLE "{worker.name}"')
     assert refused(docs15, "SELECT title FROM docs")[0] == "42501"
     docs15.execute("RESET ROLE")
+
+
+def test_an_index_is_planned_built_and_measured(
+    docs15: Connection, dsn15: str, start_worker: StartWorker
+) -> None:
+    insert_docs(docs15, *(f"text {number}" for number in range(60)))
+    docs15.execute("SELECT embed.create_index('docs', min_rows => 50)")
+    start_worker(dsn15, index_every=0.02)
+    docs15.execute("SELECT embed.wait('docs')")
+    deadline = time.monotonic() + PATIENCE
+    while value(docs15, "SELECT state FROM embed.indexes") != "valid":
+        assert time.monotonic() < deadline, "no valid index"
+        time.sleep(0.01)
+    found = docs15.execute("SELECT index_name, recall FROM embed.recall('docs', 5, 10)").fetchone()
+    assert found is not None
+    assert found[0] == "docs_embedding_hnsw"
+    assert found[1] > 0.5

@@ -129,6 +129,7 @@ def test_rows_are_embedded_while_an_index_is_built(
     with held_up(dsn):
         until(lambda: count_indexes(docs) == (2, 1), "a build")
         assert state(docs)[:2] == ("building", "hnsw is being built")
+        assert value(docs, "SELECT phase FROM embed.indexes").startswith("waiting for")
         insert_docs(docs, "another")
         docs.execute("SELECT embed.wait('docs')")
     until(lambda: state(docs)[0] == "valid", "the other index")
