@@ -26,6 +26,8 @@ COMMANDS = (
     "failures",
     "retry",
     "backfill",
+    "index",
+    "recall",
     "search",
     "embed",
     "rerank",

@@ -89,6 +89,17 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB"):
+        if count < 10_240:
+            return f"{count} {unit}"
+        count = round(count / 1_024)
+    return f"{count} GB"
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return ""

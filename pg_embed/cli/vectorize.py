@@ -35,6 +35,9 @@ def vectorize(
         str | None, typer.Option(help="A column for the token vectors of a model that makes them.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="By default table_column.")] = None,
+    index: Annotated[
+        str, typer.Option(help="An index to build after the backfill: none, auto, hnsw or binary.")
+    ] = "none",
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="No error where there is one.")
     ] = False,
@@ -57,6 +60,7 @@ def vectorize(
         multi_column=multi_column,
         name=name,
         if_not_exists=if_not_exists,
+        index=index,
     )
     if as_json:
         print_json(made)

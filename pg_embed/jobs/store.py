@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from pg_embed import statements
 from pg_embed.jobs import packing
 from pg_embed.jobs.batch import Batch, Lane, Outcome, Refused, Work
+from pg_embed.jobs.indexes import IndexJob, index_job
 from pg_embed.records import ModelSpec
 
 SQL = statements.load("jobs")
@@ -115,6 +116,16 @@ class Store:
             if not await self._run("pack", {"vectorizer": work.vectorizer}):
                 break
         await self._run("prune", {"vectorizer": work.vectorizer})
+
+    async def indexes(self) -> list[IndexJob]:
+        """The indexes that can be built now."""
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await _execute(cursor, "index_todo", {"vectorizer": None})
+            return [index_job(row) for row in await cursor.fetchall()]
+
+    async def index_needs_owner(self, job: IndexJob) -> None:
+        """Tell in the catalog that this worker may not build it."""
+        await self._run("index_done", {"vectorizer": job.vectorizer, "error": None, "needs_owner": True})
 
     async def _run(self, statement: str, parameters: dict[str, Any]) -> Any:
         async with self._pool.connection() as connection, connection.cursor() as cursor:

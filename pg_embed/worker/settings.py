@@ -19,6 +19,7 @@ class WorkerSettings:
     page_rows: int = 10_000  # rows that a backfill queues at a time
     model_timeout: float = 900.0  # for one batch
     tend_every: float = 10.0  # between rounds of maintenance
+    index_every: float = 10.0  # between two looks for an index to build
     backoff: float = 1.0  # the first wait after an error; it doubles
     backoff_limit: float = 300.0  # the longest wait after an error
     repair_wait: float = 15.0  # before a misconfigured model is tried again

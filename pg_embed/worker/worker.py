@@ -25,6 +25,7 @@ from pg_embed.log import event, logger
 from pg_embed.records import ModelSpec
 from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
+from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.settings import WorkerSettings
 
@@ -118,6 +119,7 @@ class Worker:
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
             self._ledger.is_stale = True
+            indexing = Indexing(self._dsn, store, self._settings)
             session = _Session(
                 control,
                 store,
@@ -127,6 +129,7 @@ class Worker:
                 self._settings,
                 self._stop,
                 self._running,
+                indexing,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
@@ -206,6 +209,7 @@ class _Session:
         settings: WorkerSettings,
         stop: asyncio.Event,
         running: set[Dispatcher],
+        indexing: Indexing,
     ) -> None:
         self.called = asyncio.Event()
         self._control = control
@@ -216,6 +220,7 @@ class _Session:
         self._settings = settings
         self._stop = stop
         self._running = running
+        self._indexing = indexing
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -246,6 +251,7 @@ class _Session:
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
         """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
+        await self._indexing.stop()
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
@@ -309,6 +315,7 @@ class _Session:
         return self._idle
 
     async def _maintain(self) -> None:
+        self._indexing.call()
         now = time.monotonic()
         if now >= self._next_renewal:
             self._next_renewal = now + self._settings.lease / 3

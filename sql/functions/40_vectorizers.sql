@@ -351,7 +351,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     backfill boolean DEFAULT true,
     if_not_exists boolean DEFAULT false,
     sparse_column text DEFAULT NULL,
-    multi_column text DEFAULT NULL
+    multi_column text DEFAULT NULL,
+    index text DEFAULT 'none'
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -371,7 +372,8 @@ DECLARE
     id integer;
 BEGIN
     max_attempts := COALESCE(max_attempts, 10);
-    PERFORM embed._check_limits(name, max_attempts);
+    index := COALESCE(index, 'none');
+    PERFORM embed._check_limits(name, max_attempts), embed._check_index(index, NULL, NULL, NULL, NULL, NULL);
     IF '' IN (column_name, sparse_column, multi_column) OR (column_name IS NULL AND sparse_column IS NULL AND multi_column IS NULL) THEN
         PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
     ELSIF EXISTS (SELECT FROM unnest(ARRAY[column_name, sparse_column, multi_column]) AS c(name) WHERE c.name::name::text <> c.name) THEN
@@ -427,11 +429,14 @@ BEGIN
     IF backfill THEN
         INSERT INTO embed._backfill (vectorizer_id, mode) VALUES (id, CASE WHEN every_added THEN 'missing' ELSE 'all' END);
     END IF;
+    IF index <> 'none' THEN
+        PERFORM embed.create_index(name, index);
+    END IF;
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text) IS
-    'Keep columns of vectors of a table''s text, all of one model and made in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change.';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text) IS
+    'Keep columns of vectors of a table''s text, all of one model and made in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index.';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -446,7 +451,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     backfill boolean DEFAULT true,
     if_not_exists boolean DEFAULT false,
     sparse_column text DEFAULT NULL,
-    multi_column text DEFAULT NULL
+    multi_column text DEFAULT NULL,
+    index text DEFAULT 'none'
 )
 RETURNS text
 LANGUAGE sql
@@ -454,9 +460,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text) IS
     'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(

@@ -7,6 +7,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA embed FROM PUBLIC;
 ALTER TABLE embed._vectorizer ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._backfill ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._budget ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._index ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
 
@@ -16,7 +17,7 @@ DECLARE
 BEGIN
     DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
     DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
-    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue']::regclass[] LOOP
+    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
         EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
     END LOOP;
     IF to_regrole('embed_owner') IS NOT NULL THEN
@@ -24,17 +25,17 @@ BEGIN
         CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
             USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
             WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'));
-        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue']::regclass[] LOOP
+        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
         END LOOP;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._budget, embed._failure, embed._queue TO embed_owner;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._budget, embed._failure, embed._queue, embed._index TO embed_owner;
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -50,7 +51,9 @@ BEGIN
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
             embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
             embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),
-            embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer)
+            embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
+            embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
+            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
@@ -65,7 +68,8 @@ BEGIN
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
             embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
             embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
-            embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1()
+            embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1(),
+            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_worker;
     END IF;
 END $$;
@@ -76,7 +80,7 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
-        EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed._schema_version TO %s', role);
+        EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed._schema_version TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
@@ -92,7 +96,14 @@ BEGIN
             embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
-            embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text) TO %s', role);
+            embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
+
+            embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
+            embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),
+            embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
+            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
+            embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
+            embed._hits(double precision[], double precision[]) TO %s', role);
     END LOOP;
 END $$;
 

@@ -32,7 +32,8 @@ SELECT embed.create_vectorizer(
     sparse_column => %(sparse_column)s,
     multi_column => %(multi_column)s,
     name => %(name)s,
-    if_not_exists => %(if_not_exists)s
+    if_not_exists => %(if_not_exists)s,
+    index => %(index)s
 ) AS vectorizer;
 
 -- name: status
@@ -80,3 +81,55 @@ SELECT embed.embed_document(%(text)s, %(model)s)::text AS vector;
 SELECT row_number() OVER (ORDER BY r.score DESC, r.index) AS rank, r.score, (%(texts)s::text[])[r.index] AS text
 FROM embed.rerank(%(query)s, %(texts)s::text[], %(model)s) AS r
 ORDER BY rank;
+
+-- name: indexes
+-- The indexes over dense vectors, and how far they are.
+SELECT
+    i.vectorizer_name AS vectorizer,
+    i.source::text AS "table",
+    i.index_name AS index,
+    i.wanted,
+    i.kind,
+    i.state,
+    i.phase,
+    i.progress::float8 AS progress,
+    i.rows,
+    i.bytes,
+    i.explanation,
+    i.error
+FROM embed.indexes(%(vectorizer)s) AS i;
+
+-- name: index_plan
+-- What would be built, and what it costs.
+SELECT
+    p.vectorizer_name AS vectorizer,
+    p.chosen AS kind,
+    p.state,
+    p.rows,
+    p.index_bytes,
+    p.memory_bytes,
+    p.seconds::float8 AS seconds,
+    p.ddl,
+    p.remarks
+FROM embed.index_plan(%(vectorizer)s, %(kind)s, %(m)s, %(ef_construction)s, %(min_rows)s) AS p;
+
+-- name: create_index
+-- Ask for an index, and for it to be looked after.
+SELECT embed.create_index(%(vectorizer)s, %(kind)s, %(m)s, %(ef_construction)s, %(min_rows)s, %(memory)s, %(parallel_workers)s) AS told;
+
+-- name: recall
+-- How well an index finds.
+SELECT
+    r.recall::float8 AS recall,
+    r.index_p50_ms::float8 AS index_p50_ms,
+    r.index_p95_ms::float8 AS index_p95_ms,
+    r.exact_p50_ms::float8 AS exact_p50_ms,
+    r.exact_p95_ms::float8 AS exact_p95_ms,
+    r.ef_search,
+    r.ef_search_95,
+    r.ef_search_99,
+    r.sampled,
+    r.index_name AS index,
+    r.tried,
+    r.remarks
+FROM embed.recall(%(vectorizer)s, %(k)s, %(samples)s, %(seconds)s) AS r;

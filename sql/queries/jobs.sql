@@ -71,3 +71,31 @@ SELECT pg_catalog.pg_advisory_unlock(1885695330, 1);
 -- name: listen
 -- Be told of new work.
 LISTEN pg_embed_work;
+
+-- name: index_todo
+-- The indexes that can be built now, of one vectorizer or of all.
+SELECT t.vectorizer_id AS vectorizer, t.vectorizer_name AS name, t.may_build, t.tries, t.idle_seconds, t.statements, t.build_memory, t.workers
+FROM embed._index_todo(%(vectorizer)s) AS t;
+
+-- name: index_done
+-- Note how an attempt to build an index ended.
+SELECT embed._index_done_v1(%(vectorizer)s, %(error)s, %(needs_owner)s);
+
+-- name: index_lock
+-- Hold the lock that lets one index be built at a time, or, with a vectorizer's id, the one that tells of it.
+SELECT pg_catalog.pg_try_advisory_lock(1885695340, %(number)s);
+
+-- name: index_unlock
+-- Let these locks go at once: a session takes a moment to end.
+SELECT pg_catalog.pg_advisory_unlock_all();
+
+-- name: index_session
+-- Let a build take the time that it takes.
+SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings AS s
+WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout');
+
+-- name: index_resources
+-- The memory (kB) and the parallel workers of a build, where they were given.
+SELECT pg_catalog.set_config(s.name, s.value, false)
+FROM (VALUES ('maintenance_work_mem', %(memory)s::text), ('max_parallel_maintenance_workers', %(workers)s::text)) AS s(name, value)
+WHERE s.value IS NOT NULL;

@@ -170,3 +170,19 @@ CREATE UNLOGGED TABLE embed._mailbox (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE embed._mailbox IS 'Requests and answers of the dblink transport.';
+
+CREATE TABLE embed._index (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    kind text NOT NULL CHECK (kind IN ('auto', 'hnsw', 'binary')),
+    m integer CHECK (m BETWEEN 2 AND 100),
+    ef_construction integer CHECK (ef_construction BETWEEN 4 AND 1000),
+    min_rows bigint NOT NULL CHECK (min_rows >= 0),
+    memory bigint CHECK (memory > 0),
+    parallel_workers integer CHECK (parallel_workers >= 0),
+    rows bigint,
+    error text,
+    needs_owner boolean NOT NULL DEFAULT false,
+    failures integer NOT NULL DEFAULT 0,
+    tried_at timestamptz
+);
+COMMENT ON TABLE embed._index IS 'The indexes over dense vectors that were asked for, and how the last attempt to build them ended. What is there, the catalogs of Postgres know.';

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests import fix_search
+from tests.fix_models import PATIENCE
 from tests.fix_pg import MakeRole
 from tests.fix_worker import (
     Connection,
@@ -165,3 +168,20 @@ def test_searches_by_both_legs_exactly_and_by_index(db15: Connection) -> None:
         assert len(exact) == 10 or "EN" in arguments
     found = db15.execute(statement.format(', filter => \'{"name": "EN"}\', k => 200').encode()).fetchall()
     assert {row[0] % 3 for row in found} == {0}
+
+
+def test_an_index_is_planned_built_and_measured(
+    docs15: Connection, dsn15: str, start_worker: StartWorker
+) -> None:
+    insert_docs(docs15, *(f"text {number}" for number in range(60)))
+    docs15.execute("SELECT embed.create_index('docs', min_rows => 50)")
+    start_worker(dsn15, index_every=0.02)
+    docs15.execute("SELECT embed.wait('docs')")
+    deadline = time.monotonic() + PATIENCE
+    while value(docs15, "SELECT state FROM embed.indexes") != "valid":
+        assert time.monotonic() < deadline, "no valid index"
+        time.sleep(0.01)
+    found = docs15.execute("SELECT index_name, recall FROM embed.recall('docs', 5, 10)").fetchone()
+    assert found is not None
+    assert found[0] == "docs_embedding_hnsw"
+    assert found[1] > 0.5

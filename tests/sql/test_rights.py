@@ -21,7 +21,7 @@ from tests.sql.helpers import queued, refused, value
 
 READER_MAY = {
     "embed", "embed_document", "embed_sparse", "embed_multi", "rerank", "rerank_scores",
-    "status", "failures", "why", "wait",
+    "status", "failures", "why", "wait", "indexes", "index_plan", "recall",
     # what those call with the reader's rights
     "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
@@ -31,6 +31,8 @@ READER_MAY = {
     "_search_statement", "_search_settings", "_sparse_leg", "_standard_score", "_late_score",
     "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_output_names",
     "_vector_type", "_column_number",
+    "_check_index", "_vectorizer_id_v1", "_vector_schema", "_index_tree", "_index_look_v1", "_index_estimate",
+    "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_search_forms", "_timed", "_hits",
 }  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def owned(docs: Connection, owner: Role) -> Iterator[Connection]:
 
 
 def test_a_reader_may_look(reader: Connection, docs: Connection) -> None:
-    for view in ("models", "limits", "vectorizers", "status", "failures"):
+    for view in ("models", "limits", "vectorizers", "status", "failures", "indexes"):
         reader.execute(f"SELECT * FROM embed.{view}")
     reader.execute("SELECT * FROM embed.status('docs_embedding')")
     reader.execute("SELECT * FROM embed.failures('docs_embedding')")
@@ -127,6 +129,8 @@ def test_a_reader_has_no_right_to_write_to_any_table_of_ours(reader: Connection)
         "SELECT embed.retry()",
         "SELECT embed.pause('docs')",
         "SELECT embed.resume('docs')",
+        "SELECT embed.create_index('docs')",
+        "SELECT embed._index_done_v1(1, 'x', false)",
         "SELECT * FROM embed._work_v1()",
         "SELECT * FROM embed._claim_v1(1, 1, 1, 10, '1 second')",
         "SELECT * FROM embed._take_v1(1, 1, 1, 10, '1 second')",
