@@ -47,6 +47,11 @@ BEGIN
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
             embed._problem(embed._vectorizer)
             TO embed_owner;
+        GRANT EXECUTE ON FUNCTION
+            embed.create_postings(text), embed.drop_postings(text), embed._make_postings(integer), embed._build_postings(integer),
+            embed._close_postings(integer), embed._clear_postings(integer), embed._posting_triggers(integer), embed._drop_posting_triggers(integer),
+            embed._sparse_column(embed._vectorizer), embed._vector_operator(text)
+            TO embed_owner;
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
@@ -58,6 +63,7 @@ BEGIN
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
+            embed._count_postings_v1(integer, double precision),
             embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer)
             TO embed_worker;
     END IF;
@@ -78,6 +84,10 @@ BEGIN
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
             embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text) TO %s', role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),
+            embed._sparse_query_v1(integer, text), embed._sparse_terms(text), embed._shares(real[], bigint[], integer), embed._posting_counts_v1(integer, integer[]),
+            embed._posting_source_v1(integer), embed._reads_all_v1(integer), embed._seen_ids_v1(integer), embed._seen_keys_v1(integer),
+            embed._vector_operator(text) TO %s', role);
     END LOOP;
 END $$;
 
@@ -99,3 +109,6 @@ BEGIN
         END;
     END LOOP;
 END $$;
+
+-- Postings that are older than the roles of readers.
+SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p;

@@ -123,3 +123,11 @@ CREATE UNLOGGED TABLE embed._mailbox (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE embed._mailbox IS 'Requests and answers of the dblink transport.';
+
+-- The postings themselves are a table for each vectorizer, _postings_<id>, made by sql/functions/45_postings.sql.
+CREATE TABLE embed._postings (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    changes bigint NOT NULL DEFAULT 0,
+    counted_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE embed._postings IS 'Vectorizers whose sparse vectors have an inverted index, and how many of its rows had changed when its terms were counted.';

@@ -21,6 +21,9 @@ INLINED = {
     "embed_sparse",
     "embed_multi",
     "_size",
+    "_sparse_column",
+    "_sparse_terms",
+    "_sparse_top_v1",
 }  # must have no SET clause, or they would not inline
 
 LEAK = """

@@ -26,6 +26,8 @@ READER_MAY = {
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
     "_input", "_hash",
+    "_sparse_top_v1", "_sparse_ids_v1", "_sparse_query_v1", "_sparse_terms", "_shares", "_posting_counts_v1",
+    "_posting_source_v1", "_reads_all_v1", "_seen_ids_v1", "_seen_keys_v1", "_vector_operator",
 }  # fmt: skip
 
 
