@@ -32,31 +32,21 @@ WORDS = 80  # of a made-up document
 QUERY_WORDS = (2, 8)
 BATCH = 1_000
 WRITTEN = 5_000  # documents whose writing is timed
+NUMBER = "SELECT id FROM embed._vectorizer WHERE source = %(table)s::regclass"
 SEARCH = """
     SELECT key
     FROM embed._sparse_top_v1(%(vectorizer)s, embed._sparse_query_v1(%(vectorizer)s, %(query)s), %(k)s)
 """
 # a query's vector weighed as embed._sparse_query_v1 does, without a sidecar
 WEIGHED = """
-    SELECT '{' || string_agg(q.term || ':' || q.weight * ln(1 + (n.rows - c.rows + 0.5) / (c.rows + 0.5)), ',')
-        || '}/1000000000'
+    SELECT '{' || string_agg(q.term || ':' || q.weight * ln(1 + (n.rows - c.rows + 0.5) / (c.rows + 0.5)),
+        ',') || '}/1000000000'
     FROM embed._sparse_terms(%(plain)s) AS q,
         LATERAL (SELECT (embed._posting_counts_v1(%(vectorizer)s, ARRAY[0]))[1] AS rows) AS n,
         LATERAL (SELECT (embed._posting_counts_v1(%(vectorizer)s, ARRAY[q.term]))[1] AS rows) AS c
 """
 EXACT = "SELECT id::text FROM zipf ORDER BY words <#> %(query)s::sparsevec, id LIMIT %(k)s"
 BEST = "SELECT key FROM embed._sparse_top_v1(%(vectorizer)s, %(query)s, %(k)s)"
-
-
-def number(connection: Connection, table: str) -> int:
-    """A table's vectorizer."""
-    return int(
-        one(
-            connection,
-            "SELECT id FROM embed._vectorizer WHERE source = %(table)s::regclass",
-            {"table": table},
-        )
-    )
 
 
 def vectorize(connection: Connection, table: str) -> int:
