@@ -152,7 +152,7 @@ END $$;
 COMMENT ON FUNCTION embed._shares(real[], bigint[], integer) IS
     'How many of its postings are read for each term of a query: a budget shared out by the square of the terms'' weights.';
 
-CREATE OR REPLACE FUNCTION embed._sparse_ids_v1(vectorizer integer, query sparsevec, k integer, budget integer DEFAULT 40000)
+CREATE OR REPLACE FUNCTION embed._sparse_ids_v1(vectorizer integer, query sparsevec, k integer, budget integer DEFAULT 15000)
 RETURNS TABLE (id bigint, key text, score real)
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -174,6 +174,8 @@ DECLARE
     counts bigint[];
     is_exact boolean;
 BEGIN
+    -- Adding up what was read takes the time, 0.3 ms a thousand postings, so the budget is small: at 100,000 rows 15,000
+    -- postings and 1,000 rows scored in full found all but 1 or 2 of the best 100 among 98,000 postings.
     IF query IS NULL OR k < 1 THEN
         RETURN;
     ELSIF NOT s.has_postings THEN
@@ -201,10 +203,10 @@ BEGIN
     USING terms, weights,
         -- a term may have got postings since it was counted: where all are wanted, no limit stands in their way
         CASE WHEN is_exact THEN array_fill(NULL::bigint, ARRAY[cardinality(terms)]) ELSE embed._shares(weights, counts, budget) END,
-        CASE WHEN is_exact THEN k ELSE greatest(600, 4 * k) END, k, query;
+        CASE WHEN is_exact THEN k ELSE greatest(500, 10 * k) END, k, query;
 END $$;
 COMMENT ON FUNCTION embed._sparse_ids_v1(integer, sparsevec, integer, integer) IS
-    'The best k rows for a sparse vector, by inner product; exact while all postings of its terms fit the budget, else each term''s strongest are read and the best 600 rows scored in full. id is the key where that is a whole number, else a number of our own.';
+    'The best k rows for a sparse vector, by inner product; exact while all postings of its terms fit the budget, else each term''s strongest are read and the best few hundred rows scored in full. id is the key where that is a whole number, else a number of our own.';
 
 CREATE OR REPLACE FUNCTION embed._sparse_top_v1(vectorizer integer, query sparsevec, k integer)
 RETURNS TABLE (key text, score real)
