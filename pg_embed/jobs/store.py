@@ -110,11 +110,12 @@ class Store:
         await self._run("tend", {})
 
     async def tidy(self, work: Work) -> None:
-        """Bring small entries together, strike failures of vanished rows off the list, count postings."""
+        """Bring small entries together, strike failures of vanished rows off the list, mend postings."""
         for _ in range(PACKS):
             if not await self._run("pack", {"vectorizer": work.vectorizer}):
                 break
         await self._run("prune", {"vectorizer": work.vectorizer})
+        await self._run("mend_postings", {"vectorizer": work.vectorizer})
         await self._run("count_postings", {"vectorizer": work.vectorizer})
 
     async def _run(self, statement: str, parameters: dict[str, Any]) -> Any:

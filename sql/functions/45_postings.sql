@@ -181,7 +181,7 @@ BEGIN
     -- the id is a key of the btree, too: a posting is deleted by one probe, however many have its weight
     EXECUTE format('CREATE INDEX %I ON embed.%I (term, weight DESC, id)', name || '_term', name);
     EXECUTE format('ANALYZE embed.%I', name);
-    INSERT INTO embed._postings (vectorizer_id) VALUES (vectorizer);
+    INSERT INTO embed._postings (vectorizer_id, partitions) SELECT v.id, v.partitions FROM embed._vectorizer AS v WHERE v.id = vectorizer;
     PERFORM embed._grant_postings(vectorizer), embed._count_postings_v1(vectorizer, 0);
 END $$;
 COMMENT ON FUNCTION embed._close_postings(integer) IS 'Index postings that were filled, and let readers at them.';
@@ -214,9 +214,14 @@ BEGIN
             EXECUTE format('CREATE POLICY visible_rows ON embed.%I FOR SELECT TO %s USING (%s)', name || part.suffix, readers, part.visible);
             EXECUTE format('GRANT SELECT ON embed.%I TO %s', name || part.suffix, readers);
         END IF;
+        EXECUTE format('DROP POLICY IF EXISTS mended_by_workers ON embed.%I', name || part.suffix);
+        IF part.suffix <> '_count' AND to_regrole('embed_worker') IS NOT NULL THEN
+            EXECUTE format('CREATE POLICY mended_by_workers ON embed.%I TO embed_worker USING (true)', name || part.suffix);
+            EXECUTE format('GRANT SELECT, INSERT, DELETE ON embed.%I TO embed_worker', name || part.suffix);
+        END IF;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION embed._grant_postings(integer) IS 'Let readers read postings, each those of the rows that he sees in the table.';
+COMMENT ON FUNCTION embed._grant_postings(integer) IS 'Let readers read postings, each those of the rows that he sees in the table, and workers mend them.';
 
 CREATE OR REPLACE FUNCTION embed._clear_postings(vectorizer integer)
 RETURNS void
@@ -354,3 +359,68 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION embed._count_postings_v1(integer, double precision) IS 'Count the rows of each frequent term again when a tenth of the postings has changed.';
+
+CREATE OR REPLACE FUNCTION embed._postings_due_v1(vectorizer integer)
+RETURNS oid[]
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT v.partitions FROM embed._postings AS p JOIN embed._vectorizer AS v ON v.id = p.vectorizer_id
+    WHERE v.id = vectorizer AND v.partitions <> p.partitions
+$$;
+COMMENT ON FUNCTION embed._postings_due_v1(integer) IS 'The partitions of a table that has others than when its postings were last looked at; NULL when it has the same.';
+
+CREATE OR REPLACE FUNCTION embed._postings_mended_v1(vectorizer integer, partitions oid[])
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ UPDATE embed._postings AS p SET partitions = _postings_mended_v1.partitions WHERE p.vectorizer_id = vectorizer $$;
+COMMENT ON FUNCTION embed._postings_mended_v1(integer, oid[]) IS 'Remember for which partitions postings were looked at.';
+
+CREATE OR REPLACE FUNCTION embed._mend_postings_v1(vectorizer integer)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    due oid[] := embed._postings_due_v1(vectorizer);
+    s record;
+    postings text := format('embed.%I', '_postings_' || vectorizer);
+    keys text := format('embed.%I', '_postings_' || vectorizer || '_key');
+    place text := 'r.key';
+BEGIN
+    IF due IS NULL THEN
+        RETURN false;
+    END IF;
+    s := embed._posting_source_v1(vectorizer);
+    IF NOT s.has_postings OR row_security_active(s.source) THEN
+        RETURN false;  -- rows that are hidden from us would seem to be gone
+    END IF;
+    -- Postings and rows are seen by one snapshot, and the triggers write them in one transaction: so what stands alone in it
+    -- came or went with a partition, without the triggers.
+    IF s.is_whole THEN
+        EXECUTE format('DELETE FROM %s AS c WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)', postings, s.name, s.match);
+    ELSE
+        EXECUTE format('DELETE FROM %s AS c WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)', keys, s.name, s.match);
+        EXECUTE format('DELETE FROM %s AS p WHERE NOT EXISTS (SELECT FROM %s AS k WHERE k.id = p.id)', postings, keys);
+        EXECUTE format('INSERT INTO %s (key) SELECT %s FROM %s AS r WHERE r.%s IS NOT NULL ON CONFLICT DO NOTHING', keys, s.key, s.name, s.sparse);
+        place := format('(SELECT k.id FROM %s AS k WHERE k.key = r.key)', keys);
+    END IF;
+    EXECUTE format('INSERT INTO %1$s (term, id, weight)
+        SELECT t.term, r.place, t.weight
+        FROM (SELECT %2$s AS place, r.terms FROM (SELECT %3$s AS key, r.%4$s::text AS terms FROM %5$s AS r WHERE r.%4$s IS NOT NULL) AS r OFFSET 0) AS r
+        CROSS JOIN LATERAL (SELECT * FROM embed._sparse_terms(r.terms) UNION ALL VALUES (0, 0::real)) AS t(term, weight)
+        WHERE NOT EXISTS (SELECT FROM %1$s AS p WHERE p.term = 0 AND p.weight = 0 AND p.id = r.place)',
+        postings, place, s.id, s.sparse, s.name);
+    PERFORM embed._postings_mended_v1(vectorizer, due);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION embed._mend_postings_v1(integer) IS
+    'After partitions came or went: remove the postings of rows that went with them, and make those of rows that came.';

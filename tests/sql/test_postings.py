@@ -160,6 +160,33 @@ def test_a_row_that_moves_to_another_partition_takes_its_postings_along(db: Conn
     assert difference(db) == 0
 
 
+@pytest.mark.parametrize("key", ["int", "text"])
+def test_postings_of_partitions_that_came_or_went_are_mended_by_a_worker(
+    db: Connection, make_role: MakeRole, key: str
+) -> None:
+    db.execute(f"CREATE TABLE docs (id {key} PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    for first, last in (("0", "2"), ("2", "4")):
+        db.execute(f"CREATE TABLE docs_{first} PARTITION OF docs FOR VALUES FROM ('{first}') TO ('{last}')")
+    create_fake_model(db, sparse_dimensions=DIMENSIONS)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', sparse_column => 'words')")
+    db.execute("SELECT embed.create_postings('docs')")
+    db.execute(
+        f"INSERT INTO docs (id, words) SELECT n, '{{1:1,2:1}}/{DIMENSIONS}' FROM generate_series(0, 3) AS n"
+    )
+    db.execute("CREATE TABLE docs_5 (LIKE docs INCLUDING INDEXES)")
+    db.execute(f"INSERT INTO docs_5 (id, words) VALUES ('5', '{{3:1}}/{DIMENSIONS}'), ('6', NULL)")
+    db.execute("ALTER TABLE docs ATTACH PARTITION docs_5 FOR VALUES FROM ('5') TO ('7')")
+    db.execute("DROP TABLE docs_2")
+    assert difference(db) == 8  # 3 of each of two rows that went, 2 of one that came
+    number = vectorizer(db)
+    with psycopg.connect(make_role("embed_worker").dsn, autocommit=True) as worker:
+        assert not value(worker, "SELECT embed._mend_postings_v1(%s)", number)
+        worker.execute("SELECT embed._tend_v1()")
+        assert value(worker, "SELECT embed._mend_postings_v1(%s)", number)
+        assert difference(db) == 0
+        assert not value(worker, "SELECT embed._mend_postings_v1(%s)", number)
+
+
 def test_a_renamed_column_neither_stops_writers_nor_loses_postings(docs: Connection) -> None:
     docs.execute("ALTER TABLE docs RENAME COLUMN words TO lost")
     docs.execute("ALTER TABLE docs RENAME COLUMN body TO words")
