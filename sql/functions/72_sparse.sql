@@ -25,7 +25,10 @@ BEGIN
         ELSE embed._key_match(v.source, v.key_columns, 'r', 'c.key') END;
     columns := v.key_columns || embed._sparse_column(v);
     sparse := embed._column_name(v.source, embed._sparse_column(v));
-    has_postings := EXISTS (SELECT FROM embed._postings AS p WHERE p.vectorizer_id = v.id);
+    -- without a trigger they would be those of another time
+    has_postings := EXISTS (SELECT FROM embed._postings AS p WHERE p.vectorizer_id = v.id)
+        AND (SELECT count(*) = 4 FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
+            AND g.tgname IN (SELECT 'pg_embed_' || v.id || '_posting_' || t.event FROM unnest('{insert,update,delete,truncate}'::text[]) AS t(event)));
     SELECT m.name, m.family INTO STRICT model, family FROM embed._model AS m WHERE m.id = v.model_id;
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'name one with the output sparse');

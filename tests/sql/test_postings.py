@@ -283,6 +283,17 @@ def test_a_budget_that_is_too_small_for_all_postings_still_finds_nearly_the_best
     assert found >= 0.95 * right
 
 
+def test_without_its_triggers_an_index_is_not_trusted(whole: Connection) -> None:
+    whole.execute("ALTER TABLE docs DISABLE TRIGGER USER")
+    whole.execute(f"UPDATE docs SET words = '{{7:1}}/{DIMENSIONS}' WHERE id = 3")
+    assert difference(whole) > 0
+    found = whole.execute(TOP, [vectorizer(whole), f"{{7:1}}/{DIMENSIONS}", 100]).fetchall()
+    same_ranking(found, brute(whole, f"{{7:1}}/{DIMENSIONS}", 100))
+    whole.execute("ALTER TABLE docs ENABLE TRIGGER USER")
+    whole.execute("SELECT embed.create_postings('docs')")
+    assert difference(whole) == 0
+
+
 def test_an_empty_query_and_no_rows_wanted_find_nothing(whole: Connection) -> None:
     assert whole.execute(TOP, [vectorizer(whole), f"{{}}/{DIMENSIONS}", 10]).fetchall() == []
     assert whole.execute(TOP, [vectorizer(whole), None, 10]).fetchall() == []
