@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pg_embed.install import install, uninstall
 from tests.fix_pg import MakeRole
 from tests.fix_worker import Connection, create_fake_model
 from tests.sql.helpers import refused, value
@@ -407,3 +408,14 @@ def test_unrelated_updates_touch_no_posting(whole: Connection) -> None:
     before = value(whole, places)
     whole.execute("UPDATE docs SET body = body || '!', words = words")
     assert value(whole, places) == before
+
+
+def test_an_upgrade_keeps_them_and_uninstalling_leaves_the_column_alone(whole: Connection, dsn: str) -> None:
+    install(dsn)
+    assert difference(whole) == 0
+    whole.execute("DELETE FROM docs WHERE id < 5")
+    assert difference(whole) == 0
+    uninstall(dsn)
+    whole.execute(f"UPDATE docs SET words = '{{1:1}}/{DIMENSIONS}'")
+    assert value(whole, "SELECT to_regnamespace('embed') IS NULL")
+    assert value(whole, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pg_embed%'") == 0
