@@ -14,6 +14,17 @@ from tests.fix_worker import (
     insert_docs,
 )
 from tests.sql.helpers import clear_queue, queued, refused, value
+from tests.sql.test_postings import (
+    DIMENSIONS,
+    TABLES,
+    TOP,
+    brute,
+    difference,
+    fill,
+    make,
+    same_ranking,
+    vectorizer,
+)
 
 pytestmark = pytest.mark.dblink  # the marker of the second server
 
@@ -143,3 +154,16 @@ def test_the_roles_hold_here_too(
     docs15.execute(f'SET ROLE "{worker.name}"')
     assert refused(docs15, "SELECT title FROM docs")[0] == "42501"
     docs15.execute("RESET ROLE")
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_postings_follow_the_column_and_are_searched(db15: Connection, table: str) -> None:
+    make(db15, table)
+    fill(db15)
+    db15.execute("SELECT embed.create_postings('docs')")
+    fill(db15, 20, first=50, seed=2)
+    db15.execute(f"UPDATE docs SET words = '{{2:0.5,9:3}}/{DIMENSIONS}' WHERE id::text > '2'")
+    db15.execute("DELETE FROM docs WHERE id::text LIKE '1%'")
+    assert difference(db15) == 0
+    query = f"{{1:1,2:2,9:0.3}}/{DIMENSIONS}"
+    same_ranking(db15.execute(TOP, [vectorizer(db15), query, 10]).fetchall(), brute(db15, query, 10))
