@@ -111,11 +111,13 @@ class Store:
         await self._run("tend", {})
 
     async def tidy(self, work: Work) -> None:
-        """Bring small entries together, and strike failures of vanished rows off the list."""
+        """Bring small entries together, strike failures of vanished rows off the list, mend postings."""
         for _ in range(PACKS):
             if not await self._run("pack", {"vectorizer": work.vectorizer}):
                 break
         await self._run("prune", {"vectorizer": work.vectorizer})
+        await self._run("mend_postings", {"vectorizer": work.vectorizer})
+        await self._run("count_postings", {"vectorizer": work.vectorizer})
 
     async def indexes(self) -> list[IndexJob]:
         """The indexes that can be built now."""

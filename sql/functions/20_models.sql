@@ -83,8 +83,8 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
-    IF NOT COALESCE(jsonb_typeof(card) = 'object' AND card ->> 'dimensions' ~ '^[1-9][0-9]{0,8}$'
-        AND COALESCE(card ->> 'sparse_dimensions', '1') ~ '^[1-9][0-9]{0,8}$' AND COALESCE(card ->> 'multi_dimensions', '1') ~ '^[1-9][0-9]{0,4}$'
+    IF NOT COALESCE(jsonb_typeof(card) = 'object' AND card ->> 'dimensions' ~ '^([1-9][0-9]{0,8}|1000000000)$'
+        AND COALESCE(card ->> 'sparse_dimensions', '1') ~ '^([1-9][0-9]{0,8}|1000000000)$' AND COALESCE(card ->> 'multi_dimensions', '1') ~ '^[1-9][0-9]{0,4}$'
         AND jsonb_typeof(COALESCE(card -> 'outputs', '["dense"]')) = 'array' AND card ->> 'metric' IN ('cosine', 'ip', 'l2') AND card ->> 'space_id' <> '', false) THEN
         PERFORM embed._fail('PE003', 'the card of a model needs dimensions, metric (cosine, ip or l2) and space_id',
             'leave the card out: the sidecar tells it');

@@ -426,6 +426,9 @@ BEGIN
     RETURNING v.id INTO id;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
+    IF chosen.family = 'bm25' THEN
+        PERFORM embed._make_postings(id);
+    END IF;
     IF backfill THEN
         INSERT INTO embed._backfill (vectorizer_id, mode) VALUES (id, CASE WHEN every_added THEN 'missing' ELSE 'all' END);
     END IF;
@@ -598,7 +601,7 @@ BEGIN
     END IF;
     v := embed._own_vectorizer(vectorizer, lock_table => true);
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
-        PERFORM embed._drop_triggers(v.id), embed._revoke_columns(v.id);
+        PERFORM embed._drop_triggers(v.id), embed._drop_posting_triggers(v.id), embed._revoke_columns(v.id);
         IF drop_column AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NOT NULL THEN
             EXECUTE format('ALTER TABLE %s %s', v.source, (SELECT string_agg('DROP COLUMN ' || embed._column_name(v.source, c.attnum), ', ')
                 FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NOT NULL));
@@ -623,7 +626,7 @@ BEGIN
     END IF;
     DELETE FROM embed._queue AS q WHERE q.vectorizer_id = vectorizer;
     DELETE FROM embed._throughput AS t WHERE t.vectorizer_id = vectorizer;
-    PERFORM embed._drop_trigger_function(vectorizer);
+    PERFORM embed._drop_trigger_function(vectorizer), embed._clear_postings(vectorizer);
 END $$;
 COMMENT ON FUNCTION embed._forget_v1(integer) IS 'Remove what a dropped vectorizer left in the queue.';
 

@@ -55,6 +55,11 @@ BEGIN
             embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
+        GRANT EXECUTE ON FUNCTION
+            embed.create_postings(text), embed.drop_postings(text), embed._make_postings(integer), embed._build_postings(integer),
+            embed._close_postings(integer), embed._clear_postings(integer), embed._posting_triggers(integer), embed._drop_posting_triggers(integer),
+            embed._sparse_column(embed._vectorizer), embed._vector_operator(text)
+            TO embed_owner;
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
@@ -66,6 +71,8 @@ BEGIN
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
+            embed._count_postings_v1(integer, double precision), embed._postings_due_v1(integer), embed._postings_mended_v1(integer, oid[]),
+            embed._mend_postings_v1(integer),
             embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
             embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
             embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1(),
@@ -97,13 +104,16 @@ BEGIN
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
-
             embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
             embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),
             embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
             embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
             embed._hits(double precision[], double precision[]) TO %s', role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),
+            embed._sparse_query_v1(integer, text), embed._sparse_terms(text), embed._shares(real[], bigint[], integer), embed._posting_counts_v1(integer, integer[]),
+            embed._posting_source_v1(integer), embed._reads_all_v1(integer), embed._seen_ids_v1(integer), embed._seen_keys_v1(integer),
+            embed._vector_operator(text) TO %s', role);
     END LOOP;
 END $$;
 
@@ -125,3 +135,6 @@ BEGIN
         END;
     END LOOP;
 END $$;
+
+-- Postings that are older than the roles of readers.
+SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p;

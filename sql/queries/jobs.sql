@@ -46,6 +46,14 @@ SELECT embed._pack_v1(%(vectorizer)s);
 -- Strike failures of vanished rows off the list.
 SELECT embed._prune_v1(%(vectorizer)s);
 
+-- name: mend_postings
+-- Look after postings where partitions came or went.
+SELECT embed._mend_postings_v1(%(vectorizer)s);
+
+-- name: count_postings
+-- Learn anew how frequent terms are, where much has changed.
+SELECT embed._count_postings_v1(%(vectorizer)s);
+
 -- name: vector_types
 -- The oids of pgvector's types and of our own, and of arrays of them.
 SELECT t.typname, t.oid, t.typarray

@@ -186,3 +186,12 @@ CREATE TABLE embed._index (
     tried_at timestamptz
 );
 COMMENT ON TABLE embed._index IS 'The indexes over dense vectors that were asked for, and how the last attempt to build them ended. What is there, the catalogs of Postgres know.';
+
+-- The postings themselves are a table for each vectorizer, _postings_<id>, made by sql/functions/45_postings.sql.
+CREATE TABLE embed._postings (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    partitions oid[] NOT NULL DEFAULT '{}',
+    changes bigint NOT NULL DEFAULT 0,
+    counted_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE embed._postings IS 'Vectorizers whose sparse vectors have an inverted index: the partitions it was made for, and how many of its rows had changed when its terms were counted.';

@@ -11,6 +11,7 @@ from pg_embed.embedded.binaries import find_binaries
 from tests.fix_pg import Server, fresh_database
 from tests.fix_worker import Connection, StartWorker, broken_rows, create_docs, create_fake_model, insert_docs
 from tests.sql.helpers import value
+from tests.sql.test_postings import DIMENSIONS, difference, fill, make
 
 
 @pytest.fixture
@@ -47,3 +48,23 @@ def test_a_restored_database_goes_on(
                 assert broken_rows(other, table, vectorizer=f"{table}_embedding") == []
             assert value(other, "SELECT bool_and(state = 'active') FROM embed.vectorizers")
             start_worker.end()
+
+
+@pytest.mark.parametrize("table", ["whole", "text", "partitioned"])
+def test_postings_go_on_in_a_restored_database(db: Connection, server: Server, dsn: str, table: str) -> None:
+    make(db, table)
+    fill(db)
+    db.execute("SELECT embed.create_postings('docs')")
+    programs = find_binaries() / "bin"
+    with fresh_database(server) as name:
+        dump = subprocess.run([programs / "pg_dump", "-d", dsn], capture_output=True, check=True, timeout=60)
+        with psycopg.connect(server.dsn(name), autocommit=True) as other:
+            other.execute("CREATE TABLE so_that_oids_differ (id int PRIMARY KEY)")
+            restore = [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", server.dsn(name)]
+            subprocess.run(restore, input=dump.stdout, capture_output=True, check=True, timeout=60)
+            assert difference(other) == 0
+            fill(other, 20, first=200)
+            other.execute("DELETE FROM docs WHERE id::text LIKE '2%'")
+            other.execute(f"UPDATE docs SET words = '{{4:1}}/{DIMENSIONS}'")
+            assert difference(other) == 0
+            assert value(other, "SELECT count(*) FROM embed._postings_1 WHERE term = 4") > 5

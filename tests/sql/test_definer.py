@@ -22,6 +22,9 @@ INLINED = {
     "embed_multi",
     "_size",
     "search",
+    "_sparse_column",
+    "_sparse_terms",
+    "_sparse_top_v1",
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",

@@ -18,6 +18,17 @@ from tests.fix_worker import (
     insert_docs,
 )
 from tests.sql.helpers import clear_queue, queued, refused, value
+from tests.sql.test_postings import (
+    DIMENSIONS,
+    TABLES,
+    TOP,
+    brute,
+    difference,
+    fill,
+    make,
+    same_ranking,
+    vectorizer,
+)
 
 pytestmark = pytest.mark.dblink  # the marker of the second server
 
@@ -185,3 +196,16 @@ def test_an_index_is_planned_built_and_measured(
     assert found is not None
     assert found[0] == "docs_embedding_hnsw"
     assert found[1] > 0.5
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_postings_follow_the_column_and_are_searched(db15: Connection, table: str) -> None:
+    make(db15, table)
+    fill(db15)
+    db15.execute("SELECT embed.create_postings('docs')")
+    fill(db15, 20, first=50, seed=2)
+    db15.execute(f"UPDATE docs SET words = '{{2:0.5,9:3}}/{DIMENSIONS}' WHERE id::text > '2'")
+    db15.execute("DELETE FROM docs WHERE id::text LIKE '1%'")
+    assert difference(db15) == 0
+    query = f"{{1:1,2:2,9:0.3}}/{DIMENSIONS}"
+    same_ranking(db15.execute(TOP, [vectorizer(db15), query, 10]).fetchall(), brute(db15, query, 10))
