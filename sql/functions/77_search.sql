@@ -338,15 +338,11 @@ BEGIN
         exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
     END IF;
-    IF NOT exact THEN
-        kept := embed._search_settings(wanted, filtered, NULL);
-    END IF;
+    kept := embed._search_settings(wanted, filtered, NULL);
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
     USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
         min_score::float8, query, rerank, k, tokens;
-    IF NOT exact THEN
-        PERFORM embed._search_settings(NULL, NULL, kept);
-    END IF;
+    PERFORM embed._search_settings(NULL, NULL, kept);
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text) IS
     'embed.search with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
@@ -357,7 +353,7 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
-    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan'];
+    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'jit'];
     before text[];
 BEGIN
     IF kept IS NOT NULL THEN
@@ -372,13 +368,15 @@ BEGIN
     PERFORM pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
     IF filtered OR wanted > 1000 THEN
         -- pgvector 0.7 has no iterative scans
-        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
-        WHERE n.place > 1 AND before[n.place] = 'off';
+        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names[2:3]) WITH ORDINALITY AS n(name, place)
+        WHERE before[n.place + 1] = 'off';
     END IF;
+    -- compiling takes longer than the distances that it could speed up
+    PERFORM pg_catalog.set_config(names[4], 'off', true);
     RETURN before;
 END $$;
 COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS
-    'Set pgvector''s settings for a search by index, and return what they were; given that, set them back. No SET clause: it would undo them.';
+    'Set what a search needs of pgvector and the planner, and return what was set; given that, set it back. No SET clause: it would undo them.';
 
 CREATE OR REPLACE FUNCTION embed.search(
     source anyelement,
