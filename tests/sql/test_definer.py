@@ -22,6 +22,7 @@ INLINED = {
     "embed_multi",
     "_size",
     "search",
+    "similar",
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",

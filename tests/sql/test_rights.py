@@ -26,9 +26,9 @@ READER_MAY = {
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
     "_input", "_hash",
-    "search", "_search_v1", "_search_plan", "_search_legs_v1", "_search_leg", "_search_estimate",
-    "_search_statement", "_search_settings", "_sparse_leg", "_standard_score", "_late_score",
-    "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_output_names",
+    "search", "similar", "_search_own", "_search_v1", "_search_plan", "_search_legs_v1", "_search_leg",
+    "_search_estimate", "_search_statement", "_search_settings", "_sparse_leg", "_standard_score",
+    "_late_score", "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_output_names",
     "_vector_type", "_column_number",
 }  # fmt: skip
 

@@ -308,8 +308,8 @@ def test_keys_of_enums_domains_and_texts(db: Connection) -> None:
     )
     vectorize(db, "docs")
     db.execute(
-        "INSERT INTO docs (c, n, id, body) SELECT CASE WHEN n < 20 THEN 'red' ELSE 'blue' END::colour, n, n, b"
-        " FROM unnest(%s::text[]) WITH ORDINALITY AS u(b, n)",
+        "INSERT INTO docs (c, n, id, body) SELECT CASE WHEN n < 20 THEN 'red' ELSE 'blue' END::colour,"
+        " n, n, b FROM unnest(%s::text[]) WITH ORDINALITY AS u(b, n)",
         [texts(40)],
     )
     fill(db, "docs")
