@@ -22,7 +22,7 @@ DECLARE
     legs jsonb := '{}';
 BEGIN
     FOR v IN
-        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, m.name AS model, m.metric,
+        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, m.name AS model, m.metric,
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
         FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
@@ -31,7 +31,7 @@ BEGIN
         names := array_append(names, v.name);
         legs := legs || (
             SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
-                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys,
+                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
                 'indexed', EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
@@ -295,7 +295,7 @@ COMMENT ON FUNCTION embed._standard_score(text, text) IS
 
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
-    vectorizer text, condition text
+    vectorizer text, condition text, key text DEFAULT NULL
 )
 RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
 LANGUAGE plpgsql
@@ -314,15 +314,22 @@ DECLARE
     exact boolean;
     kept text[];
 BEGIN
-    IF query IS NULL THEN
+    IF query IS NULL AND key IS NULL THEN
         RETURN;
     END IF;
     plan := embed._search_plan(pg_catalog.pg_typeof(source), k, mode, filter, fusion, weights, candidates, rerank, vectorizer, condition);
     bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
-    IF plan ? 'dense' THEN
+    IF key IS NOT NULL THEN
+        bound := pg_catalog.array_append(bound, key);
+        EXECUTE embed._search_own(plan, bound) INTO dense_query, sparse_query, plan USING NULL::text, plan, bound;
+        IF plan IS NULL THEN
+            PERFORM embed._fail('PE003', pg_catalog.format('table %s has no row with the key %s', pg_catalog.pg_typeof(source), key),
+                'or you may not see it; a key of several columns is written as a JSON array: ["a", "1"]');
+        END IF;
+    ELSIF plan ? 'dense' THEN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
-    IF plan ? 'sparse' THEN
+    IF key IS NULL AND plan ? 'sparse' THEN
         sparse_query := embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse');
     END IF;
     IF plan ? 'multi' THEN
@@ -338,18 +345,33 @@ BEGIN
         exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
     END IF;
-    IF NOT exact THEN
-        kept := embed._search_settings(wanted, filtered, NULL);
-    END IF;
+    kept := embed._search_settings(wanted, filtered, NULL);
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
     USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
         min_score::float8, query, rerank, k, tokens;
-    IF NOT exact THEN
-        PERFORM embed._search_settings(NULL, NULL, kept);
-    END IF;
+    PERFORM embed._search_settings(NULL, NULL, kept);
 END $$;
-COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text) IS
-    'embed.search with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
+COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text) IS
+    'embed.search, and with the key of a row embed.similar; with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
+
+CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    alias text := plan ->> 'alias';
+    matched text := embed._key_match((plan ->> 'source')::oid,
+        ARRAY(SELECT jsonb_array_elements_text(COALESCE(plan -> 'dense', plan -> 'sparse') -> 'key_columns')::smallint), alias, format('$3[%s]', cardinality(bound)));
+BEGIN
+    RETURN format('SELECT %s, %s, $2 || jsonb_build_object(''condition'', %L::text) FROM %s AS %s WHERE %s AND $1 IS NULL',
+        CASE WHEN plan ? 'dense' THEN format('%s.%s::text', alias, plan #>> '{dense,column}') ELSE 'NULL::text' END,
+        CASE WHEN plan ? 'sparse' THEN format('%s.%s::text', alias, plan #>> '{sparse,column}') ELSE 'NULL::text' END,
+        concat_ws(' AND ', plan ->> 'condition', format('(%s) IS NOT TRUE', matched)), plan ->> 'table', alias, matched);
+END $$;
+COMMENT ON FUNCTION embed._search_own(jsonb, text[]) IS
+    'The statement that reads a row''s own vectors by its key, the last value that is bound, and leaves that row out of the plan.';
 
 CREATE OR REPLACE FUNCTION embed._search_settings(wanted integer, filtered boolean, kept text[])
 RETURNS text[]
@@ -357,7 +379,7 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
-    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan'];
+    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'jit'];
     before text[];
 BEGIN
     IF kept IS NOT NULL THEN
@@ -372,13 +394,15 @@ BEGIN
     PERFORM pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
     IF filtered OR wanted > 1000 THEN
         -- pgvector 0.7 has no iterative scans
-        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
-        WHERE n.place > 1 AND before[n.place] = 'off';
+        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names[2:3]) WITH ORDINALITY AS n(name, place)
+        WHERE before[n.place + 1] = 'off';
     END IF;
+    -- compiling takes longer than the distances that it could speed up
+    PERFORM pg_catalog.set_config(names[4], 'off', true);
     RETURN before;
 END $$;
 COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS
-    'Set pgvector''s settings for a search by index, and return what they were; given that, set them back. No SET clause: it would undo them.';
+    'Set what a search needs of pgvector and the planner, and return what was set; given that, set it back. No SET clause: it would undo them.';
 
 CREATE OR REPLACE FUNCTION embed.search(
     source anyelement,
@@ -399,3 +423,25 @@ STABLE PARALLEL UNSAFE ROWS 10
 AS $$ SELECT * FROM embed._search_v1(source, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, NULL) $$;
 COMMENT ON FUNCTION embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text) IS
     'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both; rerank names a model that judges the best rows again, or is ''multi'' for stored token vectors. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed.similar(
+    source anyelement,
+    key text,
+    k integer DEFAULT 10,
+    mode text DEFAULT NULL,
+    filter jsonb DEFAULT NULL,
+    fusion text DEFAULT 'convex',
+    weights real[] DEFAULT NULL,
+    candidates integer DEFAULT 100,
+    min_score real DEFAULT NULL,
+    vectorizer text DEFAULT NULL
+)
+RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real)
+LANGUAGE sql
+STABLE PARALLEL UNSAFE ROWS 10
+AS $$
+    SELECT f.hit, f.score, f.dense_rank, f.dense_score, f.sparse_rank, f.sparse_score
+    FROM embed._search_v1(source, NULL, k, mode, filter, fusion, weights, candidates, NULL, min_score, vectorizer, NULL, key) AS f
+$$;
+COMMENT ON FUNCTION embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text) IS
+    'More rows like one, by the vectors that it has; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';

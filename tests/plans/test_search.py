@@ -124,13 +124,16 @@ def test_what_the_index_finds_is_what_is_there(docs: Connection) -> None:
 
 def test_settings_are_as_before_even_after_an_error(docs: Connection) -> None:
     docs.execute("SET hnsw.ef_search = 77")
+    jit = docs.execute("SHOW jit").fetchone()
     with docs.transaction():
         search(docs, ", candidates => 500")
         assert docs.execute("SHOW hnsw.ef_search").fetchone() == ("77",)
+        assert docs.execute("SHOW jit").fetchone() == jit
     with pytest.raises(psycopg.Error), docs.transaction():
         search(docs, ', filter => \'{"part": "x"}\'')
     assert docs.execute("SHOW hnsw.ef_search").fetchone() == ("77",)
     assert docs.execute("SHOW hnsw.iterative_scan").fetchone() == ("off",)
+    assert docs.execute("SHOW jit").fetchone() == jit
 
 
 def test_the_first_search_of_a_session_has_the_settings(docs: Connection, dsn: str) -> None:

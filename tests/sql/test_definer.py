@@ -25,6 +25,7 @@ INLINED = {
     "_sparse_column",
     "_sparse_terms",
     "_sparse_top_v1",
+    "similar",
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",

@@ -298,6 +298,28 @@ def search_bodies(db: Connection, statement: str) -> list[str]:
     return [row[0] for row in db.execute(statement.encode(), [QUERY]).fetchall()]
 
 
+def test_keys_of_enums_domains_and_texts(db: Connection) -> None:
+    play_sidecar(db)
+    answer(db, QUERY)
+    db.execute("CREATE TYPE colour AS ENUM ('red', 'blue'); CREATE DOMAIN small AS int CHECK (VALUE < 99)")
+    db.execute(
+        "CREATE TABLE docs (c colour, n small, u uuid DEFAULT gen_random_uuid(), f char(3) DEFAULT 'a',"
+        " v varchar DEFAULT 'b', id int, body text, PRIMARY KEY (c, n, u, f, v))"
+    )
+    vectorize(db, "docs")
+    db.execute(
+        "INSERT INTO docs (c, n, id, body) SELECT CASE WHEN n < 20 THEN 'red' ELSE 'blue' END::colour,"
+        " n, n, b FROM unnest(%s::text[]) WITH ORDINALITY AS u(b, n)",
+        [texts(40)],
+    )
+    fill(db, "docs")
+    exact = search(db, ", k => 20")
+    assert len(exact) == 20
+    db.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
+    db.execute("SET embed.exact_rows = 0; SET enable_seqscan = off")
+    assert search(db, ", k => 20") == exact
+
+
 def test_tables_that_inherit_are_searched_without_their_children(docs: Connection) -> None:
     docs.execute("CREATE TABLE more () INHERITS (docs)")
     docs.execute("INSERT INTO more SELECT * FROM docs")
