@@ -33,10 +33,10 @@ BEGIN
             SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
                 'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
-                'indexed', EXISTS (
+                'indexed', CASE o.output WHEN 'sparse' THEN (SELECT p.has_postings FROM embed._posting_source_v1(v.id) AS p) ELSE EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
                     WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops'),
+                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops') END,
                 'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
             FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
             JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
@@ -161,7 +161,15 @@ LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+DECLARE
+    sparse jsonb := plan -> 'sparse';
 BEGIN
+    -- the best by the postings may all fail a condition
+    IF (sparse ->> 'indexed')::boolean AND plan ->> 'condition' IS NULL THEN
+        RETURN format('SELECT %s, NULL::float8 AS d, - f.score::float8 AS s FROM embed._sparse_top_v1(%s, $2::%s, $4) AS f JOIN %s AS %s ON %s ORDER BY s, %s LIMIT $4',
+            keyed, sparse ->> 'vectorizer', sparse ->> 'type', plan ->> 'table', plan ->> 'alias',
+            embed._key_match((plan ->> 'source')::oid, ARRAY(SELECT jsonb_array_elements_text(sparse -> 'key_columns')::smallint), plan ->> 'alias', 'f.key'), keys);
+    END IF;
     RETURN format('SELECT %s, NULL::float8 AS d, %s AS s FROM %s AS %s WHERE %s ORDER BY s, %s LIMIT $4',
         keyed, score, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'), keys);
 END $$;
@@ -330,14 +338,14 @@ BEGIN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
     IF key IS NULL AND plan ? 'sparse' THEN
-        sparse_query := embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse');
+        sparse_query := embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text;
     END IF;
     IF plan ? 'multi' THEN
         tokens := embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[];
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
-    exact := NOT COALESCE((plan #>> '{dense,indexed}')::boolean, false);
+    exact := NOT (COALESCE((plan #>> '{dense,indexed}')::boolean, false) OR COALESCE((plan #>> '{sparse,indexed}')::boolean, false));
     filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
     IF NOT exact THEN
         total := plan ->> 'rows';

@@ -483,3 +483,33 @@ def test_a_filter_holds_in_both_legs(docs: Connection) -> None:
     wanted = expected("convex", 20, (0.5, 0.5), allowed)[:20]
     assert np.allclose([row[1] for row in rows], [score for _, score in wanted], atol=1e-5)
     assert {row[0] for row in rows} <= set(allowed)
+
+
+@pytest.mark.parametrize("mode", ["sparse", "hybrid"])
+def test_postings_find_the_rows_that_a_scan_finds(docs: Connection, mode: str) -> None:
+    arguments = f", mode => '{mode}', k => 20"
+    scanned = search(docs, arguments)
+    docs.execute("SELECT embed.create_postings('docs')")
+    docs.execute("SET embed.exact_rows = 0")
+    plan = value(
+        docs,
+        "SELECT embed._search_statement(embed._search_plan('docs'::regtype, 20, %s, NULL, 'convex', NULL, 100,"
+        " NULL, NULL, NULL), false)",
+        mode,
+    )
+    assert "_sparse_top_v1" in plan
+    found = search(docs, arguments)
+    assert ids(found) == ids(scanned)
+    for new, old in zip(found, scanned, strict=True):
+        assert [part is None for part in new] == [part is None for part in old]
+        known = [part for part in old if part is not None]
+        assert [part for part in new if part is not None] == pytest.approx(known, rel=1e-5)
+
+
+def test_under_a_filter_the_sparse_vectors_themselves_are_read(docs: Connection) -> None:
+    arguments = """, mode => 'sparse', filter => '{"id": {"<": 40}}'"""
+    scanned = search(docs, arguments)
+    docs.execute("SELECT embed.create_postings('docs')")
+    docs.execute("SET embed.exact_rows = 0")
+    assert search(docs, arguments) == scanned
+    assert max(ids(scanned)) < 40

@@ -106,3 +106,20 @@ def test_a_rare_word_counts_for_more_than_a_frequent_one(asked: Connection) -> N
     asked.execute("SELECT embed.wait('docs', '60 seconds')")
     assert search(asked, "cat dog")[0] == 2
     assert search(asked, "cat mat")[0] == 1
+
+
+def test_embed_search_weighs_words_by_their_rarity(asked: Connection) -> None:
+    insert_docs(asked, *["dogs bark at night"] * 20)
+    asked.execute("SELECT embed.wait('docs', '60 seconds')")
+    found = asked.execute(
+        "SELECT (hit).id, score FROM embed.search(NULL::docs, 'dogs and a mat', k => 5)"
+    ).fetchall()
+    assert found[0][0] == 1  # by the rare word, though the frequent one stands in shorter texts
+    assert {row[0] for row in found[1:]} <= {2, *range(7, 27)}
+    number = value(asked, "SELECT id FROM embed._vectorizer")
+    top = asked.execute(
+        "SELECT key::int, score FROM embed._sparse_top_v1(%(id)s, embed._sparse_query_v1(%(id)s,"
+        " 'dogs and a mat'), 5)",
+        {"id": number},
+    ).fetchall()
+    assert [(key, pytest.approx(score, rel=1e-5)) for key, score in top] == found

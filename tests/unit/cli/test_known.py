@@ -33,7 +33,7 @@ def test_models_are_narrowed_by_place_output_and_language(capsys: Captured) -> N
     local = names(capsys, hosted=False)
     assert {"bge-m3", "splade-v3"} <= set(local)
     assert set(local) | set(names(capsys, hosted=True)) == set(presets())
-    assert names(capsys, output="sparse", hosted=False, language="chinese") == ["bge-m3"]
+    assert names(capsys, output="sparse", hosted=False, language="chinese") == ["bm25", "bge-m3"]
     assert "voyage-code-4" in names(capsys, language="code")
     assert names(capsys, output="pictures") == []
 
