@@ -198,6 +198,7 @@ def _export(model: Any, file: Path) -> None:
 def _quantize(file: Path) -> None:
     """Products with weights become `INT8`, but for those whose error counts most.
 
+    Without exceptions MiniLM would be a third faster, but one token alone at cosine 0.984 instead of 0.995.
     Embeddings stay as they are: to look them up is no work, and their error would go through all layers.
     """
     [onnx] = local.libraries("onnx", extra=EXTRA)
