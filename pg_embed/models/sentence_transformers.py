@@ -34,8 +34,8 @@ class LocalOptions(LibraryOptions):
     """What the family can be told; where nothing is said, the checkpoint decides.
 
     With the backend onnx the vectors are the same but for rounding and may be mixed with those of torch. With
-    `quantize`, weights and states have eight bits: the vectors are a space of their own, and change a little
-    with the texts beside which they are computed, for all states of a pass share one scale.
+    `quantize`, weights and states of most products have eight bits: the vectors are a space of their own.
+    Each token's state has its own scale, so the texts beside which a vector is computed do not change it.
     """
 
     dimensions: int | None = None

@@ -74,15 +74,38 @@ def test_a_graph_is_made_once_and_only_its_owner_can_change_it(
     assert np.array_equal(again.embed(TEXTS, "query").dense, graph.embed(TEXTS, "query").dense)
 
 
+@pytest.fixture(scope="module")
+def small(cache: Path) -> SentenceTransformerEmbedder:
+    """MiniLM as a graph with eight bits."""
+    return model(quantize="int8")
+
+
 def test_int8_is_a_space_of_its_own_and_not_far_away(
-    graph: SentenceTransformerEmbedder, minilm: Embedder
+    small: SentenceTransformerEmbedder, graph: SentenceTransformerEmbedder, minilm: Embedder
 ) -> None:
-    small = model(quantize="int8")
     likeness = cosines(small, minilm)
-    assert likeness.mean() > 0.99
-    assert likeness.min() > 0.97
-    assert likeness.min() < 0.9999  # else nothing was quantised
+    assert likeness.mean() > 0.999
+    assert likeness.min() > 0.99
+    assert likeness.min() < 0.99999  # else nothing was quantised
     assert small.card.space_id != graph.card.space_id
+
+
+def test_int8_vectors_do_not_depend_on_the_texts_beside_them(small: SentenceTransformerEmbedder) -> None:
+    together = small.embed(TEXTS, "document").dense
+    alone = np.concatenate([small.embed([text], "document").dense for text in TEXTS])
+    assert (together * alone).sum(axis=1).min() > 0.99999
+
+
+def test_int8_leaves_values_and_narrowing_products_as_they_are(
+    small: SentenceTransformerEmbedder, cache: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    graphs = [onnx.load(str(file)).graph for file in cache.rglob("model.onnx")]
+    [nodes] = [made.node for made in graphs if any(node.op_type == "Product" for node in made.node)]
+    eight = [node.name for node in nodes if node.op_type == "Product"]
+    kinds = "query/MatMul", "key/MatMul", "attention/output/dense/MatMul", "intermediate/dense/MatMul"
+    assert all(name.endswith(kinds) for name in eight)
+    assert len(eight) == 6 * len(kinds)
 
 
 def test_a_cut_vector_is_normalised_again(graph: SentenceTransformerEmbedder) -> None:
