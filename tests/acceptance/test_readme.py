@@ -102,6 +102,13 @@ def test_examples_run_one_after_the_other(place: str, tmp_path: Path) -> None:
         if block.language == "sql":
             done = psql(place, block.text)
             assert done.returncode == 0, f"{block.text}\n{done.stderr}"
+        elif block.language == "python":
+            done = subprocess.run(
+                [sys.executable, "-c", block.text], env={**os.environ, "PG_EMBED_DSN": place},
+                capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{block.text}\n{done.stderr}"
+            assert done.stdout.strip() not in ("", "[]")
         else:
             assert block.language == "sh"
             for line in block.lines:

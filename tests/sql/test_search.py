@@ -493,8 +493,8 @@ def test_postings_find_the_rows_that_a_scan_finds(docs: Connection, mode: str) -
     docs.execute("SET embed.exact_rows = 0")
     plan = value(
         docs,
-        "SELECT embed._search_statement(embed._search_plan('docs'::regtype, 20, %s, NULL, 'convex', NULL, 100,"
-        " NULL, NULL, NULL), false)",
+        "SELECT embed._search_statement(embed._search_plan('docs'::regtype, 20, %s, NULL, 'convex', NULL,"
+        " 100, NULL, NULL, NULL), false)",
         mode,
     )
     assert "_sparse_top_v1" in plan
