@@ -11,7 +11,7 @@ import numpy as np
 from pg_embed.errors import InvalidArgument
 from pg_embed.models import local, traits
 from pg_embed.models.checkpoint import weight_digests
-from pg_embed.models.exported import Graph, Quantize, load_graph
+from pg_embed.models.exported import RECIPE, Graph, Quantize, load_graph
 from pg_embed.models.library import (
     LibraryEmbedder,
     LibraryOptions,
@@ -128,7 +128,7 @@ def _card(
             dimensions=dimensions,
             max_tokens=max_tokens,
             normalized=normalize or (traits.normalizes(model) and not _is_cut(model, options)),
-            quantize=options.quantize,
+            quantize=options.quantize and [options.quantize, RECIPE],
         ),
         concurrency=local.CONCURRENCY,
         max_batch_items=batch_items(options, model),
