@@ -173,11 +173,7 @@ def test_models_are_those_of_the_catalog(dsn: str, db: psycopg.Connection[Any]) 
         asked = {"model": "mine", "input": "x"}
         assert web.post("/v1/embeddings", json=asked).json()["error"]["code"] == "PE001"
         card = '{"dimensions": 4, "metric": "cosine", "space_id": "s", "max_tokens": 10}'
-        db.execute(
-            "INSERT INTO embed._model (name, family, options, card, dimensions, metric, space_id)"
-            """ VALUES ('mine', 'fake', '{"dimensions": 4}', %s, 4, 'cosine', 's')""",
-            (card,),
-        )
+        db.execute("SELECT embed.create_model('mine', 'fake', %s, card => %s)", ('{"dimensions": 4}', card))
         assert web.post("/v1/embeddings", json=asked).status_code == 200
         assert web.post("/v1/embeddings", json={"input": "x"}).json()["model"] == "mine"
 
@@ -230,7 +226,9 @@ def test_errors_of_reranking_are_those_of_embeddings(
 def test_embeddings_of_a_reranker_are_refused(web: httpx.Client) -> None:
     answer = web.post("/v1/embeddings", json={"model": "reranker", "input": "x"})
     assert answer.status_code == 400
-    assert "makes no vectors (it makes scores of texts for a query)" in answer.json()["error"]["message"]
+    assert (
+        "makes no dense vectors (it makes scores of texts for a query)" in answer.json()["error"]["message"]
+    )
 
 
 def test_reranking_wants_the_token_too(tmp_path: Path) -> None:
