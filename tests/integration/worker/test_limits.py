@@ -171,7 +171,8 @@ def test_a_refused_account_is_tried_by_one_call_and_goes_on_when_mended(
     db.execute("SELECT embed.create_vectorizer('docs', 'body', max_attempts => 1)")
     for _ in range(2):
         start_worker(dsn)
-    db.execute("SELECT embed.wait('docs')")  # the backfill would find the row, too, and make a call of its own
+    # the backfill would find the row, too, and make a call of its own
+    db.execute("SELECT embed.wait('docs')")
     contract.fault = Fault(402, "please pay")
     insert_docs(db, "one")
     while value(db, "SELECT reason FROM embed.status") is None:
