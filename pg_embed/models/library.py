@@ -13,6 +13,7 @@ from pg_embed.models import local, traits
 from pg_embed.models.budget import Budget
 from pg_embed.models.checkpoint import find_checkpoint
 from pg_embed.models.results import check_finite, in_order, no_rows
+from pg_embed.models.room import pass_tokens
 from pg_embed.models.tokens import estimate_tokens
 from pg_embed.models.transformer import batches
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, Metric, Outputs
@@ -154,6 +155,12 @@ def on_cpu(model: Any) -> bool:
 def batch_items(options: LibraryOptions, model: Any) -> int:
     """Texts a forward pass."""
     return options.batch_size or (local.CPU_BATCH if on_cpu(model) else local.ACCELERATOR_BATCH)
+
+
+def batch_tokens(model: Any, max_tokens: int) -> int:
+    """Tokens a forward pass; on an accelerator what its free memory can hold."""
+    most = local.CPU_BATCH_TOKENS if on_cpu(model) else local.ACCELERATOR_BATCH_TOKENS
+    return pass_tokens(model, max_tokens, most, getattr(getattr(model[0], "model", None), "config", None))
 
 
 def _moved(features: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pg_embed.models.library import (
     LibraryOptions,
     Prompts,
     batch_items,
+    batch_tokens,
     chosen_prompts,
     load_model,
     on_cpu,
@@ -132,7 +133,7 @@ def _card(
         ),
         concurrency=local.CONCURRENCY,
         max_batch_items=batch_items(options, model),
-        max_batch_tokens=local.CPU_BATCH_TOKENS if on_cpu(model) else local.ACCELERATOR_BATCH_TOKENS,
+        max_batch_tokens=batch_tokens(model, max_tokens),
         shares_cpu=on_cpu(model),
     )
 

@@ -33,7 +33,7 @@ def test_a_large_model_on_a_small_card_has_small_batches(free: Any) -> None:
     found = pass_tokens(model(), 4_096, 32_768)
     assert 4_096 <= found < 32_768
     # two calls at the same time take no more than half of what is free
-    assert 2 * found * token_bytes(model(), 4_096) <= 9 * GIB / 2
+    assert 2 * found * token_bytes(MISTRAL_7B, 2, 4_096) <= 9 * GIB / 2
 
 
 def test_more_room_makes_larger_batches_up_to_the_most(free: Any) -> None:
@@ -56,5 +56,12 @@ def test_a_device_that_does_not_tell_has_the_most() -> None:
 
 
 def test_a_smaller_model_takes_less_for_a_token() -> None:
-    small = model(config=SimpleNamespace(hidden_size=384))
-    assert token_bytes(small, 512) < token_bytes(model(), 512) / 8
+    small = SimpleNamespace(hidden_size=384)
+    assert token_bytes(small, 2, 512) < token_bytes(MISTRAL_7B, 2, 512) / 8
+
+
+def test_a_model_that_wraps_a_transformer_tells_its_configuration(free: Any) -> None:
+    free(9 * GIB)
+    wrapping = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16)
+    assert pass_tokens(wrapping, 4_096, 32_768, MISTRAL_7B) == pass_tokens(model(), 4_096, 32_768)
+    assert pass_tokens(wrapping, 512, 32_768) == 32_768  # no transformer: nothing is known of its layers
