@@ -16,11 +16,13 @@ import numpy as np
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, PgEmbedError
 from pg_embed.models import local, traits
+from pg_embed.models.budget import Budget
 from pg_embed.models.checkpoint import find_checkpoint, weight_digests
 from pg_embed.models.options import read_options
 from pg_embed.models.registry import Registry
 from pg_embed.models.space import space_id
 from pg_embed.models.tokens import estimate_tokens
+from pg_embed.models.transformer import batches
 from pg_embed.records import Card, Float32, ModelSpec, Scores
 
 HUB_OWNER = "cross-encoder"  # whose a name without an owner is
@@ -51,6 +53,7 @@ class CrossEncoderReranker:
         self._sigmoid = options.activation == "sigmoid"
         self._max_tokens = _limit_tokens(model, options.max_tokens)
         self.card = self._card(folder, options)
+        self._budget = Budget(self.card.max_batch_tokens)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """An estimate, a third of the UTF-8 bytes, but at most `max_tokens`."""
@@ -58,13 +61,16 @@ class CrossEncoderReranker:
         return [min(count, limit) for count in estimate_tokens(texts)]
 
     def rerank(self, query: str, texts: Sequence[str]) -> Scores:
-        """Batches of texts of like length, the longest first."""
-        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        scores = np.empty(len(texts), np.float32)
-        tokens, batch = 0, self.card.max_batch_items
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            scores[rows], used = self._forward(query, [texts[row] for row in rows])
+        """Batches of texts of like length, the longest first; smaller ones once memory has run out."""
+        asked, *counts = self.count_tokens([query, *texts])
+        lengths = [min(asked + count, self._max_tokens) for count in counts]
+        scores, tokens = np.empty(len(texts), np.float32), 0
+        for rows, (found, used) in self._budget.batched(
+            batches(lengths, self.card.max_batch_items, self.card.max_batch_tokens),
+            lengths,
+            lambda rows: self._forward(query, [texts[row] for row in rows]),
+        ):
+            scores[rows] = found
             tokens += used
         if not np.isfinite(scores).all():
             raise InputRejected(
@@ -88,7 +94,7 @@ class CrossEncoderReranker:
                 logits = model({**features, **moved})["scores"].float().reshape(len(texts))
                 scores = torch.sigmoid(logits) if self._sigmoid else logits
                 return scores.cpu().numpy(), int(features["attention_mask"].sum())
-        except (RuntimeError, IndexError, ValueError) as exc:
+        except local.COMPUTING as exc:
             raise local.translated(exc) from exc
 
     def _tokenize(self, model: Any, query: str, texts: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from pg_embed.errors import InvalidArgument, ModelMisconfigured
 from pg_embed.models.cross_encoder import CrossEncoderReranker, load
+from pg_embed.models.local import OutOfMemory
 from pg_embed.records import ModelSpec
 from tests.fix_checkpoints import MAX_TOKENS, SPREAD, _tokenizer_files, _xlm_roberta_tokenizer
 
@@ -198,6 +199,28 @@ def test_scores_are_float32_whatever_the_model_computes_in(folders: dict[str, Pa
     half = model(folders["bert"], dtype="bfloat16").rerank(QUERY, TEXTS).scores
     assert half.dtype == np.float32
     assert np.allclose(half, model(folders["bert"]).rerank(QUERY, TEXTS).scores, atol=0.05)
+
+
+def test_a_pass_without_room_is_halved_and_the_smaller_size_remembered(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker = model(folders["bert"])
+    texts = ["money back"] * 8
+    expected = reranker.rerank(QUERY, texts).scores
+    forward, sizes = CrossEncoderReranker._forward, []
+
+    def narrow(self: CrossEncoderReranker, query: str, part: list[str]) -> Any:
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise OutOfMemory("out of memory")
+        return forward(self, query, part)
+
+    monkeypatch.setattr(CrossEncoderReranker, "_forward", narrow)
+    assert np.allclose(reranker.rerank(QUERY, texts).scores, expected, atol=1e-5)
+    assert sizes[:3] == [8, 4, 2]
+    sizes.clear()
+    reranker.rerank(QUERY, texts)
+    assert max(sizes) <= 2
 
 
 def test_two_threads_may_call_at_once(folders: dict[str, Path]) -> None:
