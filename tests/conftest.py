@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = [
     "tests.fix_bcembedding",
     "tests.fix_checkpoints",
+    "tests.fix_chunks",
     "tests.fix_flag",
     "tests.fix_gritlm",
     "tests.fix_models",
