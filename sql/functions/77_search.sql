@@ -293,7 +293,7 @@ COMMENT ON FUNCTION embed._standard_score(text, text) IS
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
     vectorizer text, condition text, key text DEFAULT NULL, diversity real DEFAULT NULL, boost jsonb DEFAULT NULL, boosting text DEFAULT NULL,
-    skip integer DEFAULT 0
+    skip integer DEFAULT 0, explain text DEFAULT NULL
 )
 RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
 LANGUAGE plpgsql
@@ -309,10 +309,11 @@ DECLARE
     wanted integer;
     total double precision;
     met double precision;
+    most double precision;
     exact boolean;
     kept text[];
 BEGIN
-    IF query IS NULL AND key IS NULL THEN
+    IF query IS NULL AND key IS NULL AND explain IS DISTINCT FROM 'plan' THEN
         RETURN;
     END IF;
     plan := embed._search_plan(pg_catalog.pg_typeof(source), k, mode, filter, fusion, weights, candidates, rerank, vectorizer, condition);
@@ -320,6 +321,12 @@ BEGIN
         plan := embed._search_extended(plan, k, candidates, vectorizer, diversity, boost, boosting, skip);
     END IF;
     bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    IF explain = 'plan' THEN
+        -- no plan depends on what the vectors hold
+        dense_query := '[0]';
+        sparse_query := '{}/1';
+        tokens := '{[0]}';
+    END IF;
     IF key IS NOT NULL THEN
         bound := pg_catalog.array_append(bound, key);
         EXECUTE embed._search_own(plan, bound) INTO dense_query, sparse_query, plan USING NULL::text, plan, bound;
@@ -327,14 +334,14 @@ BEGIN
             PERFORM embed._fail('PE003', pg_catalog.format('table %s has no row with the key %s', pg_catalog.pg_typeof(source), key),
                 'or you may not see it; a key of several columns is written as a JSON array: ["a", "1"]');
         END IF;
-    ELSIF plan ? 'dense' THEN
+    ELSIF plan ? 'dense' AND dense_query IS NULL THEN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
-    IF key IS NULL AND plan ? 'sparse' THEN
+    IF key IS NULL AND plan ? 'sparse' AND sparse_query IS NULL THEN
         sparse_query := embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text;
     END IF;
     IF plan ? 'multi' THEN
-        tokens := embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[];
+        tokens := COALESCE(tokens, embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[]);
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
@@ -343,17 +350,23 @@ BEGIN
     IF NOT exact THEN
         total := plan ->> 'rows';
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
-        exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
+        most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
+        exact := met <= most;
     END IF;
     kept := embed._search_settings(wanted, filtered, NULL);
+    IF explain IS NOT NULL THEN
+        PERFORM embed._search_explained(explain = 'run', plan, exact, met, most, dense_query, sparse_query, bound, min_score, query, rerank, k, tokens);
+        PERFORM embed._search_settings(NULL, NULL, kept);
+        RETURN;
+    END IF;
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
     USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
         min_score::float8, query, rerank, k, tokens;
     PERFORM embed._search_settings(NULL, NULL, kept);
 END $$;
-COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer) IS
-    'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
+COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
+    'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
 
 CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
 RETURNS text
