@@ -131,7 +131,7 @@ BEGIN
     IF NOT (plan ->> 'reranked')::boolean THEN
         RETURN format('_given AS (SELECT f.*, NULL::real AS judged FROM (%s) AS f)', fused);
     ELSIF plan ? 'multi' THEN
-        RETURN format('%s, _given AS (SELECT p.*, (%s)::real AS judged FROM _best AS p JOIN %s ON %s)', best, embed._late_score(plan, alias), relation, matched);
+        RETURN format('%s, _given AS MATERIALIZED (SELECT p.*, (%s)::real AS judged FROM _best AS p JOIN %s ON %s)', best, embed._late_score(plan, alias), relation, matched);
     END IF;
     RETURN format('%s, _read AS MATERIALIZED (SELECT p.*, %s AS input, row_number() OVER (ORDER BY p.score DESC, %s) AS place FROM _best AS p JOIN %s ON %s),
         _judged AS MATERIALIZED (SELECT embed.rerank_scores($8, array_agg(b.input ORDER BY b.place), $9) AS scores FROM _read AS b),
@@ -148,7 +148,8 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
-    -- through arrays, as these hold the vectors themselves where a row may hold but where they are; a picked row is infinitely like itself
+    -- Through arrays: these hold the vectors themselves, where a row may hold but where they are. A picked row is infinitely
+    -- like itself. OFFSET 0: one distance a row.
     RETURN format('_flat AS MATERIALIZED (
             SELECT u.place::integer AS place, u.v, u.relevance
             FROM (SELECT array_agg(%1$s.%2$s ORDER BY p.place) AS vs, array_agg(COALESCE((p.final - z.least) / NULLIF(z.most - z.least, 0), 0) ORDER BY p.place) AS rs
@@ -163,7 +164,7 @@ BEGIN
                 SELECT array_agg(s.place ORDER BY %5$s * s.relevance - %6$s * s.nearest DESC, s.place) AS places, array_agg(s.nearest ORDER BY s.place) AS nearest
                 FROM (SELECT f.place, f.relevance, GREATEST(m.nearest[f.place],
                         CASE WHEN f.place = m.place THEN ''Infinity'' ELSE COALESCE(NULLIF(1 - (f.v OPERATOR(%7$s.<=>) c.v), ''NaN''), 0) END) AS nearest
-                    FROM _flat AS f CROSS JOIN _flat AS c WHERE c.place = m.place) AS s) AS n
+                    FROM _flat AS f CROSS JOIN _flat AS c WHERE c.place = m.place OFFSET 0) AS s) AS n
             WHERE m.turn < LEAST(%8$s, (SELECT count(*) FROM _flat)))',
         plan ->> 'alias', plan ->> 'diverse', plan ->> 'table', matched, 1 - (plan ->> 'diversity')::float8, (plan ->> 'diversity')::float8, plan ->> 'home', (plan ->> 'last')::integer);
 END $$;

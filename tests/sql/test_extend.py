@@ -284,9 +284,18 @@ def test_a_reader_may_ask_for_all_of_it(docs: Connection, make_role: MakeRole) -
     options = 'diversity => 0.3, skip => 2, boost => \'{"likes": {"weight": 0.5}}\''
     with psycopg.connect(role.dsn, autocommit=True) as connection:
         assert search(connection, options) == search(docs, options)
+        docs.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+        docs.execute("CREATE POLICY english ON docs FOR SELECT USING (lang = 'en')")
+        rows = search(connection, f"{options}, k => 200, candidates => 300")
+        assert sorted(ids(rows)) == sorted({*range(0, COUNT, 3)} - _first(connection, options))
     docs.execute(f'REVOKE SELECT ON docs FROM "{role.name}"')
     with psycopg.connect(role.dsn, autocommit=True) as connection:
         assert refused(connection, f"SELECT embed.search(NULL::docs, '{QUERY}', {options})")[0] == "42501"
+
+
+def _first(db: Connection, options: str) -> set[int]:
+    """The rows that `skip => 2` leaves out."""
+    return set(ids(search(db, f"{options.replace('skip => 2', 'skip => 0')}, k => 2, candidates => 300")))
 
 
 def test_similar_has_the_same_options(docs: Connection) -> None:
