@@ -380,10 +380,23 @@ def test_search_finds_rows_by_both_legs(db: Db, dsn: str, serve_folder: Path) ->
         table = succeeds(*search, "--k", "2", "--column", "body", "--column", "score").splitlines()
         assert table[1].split() == ["rank", "score", "body", "row.score"]
         assert "a red fox" in table[3]
+        more = ("--skip", "1", "--diversity", "0.3", "--boost", '{"score": {"weight": 9}}')
+        skipped = as_json(*search, *more)
+        assert [answer["row"]["id"] for answer in as_json(*search, *more[2:])][1:] == [
+            answer["row"]["id"] for answer in skipped
+        ]
+        like = as_json("search", "--dsn", dsn, "--table", "notes", "--like", "1", "--explain")
+        assert {answer["row"]["id"] for answer in like} == {2, 3}
+        assert {answer["dense_rank"] for answer in like} == {1, 2}
+        plan = succeeds(*search, "--plan")
+        assert plan.startswith("hybrid, exactly, in one pass over the rows: no leg has an index")
+        assert "Seq Scan on notes" in plan
         nothing = succeeds(*search, "--filter", '{"lang": "fr"}')
         assert nothing.strip() == "there is no answer"
         for wrong, said in (
             (("--filter", "{lang"), "hint: as in --filter"),
+            (("--boost", "{score"), "hint: as in --boost"),
+            (("--like", "1"), "error: a search is for a query or by a key"),
             (("--mode", "no"), "error: there is no mode 'no'"),
             (("--vectorizer", "no"), "hint: it has: 'notes_embedding'"),
         ):

@@ -31,6 +31,9 @@ CALLERS = {
     "_search_v1",
     "_search_estimate",
     "_search_settings",
+    "_search_explained",
+    "_search_explain_v1",
+    "explain_search",
 }  # run with the caller's search_path, or settings
 
 LEAK = """

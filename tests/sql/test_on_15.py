@@ -171,12 +171,15 @@ def test_searches_by_both_legs_exactly_and_by_index(db15: Connection) -> None:
         ", fusion => 'rrf'",
         ", rerank => 'multi'",
         ', filter => \'{"name": "EN", "year": [2003, 2006]}\'',
+        ', diversity => 0.5, skip => 2, boost => \'{"year": {"weight": 1}}\'',
     ):
         db15.execute("RESET embed.exact_rows; RESET enable_seqscan")
         exact = db15.execute(statement.format(arguments).encode()).fetchall()
         db15.execute("SET embed.exact_rows = 0; SET enable_seqscan = off")
         assert db15.execute(statement.format(arguments).encode()).fetchall() == exact
         assert len(exact) == 10 or "EN" in arguments
+    told = value(db15, "SELECT embed.explain_search(NULL::docs, mode => 'dense')")
+    assert "docs_embedding_idx" in told["plan"]
     found = db15.execute(statement.format(', filter => \'{"name": "EN"}\', k => 200').encode()).fetchall()
     assert {row[0] % 3 for row in found} == {0}
 
