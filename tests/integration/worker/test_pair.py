@@ -171,6 +171,29 @@ def test_a_text_that_one_rejects_is_dead_and_it_alone(
         assert len(named["fake"].texts) == 60, "the other model is not asked again for the halves"
 
 
+def test_token_vectors_of_the_first_model_go_along(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(db, "three", sparse_dimensions=TERMS, multi_dimensions=4)
+    create_fake_model(db, "words", sparse_dimensions=TERMS, fail_on="poison")
+    create_docs(db)
+    db.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', sparse => 'words',"
+        " multi_column => 'tokens', backfill => false)"
+    )
+    texts = ["poison" if number % 5 == 2 else "word " * (number + 1) for number in range(12)]
+    insert_docs(db, *texts)
+    start_worker(dsn)
+    wait(db)
+    found = "SELECT id, cardinality(tokens), num_nulls(embedding, sparse, tokens) FROM docs ORDER BY id"
+    assert db.execute(found).fetchall() == [
+        (number, None, 3) if text == "poison" else (number, len(text.split()), 0)
+        for number, text in enumerate(texts, start=1)
+    ]
+    assert broken_rows(db) == []
+    assert broken_words(db, FakeEmbedder(FakeOptions(dimensions=4, sparse_dimensions=TERMS)), TERMS) == []
+
+
 def test_texts_that_one_rejects_all_end(pair: Connection, dsn: str, start_worker: StartWorker) -> None:
     insert_docs(pair, *["poison"] * 5)
     start_worker(dsn, models(fail_on="poison"))
