@@ -22,23 +22,24 @@ DECLARE
     legs jsonb := '{}';
 BEGIN
     FOR v IN
-        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, m.name AS model, m.metric,
+        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, w AS vectorizer,
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
-        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
+        FROM embed._vectorizer AS w
         WHERE w.source = _search_legs_v1.source ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         legs := legs || (
             SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
-                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
+                'vectorizer', v.id, 'name', v.name, 'model', m.name, 'metric', m.metric, 'keys', v.keys, 'key_columns', v.key_columns,
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
                 'indexed', CASE o.output WHEN 'sparse' THEN (SELECT p.has_postings FROM embed._posting_source_v1(v.id) AS p) ELSE EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
                     WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops') END,
+                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || m.metric || '\_ops') END,
                 'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
             FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
+            JOIN embed._model AS m ON m.id = embed._model_of(v.vectorizer, o.output)
             JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
             JOIN pg_type AS t ON t.oid = a.atttypid
             WHERE v.keys IS NOT NULL);

@@ -34,8 +34,8 @@ BEGIN
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -43,8 +43,8 @@ BEGIN
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
-            embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, text, text, text),
-            embed._has_vectors(oid, smallint[], text, boolean), embed._size(embed._model, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
+            embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, embed._model, text, text, text),
+            embed._has_vectors(oid, smallint[], text, boolean), embed._size(embed._model, text), embed._models(embed._vectorizer), embed._model_of(embed._vectorizer, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
@@ -95,7 +95,7 @@ BEGIN
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
-            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer, integer),
+            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer),
             embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer),
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),

@@ -21,6 +21,8 @@ INLINED = {
     "embed_sparse",
     "embed_multi",
     "_size",
+    "_models",
+    "_model_of",
     "search",
     "_sparse_column",
     "_sparse_terms",
