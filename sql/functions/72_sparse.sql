@@ -171,7 +171,7 @@ COMMENT ON FUNCTION embed._shares(real[], bigint[], integer) IS
 CREATE OR REPLACE FUNCTION embed._sparse_ids_v1(vectorizer integer, query sparsevec, k integer, budget integer DEFAULT 15000)
 RETURNS TABLE (id bigint, key text, score real)
 LANGUAGE plpgsql
-STABLE PARALLEL SAFE
+STABLE PARALLEL SAFE ROWS 100
 SET search_path = pg_catalog, embed, pg_temp
 SET DateStyle = 'ISO, YMD'
 SET TimeZone = 'UTC'
@@ -227,6 +227,6 @@ COMMENT ON FUNCTION embed._sparse_ids_v1(integer, sparsevec, integer, integer) I
 CREATE OR REPLACE FUNCTION embed._sparse_top_v1(vectorizer integer, query sparsevec, k integer)
 RETURNS TABLE (key text, score real)
 LANGUAGE sql
-STABLE PARALLEL SAFE
+STABLE PARALLEL SAFE ROWS 100
 AS $$ SELECT f.key, f.score FROM embed._sparse_ids_v1(vectorizer, query, k) AS f $$;
 COMMENT ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer) IS 'The best k rows for a sparse vector by the key''s text, as embed._sparse_ids_v1 finds them. No SET clause: it must inline.';

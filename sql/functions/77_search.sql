@@ -9,15 +9,14 @@ SET search_path = pg_catalog, embed, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
-    -- Many small look-ups by key, each an expression or a row of one catalog: a search waits for this, and one
-    -- statement that joins them all takes six times as long to start.
+    -- Small look-ups by key: a search waits for this, and one statement that joins all takes six times as long to start.
     home text;
     kind "char";
     name text;
     rows double precision;
     alias text := 'r0';
-    v embed._vectorizer;
-    model record;
+    taken boolean;
+    v record;
     names text[] := '{}';
     keys text[];
     target text;
@@ -25,22 +24,24 @@ DECLARE
     indexed boolean;
     legs jsonb := '{}';
 BEGIN
-    SELECT e.extnamespace::regnamespace INTO home FROM pg_extension AS e WHERE e.extname = 'vector';
-    SELECT c.relkind, format('%s.%I', c.relnamespace::regnamespace, c.relname), greatest(c.reltuples, 0) INTO kind, name, rows
-    FROM pg_class AS c WHERE c.oid = source;
+    SELECT c.relkind, format('%s.%I', c.relnamespace::regnamespace, c.relname), greatest(c.reltuples, 0),
+        (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector'),
+        (SELECT true FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'r0')
+    INTO kind, name, rows, home, taken FROM pg_class AS c WHERE c.oid = source;
     IF kind = 'p' THEN
         rows := (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(source) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf);
     ELSE
         name := 'ONLY ' || name;
     END IF;
     -- a name that no column has: the whole row is called by it
-    PERFORM FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = alias;
-    IF FOUND THEN
+    IF taken THEN
         alias := (SELECT 'r' || max(substr(a.attname, 2)::integer) + 1 FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname ~ '^r[0-9]{1,8}$');
     END IF;
-    FOR v IN SELECT w.* FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source ORDER BY w.name LOOP
+    FOR v IN
+        SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, m.name AS model, m.family, m.metric
+        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id WHERE w.source = _search_legs_v1.source ORDER BY w.name
+    LOOP
         names := array_append(names, v.name);
-        SELECT m.name, m.family, m.metric INTO model FROM embed._model AS m WHERE m.id = v.model_id;
         keys := '{}';
         FOR place IN 1..cardinality(v.key_columns) LOOP
             SELECT quote_ident(a.attname) INTO target FROM pg_attribute AS a
@@ -59,10 +60,10 @@ BEGIN
                 indexed := EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_opclass AS k ON k.oid = i.indclass[0] JOIN pg_am AS h ON h.oid = k.opcmethod
                     WHERE i.indrelid = source AND i.indkey[0] = v.target_columns[place] AND i.indisvalid AND i.indpred IS NULL
-                        AND h.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || model.metric || '\_ops');
+                        AND h.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops');
             END IF;
             legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || jsonb_build_object(
-                'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
+                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'family', v.family, 'metric', v.metric,
                 'keys', keys, 'key_columns', v.key_columns, 'column', target,
                 'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
                 'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END));
@@ -111,7 +112,8 @@ DECLARE
     told jsonb;
     legs jsonb;
     plan jsonb;
-    filtered record;
+    chosen text;
+    bound text[] := '{}';
     depth integer;
 BEGIN
     IF source IS NULL THEN
@@ -145,16 +147,14 @@ BEGIN
         plan := plan || jsonb_build_object('multi', embed._search_leg(source, legs, 'multi'));
     END IF;
     IF filter IS NOT NULL THEN
-        SELECT * INTO filtered FROM embed._filter_condition(source, filter, told ->> 'alias', '{}');
-    ELSE
-        SELECT NULL::text AS condition, '{}'::text[] AS bound INTO filtered;
+        SELECT f.condition, f.bound INTO chosen, bound FROM embed._filter_condition(source, filter, told ->> 'alias', '{}') AS f;
     END IF;
     depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
     RETURN told - 'legs' || plan || jsonb_build_object(
         'source', source::oid,
         'mode', mode,
-        'condition', NULLIF(concat_ws(' AND ', filtered.condition, '(' || condition || E'\n)'), ''),
-        'bound', filtered.bound,
+        'condition', NULLIF(concat_ws(' AND ', chosen, '(' || condition || E'\n)'), ''),
+        'bound', bound,
         'fusion', fusion,
         'reranked', rerank IS NOT NULL,
         'depth', depth,
@@ -239,10 +239,11 @@ BEGIN
         product := format('%s.%s OPERATOR(%s.<#>) $2::%s', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
     END IF;
     IF (dense IS NULL OR sparse IS NULL) AND NOT (plan ->> 'reranked')::boolean THEN
-        RETURN embed._single_leg(plan, exact, keys, keyed, COALESCE(NULLIF(distance, 'NULL::float8'), product), matched);
+        RETURN embed._single_leg(plan, exact, keys, placed, keyed, CASE WHEN sparse IS NULL THEN distance ELSE product END, matched);
     END IF;
     IF exact THEN
-        parts := array_append(parts, format('_scored AS (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
+        -- materialized, or an index would give what is near instead of what is best
+        parts := array_append(parts, format('_scored AS MATERIALIZED (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
     END IF;
     -- a vector of zeros has no direction: its distance is NaN, which sorts between the others and NULL, and is left out like NULL
     IF dense IS NOT NULL THEN
@@ -252,7 +253,7 @@ BEGIN
     END IF;
     IF sparse IS NOT NULL THEN
         parts := array_append(parts, format('_sparse AS (SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.s, %1$s)::integer AS place FROM (%2$s) AS c WHERE c.s < 0)', keys,
-            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY s, %s LIMIT $4', keys) ELSE embed._sparse_leg(plan, keys, keyed, product) END));
+            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY s, %s LIMIT $4', keys) ELSE embed._sparse_leg(plan, keys, keyed, format('NULLIF(%s, ''NaN'')', product)) END));
     END IF;
     IF dense IS NULL OR sparse IS NULL THEN
         parts := array_append(parts, format('_pool AS (SELECT %s, d, s, %s FROM %s)', keys,
@@ -312,7 +313,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._dense_score(text, text) IS 'The score of a distance, as an expression: the cosine, the inner product, or the negative distance.';
 
-CREATE OR REPLACE FUNCTION embed._single_leg(plan jsonb, exact boolean, keys text, keyed text, measured text, matched text)
+CREATE OR REPLACE FUNCTION embed._single_leg(plan jsonb, exact boolean, keys text, placed text, keyed text, measured text, matched text)
 RETURNS text
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -325,26 +326,32 @@ DECLARE
     condition text := plan ->> 'condition';
     -- the index gives the rows themselves; from any other order they are read when the best are known
     direct boolean := dense AND NOT exact AND condition IS NULL;
-    score text := CASE WHEN dense THEN embed._dense_score(plan #>> '{dense,metric}', 'c.d') ELSE '- c.s' END;
+    score text := CASE WHEN dense THEN embed._dense_score(plan #>> '{dense,metric}', 'p.d') ELSE '- p.s' END;
     leg text;
-    found text;
 BEGIN
-    leg := CASE
-        WHEN direct THEN format('SELECT %s AS hit, %s, %s AS d FROM %s ORDER BY %s LIMIT $4', alias, keyed, measured, relation, measured)
-        WHEN dense THEN format('SELECT %s, %s AS d FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'),
-            CASE WHEN exact THEN 'd, ' || keys ELSE measured END)
-        WHEN exact THEN format('SELECT %s, %s AS s FROM %s WHERE %s ORDER BY s, %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'), keys)
-        ELSE embed._sparse_leg(plan, keys, keyed, measured) END;
+    IF exact OR NOT dense THEN
+        -- no bare operator, by which an index would give what is near instead of what is best
+        measured := format('NULLIF(%s, ''NaN'')', measured);
+    END IF;
+    IF direct THEN
+        leg := format('SELECT %s AS hit, %s, %s AS d FROM %s ORDER BY %s LIMIT $4', alias, keyed, measured, relation, measured);
+    ELSIF dense THEN
+        leg := format('SELECT %s, %s AS d FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'),
+            CASE WHEN exact THEN 'd, ' || keys ELSE measured END);
+    ELSIF exact THEN
+        leg := format('SELECT %s, %s AS s FROM %s WHERE %s ORDER BY s, %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'), keys);
+    ELSE
+        leg := embed._sparse_leg(plan, keys, keyed, measured);
+    END IF;
     -- a vector of zeros has no direction: its distance is NaN, beyond all others
-    found := format('SELECT %s, (%s)::real AS score, row_number() OVER (ORDER BY %s, %s)::integer AS place FROM (%s) AS c WHERE %s AND ($7 IS NULL OR %s >= $7)',
-        CASE WHEN direct THEN 'c.hit' ELSE keys END, score, CASE WHEN dense THEN 'c.d' ELSE 'c.s' END, keys, leg,
-        CASE WHEN dense THEN 'c.d < ''NaN''' ELSE 'c.s < 0' END, score);
-    RETURN format('SELECT %s, p.score, %s, NULL::real FROM (%s) AS p%s ORDER BY p.place',
-        CASE WHEN direct THEN 'p.hit' ELSE alias END,
-        CASE WHEN dense THEN 'p.place, p.score, NULL::integer, NULL::real' ELSE 'NULL::integer, NULL::real, p.place, p.score' END,
-        found, CASE WHEN direct THEN '' ELSE format(' JOIN %s ON %s', relation, matched) END);
+    RETURN format(CASE WHEN dense THEN
+            'SELECT %1$s, (%2$s)::real, row_number() OVER (ORDER BY p.d, %3$s)::integer, (%2$s)::real, NULL::integer, NULL::real, NULL::real
+            FROM (%4$s) AS p%5$s WHERE p.d < ''NaN'' AND ($7 IS NULL OR %2$s >= $7) ORDER BY p.d, %3$s'
+        ELSE 'SELECT %1$s, (%2$s)::real, NULL::integer, NULL::real, row_number() OVER (ORDER BY p.s, %3$s)::integer, (%2$s)::real, NULL::real
+            FROM (%4$s) AS p%5$s WHERE p.s < 0 AND ($7 IS NULL OR %2$s >= $7) ORDER BY p.s, %3$s' END,
+        CASE WHEN direct THEN 'p.hit' ELSE alias END, score, placed, leg, CASE WHEN direct THEN '' ELSE format(' JOIN %s ON %s', relation, matched) END);
 END $$;
-COMMENT ON FUNCTION embed._single_leg(jsonb, boolean, text, text, text, text) IS
+COMMENT ON FUNCTION embed._single_leg(jsonb, boolean, text, text, text, text, text) IS
     'The statement of a search by one leg that nothing judges again: planned in half the time that the pool of two takes.';
 
 CREATE OR REPLACE FUNCTION embed._late_score(plan jsonb, alias text)
@@ -399,7 +406,7 @@ STABLE PARALLEL UNSAFE ROWS 10
 AS $$
 DECLARE
     plan jsonb;
-    bound text[];
+    bound text[] := '{}';
     dense_query text;
     sparse_query text;
     tokens text[];
@@ -414,7 +421,9 @@ BEGIN
         RETURN;
     END IF;
     plan := embed._search_plan(pg_catalog.pg_typeof(source), k, mode, filter, fusion, weights, candidates, rerank, vectorizer, condition);
-    bound := CASE plan -> 'bound' WHEN '[]' THEN '{}' ELSE ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound')) END;
+    IF plan -> 'bound' <> '[]' THEN
+        bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    END IF;
     IF key IS NOT NULL THEN
         bound := pg_catalog.array_append(bound, key);
         EXECUTE embed._search_own(plan, bound) INTO dense_query, sparse_query, plan USING NULL::text, plan, bound;
@@ -426,7 +435,8 @@ BEGIN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
     IF key IS NULL AND plan ? 'sparse' THEN
-        sparse_query := CASE plan #>> '{sparse,family}' WHEN 'bm25' THEN embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text
+        -- only of BM25's queries the words are weighed here, and only by postings
+        sparse_query := CASE WHEN (plan #>> '{sparse,indexed}')::boolean AND plan #>> '{sparse,family}' = 'bm25' THEN embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text
             ELSE embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse') END;
     END IF;
     IF plan ? 'multi' THEN
@@ -447,7 +457,7 @@ BEGIN
     USING embed._dense_vector(dense_query), embed._sparse_vector(sparse_query), bound, wanted, (plan ->> 'depth')::integer,
         pg_catalog.translate(plan ->> 'weights', '[]', '{}')::float8[],
         min_score::float8, query, rerank, k, tokens;
-    PERFORM embed._search_settings(NULL, NULL, kept);
+    kept := embed._search_settings(NULL, NULL, kept);
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text) IS
     'embed.search, and with the key of a row embed.similar; with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
@@ -479,24 +489,34 @@ AS $$
 DECLARE
     names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'jit'];
     before text[];
+    done text;
 BEGIN
+    -- assignments: a PERFORM would start a statement for each setting
     IF kept IS NOT NULL THEN
-        PERFORM pg_catalog.set_config(n.name, kept[n.place], true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) WHERE kept[n.place] IS NOT NULL;
+        FOR place IN 1..4 LOOP
+            IF kept[place] IS NOT NULL THEN
+                done := pg_catalog.set_config(names[place], kept[place], true);
+            END IF;
+        END LOOP;
         RETURN NULL;
     END IF;
     IF pg_catalog.current_setting(names[1], true) IS NULL THEN
         -- pgvector has its settings from its first use in a session on
         EXECUTE pg_catalog.format('SELECT %L::%s', '[1]', embed._vector_type('vector'));
     END IF;
-    before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
-    PERFORM pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
+    before := ARRAY[pg_catalog.current_setting(names[1], true), pg_catalog.current_setting(names[2], true), pg_catalog.current_setting(names[3], true),
+        pg_catalog.current_setting(names[4], true)];
+    done := pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
     IF filtered OR wanted > 1000 THEN
-        -- pgvector 0.7 has no iterative scans
-        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names[2:3]) WITH ORDINALITY AS n(name, place)
-        WHERE before[n.place + 1] = 'off';
+        FOR place IN 2..3 LOOP
+            -- pgvector 0.7 has no iterative scans
+            IF before[place] = 'off' THEN
+                done := pg_catalog.set_config(names[place], 'relaxed_order', true);
+            END IF;
+        END LOOP;
     END IF;
     -- compiling takes longer than the distances that it could speed up
-    PERFORM pg_catalog.set_config(names[4], 'off', true);
+    done := pg_catalog.set_config(names[4], 'off', true);
     RETURN before;
 END $$;
 COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS

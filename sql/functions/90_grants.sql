@@ -102,7 +102,7 @@ BEGIN
             embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
             embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
-            embed._single_leg(jsonb, boolean, text, text, text, text), embed._dense_score(text, text), embed._dense_vector(text), embed._sparse_vector(text),
+            embed._single_leg(jsonb, boolean, text, text, text, text, text), embed._dense_score(text, text), embed._dense_vector(text), embed._sparse_vector(text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
