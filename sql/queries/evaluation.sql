@@ -1,0 +1,68 @@
+-- name: place
+-- Where a new table comes to stand, and how SQL writes its name.
+SELECT pg_catalog.current_schema() AS schema, pg_catalog.format('%%I.%%I', pg_catalog.current_schema(), %(name)s::text) AS written;
+
+-- name: remark
+-- What is remembered of the table; no row when there is none.
+SELECT pg_catalog.obj_description(c.oid, 'pg_class') AS remark
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass(%(table)s);
+
+-- name: create
+-- The table of the documents.
+CREATE TABLE {table} (key text PRIMARY KEY, title text NOT NULL, text text NOT NULL);
+
+-- name: copy
+-- Load it.
+COPY {table} (key, title, text) FROM STDIN;
+
+-- name: comment
+-- Remember which documents they are, and that the table is ours to drop.
+COMMENT ON TABLE {table} IS {remark};
+
+-- name: drop
+-- What an evaluation leaves behind.
+DROP TABLE {table};
+
+-- name: vectorize
+-- Keep vectors of one model in one column.
+SELECT embed.create_vectorizer(
+    %(table)s::regclass,
+    %(input)s::text[],
+    template => %(template)s::text,
+    model => %(model)s::text,
+    column_name => %(column)s::text,
+    if_not_exists => true
+) AS vectorizer;
+
+-- name: progress
+-- How many vectors there are, how many there are to be, and how many were given up.
+SELECT
+    count(t.dense) + count(t.sparse) AS vectors,
+    2 * count(*) AS wanted,
+    (SELECT COALESCE(sum(s.failed), 0)::bigint FROM embed.status AS s WHERE s.source = %(table)s::regclass) AS failed
+FROM {table} AS t;
+
+-- name: trouble
+-- What keeps rows from being embedded.
+SELECT COALESCE(
+    (SELECT f.error FROM embed.failures AS f WHERE f.source = %(table)s::regclass LIMIT 1),
+    (SELECT COALESCE(s.reason, s.last_error) FROM embed.status AS s
+        WHERE s.source = %(table)s::regclass AND COALESCE(s.reason, s.last_error) IS NOT NULL LIMIT 1)
+) AS trouble;
+
+-- name: vacuum
+-- What the planner and an index know of the table is of before the load.
+VACUUM ANALYZE {table};
+
+-- name: search
+-- What a user types.
+SELECT (hit).key
+FROM embed.search(
+    NULL::{table},
+    %(query)s::text,
+    k => %(k)s::integer,
+    mode => %(mode)s::text,
+    fusion => %(fusion)s::text,
+    rerank => %(rerank)s::text
+);
