@@ -31,6 +31,10 @@ def evaluate(
     rerank: Annotated[
         list[str] | None, typer.Option(help="A reranker of the hybrid's best; may be given often.")
     ] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="dense, sparse or hybrid; may be given often. By default all.", show_default=False),
+    ] = None,
     fusion: Annotated[str, typer.Option(help="convex, rrf or dbsf.")] = "convex",
     index: Annotated[
         Literal["auto", "none"], typer.Option(help="auto builds one where the documents are many.")
@@ -57,7 +61,8 @@ def evaluate(
     if plot is not None:
         evaluation.check_plot(plot)
     collections = [evaluation.read_collection(folder, split) for folder in folders]
-    wish = evaluating.Wish(model, sparse, tuple(rerank or ()), fusion, index, keep)
+    modes = evaluation.chosen_modes(mode or (), rerank or ())
+    wish = evaluating.Wish(model, sparse, modes, fusion, index, keep)
     with evaluating.served(dsn, data_dir) as database:
         results = [evaluating.measured(database, collection, wish) for collection in collections]
     if plot is not None:

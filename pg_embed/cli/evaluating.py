@@ -20,7 +20,7 @@ from pg_embed.cli.running import in_background
 from pg_embed.cli.service import Plan
 from pg_embed.cli.showing import progress
 from pg_embed.errors import SidecarUnreachable
-from pg_embed.evaluation import MODES, Collection, Mode, Run, Trial, latency, quality
+from pg_embed.evaluation import Collection, Mode, Run, Trial, latency, quality
 from pg_embed.serve.directory import CatalogDirectory
 from pg_embed.serve.settings import ServeSettings
 
@@ -33,7 +33,7 @@ class Wish:
 
     dense: str
     sparse: str
-    rerankers: Sequence[str]
+    modes: Sequence[Mode]
     fusion: str
     index: str
     keep: bool
@@ -73,9 +73,11 @@ def served(dsn: str | None, data_dir: Path | None) -> Iterator[Database]:
 def measured(database: Database, collection: Collection, wish: Wish) -> dict[str, Any]:
     """The figures of one collection in every mode."""
     dsn = database.dsn
-    rerankers = [entered(dsn, name, "score") for name in wish.rerankers]
+    modes = [
+        mode if mode.rerank is None else replace(mode, rerank=entered(dsn, mode.rerank, "score"))
+        for mode in wish.modes
+    ]
     trial = Trial(dsn, collection, entered(dsn, wish.dense, "dense"), entered(dsn, wish.sparse, "sparse"))
-    modes = [*MODES, *(Mode(f"hybrid+{name}", "hybrid", name) for name in rerankers)]
     try:
         progress(trial.load(), f"{collection.name}: loading", "documents")
         progress(trial.embed(database.check), f"{collection.name}: embedding", "vectors")

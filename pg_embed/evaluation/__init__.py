@@ -3,10 +3,9 @@
 from pg_embed.evaluation.collection import Collection, Document, read_collection
 from pg_embed.evaluation.measures import check_measures, latency, quality
 from pg_embed.evaluation.plot import check_plot, plot
-from pg_embed.evaluation.trial import MODES, Mode, Run, Trial
+from pg_embed.evaluation.trial import Mode, Run, Trial, chosen_modes
 
 __all__ = [
-    "MODES",
     "Collection",
     "Document",
     "Mode",
@@ -14,6 +13,7 @@ __all__ = [
     "Trial",
     "check_measures",
     "check_plot",
+    "chosen_modes",
     "latency",
     "plot",
     "quality",

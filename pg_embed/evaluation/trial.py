@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -20,10 +20,12 @@ from pg_embed.evaluation.measures import DEEP, SHALLOW
 
 OURS = "documents of pg-embed eval"  # a table that says so is ours
 TEMPLATE = "{title} {text}"  # as MTEB and BEIR join them
+MODES = ("dense", "sparse", "hybrid")
 STEP = 1_000  # documents between two reports of a load
 WARMING = 3  # searches before the first that is timed
 INTERVAL = 0.25  # seconds between two looks at the worker's progress
-PATIENCE = 300.0  # seconds without a new vector after which something is wrong; a model may be loading
+LOAD_TIMEOUT = 300.0  # seconds for a search, which may load a model
+PATIENCE = 120.0  # seconds without a row in a worker's hands after which something is wrong
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -33,11 +35,17 @@ class Mode:
     """A way to search, as results call it."""
 
     name: str
-    mode: Literal["dense", "sparse", "hybrid"]
+    mode: str
     rerank: str | None = None
 
 
-MODES = (Mode("dense", "dense"), Mode("sparse", "sparse"), Mode("hybrid", "hybrid"))
+def chosen_modes(wanted: Sequence[str], rerankers: Sequence[str]) -> tuple[Mode, ...]:
+    """The modes that are wanted, by default all, and the hybrid judged again by each reranker."""
+    for name in wanted:
+        if name not in MODES:
+            raise InvalidArgument(f"there is no mode {name!r}", hint=f"the modes are {', '.join(MODES)}")
+    plain = (Mode(name, name) for name in MODES if name in (wanted or MODES))
+    return (*plain, *(Mode(f"hybrid+{name}", "hybrid", name) for name in rerankers))
 
 
 @dataclass
@@ -94,7 +102,7 @@ class Trial:
                 yield count["vectors"], count["wanted"]
                 if done >= count["wanted"]:
                     break
-                if done > best:
+                if done > best or count["in_flight"]:
                     best, since = done, time.monotonic()
                 if time.monotonic() - since > PATIENCE:
                     raise PgEmbedError(f"documents cannot be embedded: {self._trouble(connection)}")
@@ -118,6 +126,7 @@ class Trial:
         )
         # a session of its own: one remembers the vectors of its last queries
         with self._connected() as connection:
+            connection.execute(self._sql["patience"], {"seconds": f"{LOAD_TIMEOUT:g}"})
             for query in islice(queries.values(), WARMING):
                 self._found(connection, query, first)
             for number, (key, query) in enumerate(queries.items()):
@@ -133,6 +142,7 @@ class Trial:
         with self._connected() as connection:
             found = connection.execute(self._sql["remark"], {"table": self.table}).fetchone()
             if found is not None and str(found["remark"]).startswith(OURS):
+                connection.execute(self._sql["forget"], {"table": self.table})
                 connection.execute(self._named("drop"))
 
     def _place(self, name: str) -> tuple[str, sql.Identifier]:

@@ -20,6 +20,10 @@ COPY {table} (key, title, text) FROM STDIN;
 -- Remember which documents they are, and that the table is ours to drop.
 COMMENT ON TABLE {table} IS {remark};
 
+-- name: forget
+-- The vectorizers of the table.
+SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v WHERE v.source = %(table)s::regclass;
+
 -- name: drop
 -- What an evaluation leaves behind.
 DROP TABLE {table};
@@ -36,12 +40,11 @@ SELECT embed.create_vectorizer(
 ) AS vectorizer;
 
 -- name: progress
--- How many vectors there are, how many there are to be, and how many were given up.
-SELECT
-    count(t.dense) + count(t.sparse) AS vectors,
-    2 * count(*) AS wanted,
-    (SELECT COALESCE(sum(s.failed), 0)::bigint FROM embed.status AS s WHERE s.source = %(table)s::regclass) AS failed
-FROM {table} AS t;
+-- How many vectors there are, how many there are to be, how many are in hand, and how many were given up.
+SELECT t.vectors, t.wanted, s.in_flight, s.failed
+FROM (SELECT count(d.dense) + count(d.sparse) AS vectors, 2 * count(*) AS wanted FROM {table} AS d) AS t,
+    (SELECT COALESCE(sum(v.in_flight), 0)::bigint AS in_flight, COALESCE(sum(v.failed), 0)::bigint AS failed
+        FROM embed.status AS v WHERE v.source = %(table)s::regclass) AS s;
 
 -- name: trouble
 -- What keeps rows from being embedded.
@@ -54,6 +57,10 @@ SELECT COALESCE(
 -- name: vacuum
 -- What the planner and an index know of the table is of before the load.
 VACUUM ANALYZE {table};
+
+-- name: patience
+-- A model may have to be loaded for the first search.
+SELECT pg_catalog.set_config('embed.timeout', %(seconds)s::text, false);
 
 -- name: search
 -- What a user types.

@@ -94,7 +94,8 @@ def test_a_table_is_kept_and_used_again_with_the_services_that_are_there(
         ]
         assert tables(db) == ["embed_eval_things"]
         db.execute("SELECT embed.pause('embed_eval_things_dense'), embed.pause('embed_eval_things_sparse')")
-        succeeds(*command)
+        again = succeeds(*command, "--mode", "hybrid").splitlines()
+        assert [line.split()[:2] for line in again[3:-1]] == [["things", "hybrid"]]
         (folder / "corpus.jsonl").write_text('{"_id": "apple", "text": "another"}', encoding="utf-8")
         other = pg_embed(*command)
     assert other.returncode == 2
@@ -117,3 +118,4 @@ def test_wrong_use_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert "corpus.jsonl is missing" in done.stderr
     assert "hint: a collection is a folder with" in done.stderr
     assert "starting" not in done.stderr
+    assert pg_embed("eval", tmp_path, "--split", "all").returncode == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pg_embed.errors import InvalidArgument
-from pg_embed.evaluation import check_plot, latency, plot, quality
+from pg_embed.evaluation import Mode, check_plot, chosen_modes, latency, plot, quality
 
 FIGURES = {"ndcg@10": 0.7, "recall@100": 0.9, "mrr@10": 0.6, "p50_ms": 5.0, "p95_ms": 9.0}
 
@@ -67,3 +67,13 @@ def test_the_libraries_are_loaded_when_needed() -> None:
     code = "import sys, pg_embed.evaluation; print({'pytrec_eval', 'matplotlib', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_modes_are_those_that_are_wanted_and_the_rerankers() -> None:
+    assert [mode.name for mode in chosen_modes((), ())] == ["dense", "sparse", "hybrid"]
+    assert chosen_modes(["hybrid"], ["judge"]) == (
+        Mode("hybrid", "hybrid"),
+        Mode("hybrid+judge", "hybrid", "judge"),
+    )
+    with pytest.raises(InvalidArgument, match="no mode 'best'"):
+        chosen_modes(["best"], ())
