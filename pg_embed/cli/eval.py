@@ -9,6 +9,7 @@ import typer
 
 from pg_embed.cli.app import app
 from pg_embed.cli.options import DataDir, Json, OptionalDsnOption
+from pg_embed.cli.output import print_json
 
 Folders = Annotated[
     list[Path],
@@ -64,7 +65,12 @@ def evaluate(
     modes = evaluation.chosen_modes(mode or (), rerank or ())
     wish = evaluating.Wish(model, sparse, modes, fusion, index, keep)
     with evaluating.served(dsn, data_dir) as database:
-        results = [evaluating.measured(database, collection, wish) for collection in collections]
+        results = []
+        for collection in collections:
+            results.append(evaluating.measured(database, collection, wish))
+            if as_json:
+                print_json(results[-1])
     if plot is not None:
         evaluation.plot(results, plot)
-    evaluating.show(results, as_json=as_json)
+    if not as_json:
+        evaluating.show(results)

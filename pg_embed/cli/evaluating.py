@@ -15,7 +15,7 @@ from pg_embed.cli.catalog import entered
 from pg_embed.cli.database import ask
 from pg_embed.cli.doors import chosen
 from pg_embed.cli.indexing import build_now
-from pg_embed.cli.output import print_json, print_rows, say
+from pg_embed.cli.output import print_rows, say
 from pg_embed.cli.running import in_background
 from pg_embed.cli.service import Plan
 from pg_embed.cli.showing import progress
@@ -94,12 +94,8 @@ def measured(database: Database, collection: Collection, wish: Wish) -> dict[str
             trial.drop()
 
 
-def show(results: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """A line of JSON a collection, or all as one table."""
-    if as_json:
-        for result in results:
-            print_json(result)
-        return
+def show(results: Sequence[Mapping[str, Any]]) -> None:
+    """All collections as one table."""
     rows = [
         {
             "dataset": result["dataset"],

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, LiteralString
 
 import psycopg
@@ -127,7 +126,7 @@ class Trial:
         # a session of its own: one remembers the vectors of its last queries
         with self._connected() as connection:
             connection.execute(self._sql["patience"], {"seconds": f"{LOAD_TIMEOUT:g}"})
-            for query in islice(queries.values(), WARMING):
+            for query in [*queries.values()][-WARMING:]:
                 self._found(connection, query, first)
             for number, (key, query) in enumerate(queries.items()):
                 yield number, len(queries)
@@ -138,10 +137,10 @@ class Trial:
         yield len(queries), len(queries)
 
     def drop(self) -> None:
-        """Remove the table and its vectorizers, if the table is one of ours."""
+        """Remove the table and its vectorizers, if it is the one of this trial."""
         with self._connected() as connection:
             found = connection.execute(self._sql["remark"], {"table": self.table}).fetchone()
-            if found is not None and str(found["remark"]).startswith(OURS):
+            if found is not None and found["remark"] == self._remark:
                 connection.execute(self._sql["forget"], {"table": self.table})
                 connection.execute(self._named("drop"))
 

@@ -97,7 +97,7 @@ def test_a_table_is_kept_and_used_again_with_the_services_that_are_there(
         again = succeeds(*command, "--mode", "hybrid").splitlines()
         assert [line.split()[:2] for line in again[3:-1]] == [["things", "hybrid"]]
         (folder / "corpus.jsonl").write_text('{"_id": "apple", "text": "another"}', encoding="utf-8")
-        other = pg_embed(*command)
+        other = pg_embed(*(word for word in command if word != "--keep"))
     assert other.returncode == 2
     assert "of other documents or models" in other.stderr
     assert "hint: drop it: DROP TABLE public.embed_eval_things" in other.stderr
