@@ -161,7 +161,7 @@ BEGIN
         'reranked', rerank IS NOT NULL,
         'depth', depth,
         'candidates', CASE mode WHEN 'hybrid' THEN greatest(candidates, depth) ELSE depth END,
-        'weights', COALESCE(weights, CASE fusion WHEN 'convex' THEN '{0.5,0.5}'::real[] ELSE '{1,1}' END)
+        'weights', COALESCE(weights, CASE fusion WHEN 'convex' THEN '{}'::real[] ELSE '{1,1}' END)
     );
 END $$;
 COMMENT ON FUNCTION embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text) IS
@@ -279,9 +279,10 @@ BEGIN
     ELSE
         -- the standard score of each leg over the pool; a row without a vector stands with the last
         parts := array_append(parts, '_spread AS (SELECT avg(dense_score) AS dense_mean, NULLIF(stddev_pop(dense_score), 0) AS dense_spread, min(dense_score) AS dense_least,
-            avg(sparse_score) AS sparse_mean, NULLIF(stddev_pop(sparse_score), 0) AS sparse_spread, min(sparse_score) AS sparse_least FROM _turned)'::text);
-        ending := format('SELECT t.*, $6[1] * %s + $6[2] * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
-            embed._standard_score('dense', plan ->> 'fusion'), embed._standard_score('sparse', plan ->> 'fusion'));
+            avg(sparse_score) AS sparse_mean, NULLIF(stddev_pop(sparse_score), 0) AS sparse_spread, min(sparse_score) AS sparse_least,
+            max(dense_score) AS dense_most, max(sparse_score) AS sparse_most FROM _turned)'::text);
+        ending := format('SELECT t.*, %s * %s + %s * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
+            embed._weight('dense'), embed._standard_score('dense', plan ->> 'fusion'), embed._weight('sparse'), embed._standard_score('sparse', plan ->> 'fusion'));
     END IF;
     IF plan ? 'last' OR (plan ->> 'reranked')::boolean THEN
         RETURN 'WITH RECURSIVE ' || array_to_string(parts, ', ') || ', ' || embed._search_ending(plan, ending, keys, placed, matched);
@@ -291,7 +292,7 @@ BEGIN
         FROM _best AS p JOIN %s ON %s ORDER BY p.score DESC, %s', array_to_string(parts, ', '), alias, relation, matched, placed);
 END $$;
 COMMENT ON FUNCTION embed._search_statement(jsonb, boolean) IS
-    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
+    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights or none, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
 
 CREATE OR REPLACE FUNCTION embed._dense_score(metric text, distance text)
 RETURNS text
@@ -386,6 +387,23 @@ LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 RETURN spelled::sparsevec;
 COMMENT ON FUNCTION embed._sparse_vector(text) IS 'A sparse vector from its text, so that a search reads it once. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._weight(output text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- A leg that knows what a query asks for has a best that stands far above its pool; one that does not (words of another
+    -- language, none of them in the table) scores all alike, and its best is no further off than chance has it. Shares by this
+    -- lead were taken from SciFact's training queries, where they cost 0.001 of nDCG against halves: its square costs 0.006.
+    RETURN format('COALESCE($6[%s], COALESCE(COALESCE((z.%s_most - z.%2$s_mean) / z.%2$s_spread, 0)
+            / NULLIF(COALESCE((z.dense_most - z.dense_mean) / z.dense_spread, 0) + COALESCE((z.sparse_most - z.sparse_mean) / z.sparse_spread, 0), 0), 0.5))',
+        CASE output WHEN 'dense' THEN 1 ELSE 2 END, output);
+END $$;
+COMMENT ON FUNCTION embed._weight(text) IS
+    'How much a leg counts in a fusion of standard scores: the weight that was given; or its share of how many standard deviations the best of each leg stands above the mean of the pool.';
 
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,

@@ -56,7 +56,7 @@ BEGIN
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_postings(text), embed.drop_postings(text), embed._make_postings(integer), embed._build_postings(integer),
+            embed.create_postings(text), embed.drop_postings(text), embed.refresh_postings(text), embed._count_postings_v1(integer, double precision), embed._make_postings(integer), embed._build_postings(integer),
             embed._close_postings(integer), embed._clear_postings(integer), embed._posting_triggers(integer), embed._drop_posting_triggers(integer),
             embed._sparse_column(embed._vectorizer), embed._vector_operator(text)
             TO embed_owner;
@@ -101,7 +101,7 @@ BEGIN
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),
             embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
-            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
             embed._search_extended(jsonb, integer, integer, text, real, jsonb, text, integer), embed._search_ending(jsonb, text, text, text, text),
             embed._search_given(jsonb, text, text, text, text), embed._search_turns(jsonb, text),
             embed.explain_search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer, text, boolean),
