@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pgvector.sqlalchemy  # noqa: F401  # the types of a reflected table
-
+from pg_embed.sqlalchemy.embedding import embed, embed_with
 from pg_embed.sqlalchemy.search import search
 
-__all__ = ["search"]
+__all__ = ["embed", "embed_with", "search"]

@@ -15,72 +15,26 @@ from sqlalchemy import (
     Table,
     TableValuedAlias,
     Text,
-    and_,
     cast,
     column,
     func,
     inspect,
-    literal,
     literal_column,
-    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.util import AliasedInsp
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.selectable import Alias
-from sqlalchemy.sql.visitors import InternalTraversal
-from sqlalchemy.types import NullType, TypeEngine
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 from pg_embed.sqlalchemy.conditions import Condition
+from pg_embed.sqlalchemy.tables import Field, RowOf, base_table
 
 SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
 PLACE = "ordinality"
-
-
-class RowOf(ColumnElement[Any]):
-    """`NULL::docs`, by which a function knows the table."""
-
-    _traverse_internals: Any = (("source", InternalTraversal.dp_clauseelement),)
-    type = NullType()
-
-    def __init__(self, source: FromClause) -> None:
-        self.source = source
-
-
-class Field(ColumnElement[Any]):
-    """`(hits.hit).id`, a column of a whole row."""
-
-    _traverse_internals: Any = (
-        ("record", InternalTraversal.dp_clauseelement),
-        ("name", InternalTraversal.dp_string),
-        ("type", InternalTraversal.dp_type),
-    )
-
-    def __init__(self, record: ColumnElement[Any], name: str, type_: TypeEngine[Any]) -> None:
-        self.record = record
-        self.name = name
-        self.type = type_
-
-    @property
-    def _from_objects(self) -> list[FromClause]:
-        return self.record._from_objects
-
-
-@compiles(RowOf)
-def _row_of(element: RowOf, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"NULL::{compiler.preparer.format_table(_table(element.source))}"
-
-
-@compiles(Field)
-def _field(element: Field, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"({compiler.process(element.record, **kw)}).{compiler.preparer.quote(element.name)}"
 
 
 def search(
@@ -108,22 +62,22 @@ def search(
     source = searched(entity)
     hits = _hits(
         source,
-        query=_argument(query, Text()),
-        k=_argument(k, Integer()),
-        mode=_argument(mode, Text()),
-        filter=cast(_argument(None if filter is None else json.dumps(filter, default=str), Text()), JSONB),
-        fusion=_argument(fusion, Text()),
-        weights=_argument(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
-        candidates=_argument(candidates, Integer()),
-        rerank=_argument(rerank, Text()),
-        min_score=_argument(min_score, REAL()),
-        vectorizer=_argument(vectorizer, Text()),
+        query=cast(query, Text),
+        k=cast(k, Integer),
+        mode=cast(mode, Text),
+        filter=cast(cast(None if filter is None else json.dumps(filter, default=str), Text), JSONB),
+        fusion=cast(fusion, Text),
+        weights=cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
+        candidates=cast(candidates, Integer),
+        rerank=cast(rerank, Text),
+        min_score=cast(min_score, REAL),
+        vectorizer=cast(vectorizer, Text),
         condition=Condition(source),
     )
-    matched = and_(*(key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key))
+    matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
     return (
         select(entity, *(hits.c[name].label(name) for name in SCORES))
-        .join_from(entity, hits, matched)
+        .where(*matched)  # not by JOIN, after which filter_by() would not be about the entity
         .order_by(hits.c[PLACE])
     )
 
@@ -138,27 +92,14 @@ def searched(entity: Any) -> FromClause:
         found = found.local_table
     elif isinstance(found, AliasedInsp):
         found = found.selectable
-    if not isinstance(found, FromClause) or not isinstance(_table(found), Table):
+    if not isinstance(found, FromClause) or not isinstance(base_table(found), Table):
         hint = "give a mapped class, an alias of one, or a table: search(Doc, 'money back')"
         raise InvalidArgument(f"{entity!r} is nothing that can be searched", hint=hint)
     if not found.primary_key:
         raise InvalidArgument(
-            f"table {_table(found)} has no primary key", hint="declare it in the Table, too"
+            f"table {base_table(found)} has no primary key", hint="declare it in the Table, too"
         )
     return found
-
-
-def _table(source: Any) -> Any:
-    while isinstance(source, Alias):
-        source = source.element
-    return source
-
-
-def _argument(value: Any, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-    """A value, or an expression such as a bindparam(), of the type that the function has."""
-    if value is None:
-        return cast(null(), type_)
-    return cast(value if isinstance(value, ColumnElement) else literal(value, type_), type_)
 
 
 def _hits(source: FromClause, **arguments: ColumnElement[Any]) -> TableValuedAlias:
