@@ -19,11 +19,11 @@ from sqlalchemy.util import await_only
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Output
+from pg_embed.sqlalchemy.declarations import embedded_by
 from pg_embed.sqlalchemy.tables import RowOf
 
 Client = Callable[[str, str | None, Output], Any]  # of a text, a model and what is wanted of it
 FUNCTIONS: dict[Output, str] = {"dense": "embed", "sparse": "embed_sparse", "multi": "embed_multi"}
-MODEL = "pg_embed.model"  # in the info of a column: the name of the model that it was declared with
 _clients: WeakKeyDictionary[Dialect, Client] = WeakKeyDictionary()
 
 
@@ -76,8 +76,9 @@ class Embedding(ColumnElement[Any]):
         self.name = None if column is None else column.name
         self.text = text
         if isinstance(text, BindParameter):
-            declared = None if column is None else column.info.get(MODEL)
-            self.text = text._with_binary_element_type(Question(model or declared, self.vector_type()))
+            declared = None if column is None else embedded_by(column)
+            named = model if declared is None else model or declared.model
+            self.text = text._with_binary_element_type(Question(named, self.vector_type()))
 
     def vector_type(self) -> TypeEngine[Any]:
         """The type that a client's vector has."""

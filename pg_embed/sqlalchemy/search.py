@@ -31,6 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 from pg_embed.sqlalchemy.conditions import Condition
+from pg_embed.sqlalchemy.declarations import declared
 from pg_embed.sqlalchemy.tables import Field, RowOf, base_table
 
 SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
@@ -77,7 +78,9 @@ def search(
     matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
     return (
         select(entity, *(hits.c[name].label(name) for name in SCORES))
-        .where(*matched)  # not by JOIN, after which filter_by() would not be about the entity
+        .where(
+            *matched, *_kinds(entity, source)
+        )  # not by JOIN, after which filter_by() would not be about the entity
         .order_by(hits.c[PLACE])
     )
 
@@ -89,7 +92,7 @@ def searched(entity: Any) -> FromClause:
     except NoInspectionAvailable:
         found = None
     if isinstance(found, Mapper):
-        found = found.local_table
+        found = _mapped_table(found)
     elif isinstance(found, AliasedInsp):
         found = found.selectable
     if not isinstance(found, FromClause) or not isinstance(base_table(found), Table):
@@ -100,6 +103,21 @@ def searched(entity: Any) -> FromClause:
             f"table {base_table(found)} has no primary key", hint="declare it in the Table, too"
         )
     return found
+
+
+def _mapped_table(mapper: Mapper[Any]) -> Any:
+    """Of the tables of a class that inherits by a join, the nearest one that has vectors."""
+    having = (table for table in reversed(mapper.tables) if declared(table))
+    return next(having, mapper.local_table)
+
+
+def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
+    """What tells the rows of a class from others in a table of a class that it inherits by a join."""
+    found = inspect(entity)
+    if not isinstance(found, Mapper) or found.local_table is source or found.polymorphic_on is None:
+        return []
+    kinds = [mapper.polymorphic_identity for mapper in found.self_and_descendants]
+    return [found.polymorphic_on.in_(kinds)]
 
 
 def _hits(source: FromClause, **arguments: ColumnElement[Any]) -> TableValuedAlias:

@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
 from pg_embed.errors import InvalidArgument
-from pg_embed.sqlalchemy import embed, embed_with, search
-from pg_embed.sqlalchemy.embedding import compared_by_model
+from pg_embed.sqlalchemy import embed, embed_with, embedded, search
 from tests.fix_search import OPTIONS, answer, calls, create_docs, embeddings, literals
 from tests.fix_worker import Connection, create_fake_model
 
@@ -32,8 +31,8 @@ class Doc(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     lang: Mapped[str | None]
     body: Mapped[str | None]
-    embedding: Mapped[Any] = mapped_column(compared_by_model(VECTOR(8)), info={"pg_embed.model": "three"})
-    words: Mapped[Any] = mapped_column(compared_by_model(SPARSEVEC(1_000)))
+    embedding: Mapped[Any] = embedded("{body}", model="three", dimensions=8, column_type="vector")
+    words: Mapped[Any] = embedded("{body}", model="three", dimensions=1_000, output="sparse")
 
 
 class Plain(Base):
