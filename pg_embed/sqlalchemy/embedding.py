@@ -7,7 +7,7 @@ from inspect import isawaitable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pgvector.sqlalchemy import SPARSEVEC, VECTOR
+from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
 from sqlalchemy import ARRAY, Column, Dialect, Engine, Table, Text, literal, type_coerce
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
@@ -123,15 +123,38 @@ def embed_with(engine: Engine | AsyncEngine, client: Client | None) -> None:
     engine.clear_compiled_cache()
 
 
+class _Placing:
+    """Tells an `embed()` which column it stands beside."""
+
+    expr: ColumnElement[Any]
+
+    def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+        placed = (value.beside(self.expr) if isinstance(value, Embedding) else value for value in other)
+        return super().operate(op, *placed, **options)  # type: ignore[misc]
+
+
+class HalfvecComparator(_Placing, HALFVEC.Comparator):
+    """Operators of a declared column of HALFVEC."""
+
+
+class VectorComparator(_Placing, VECTOR.Comparator):
+    """Operators of a declared column of VECTOR."""
+
+
+class SparsevecComparator(_Placing, SPARSEVEC.Comparator):
+    """Operators of a declared column of SPARSEVEC."""
+
+
+COMPARATORS: dict[Any, Any] = {
+    HALFVEC: HalfvecComparator,
+    VECTOR: VectorComparator,
+    SPARSEVEC: SparsevecComparator,
+}
+
+
 def compared_by_model(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """The type, whose columns tell an `embed()` beside them which column they are."""
-
-    class Comparator(type_.comparator_factory):  # type: ignore[name-defined, misc]
-        def operate(self, op: Any, *other: Any, **options: Any) -> Any:
-            placed = (value.beside(self.expr) if isinstance(value, Embedding) else value for value in other)
-            return super().operate(op, *placed, **options)
-
-    type_.comparator_factory = Comparator
+    """A type of pgvector, whose column tells an `embed()` beside it which column it is."""
+    type_.comparator_factory = COMPARATORS[type(type_)]
     return type_
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,19 @@ def test_types_are_pgvectors_own() -> None:
     assert type(embedded("{x}", dimensions=4_001).column.type) is VECTOR
     assert type(embedded("{x}", dimensions=4_000).column.type) is HALFVEC
     assert type(embedded("{x}", dimensions=8, column_type="vector").column.type) is VECTOR
+
+
+def test_declarations_survive_copies_and_pickles() -> None:
+    metadata = MetaData()
+    key = Column("id", Integer, primary_key=True)
+    table = Table("docs", metadata, key, embedded_column("embedding", "{body}", **DENSE))
+    (wanted,) = vectorizers(metadata)
+    assert vectorizers(pickle.loads(pickle.dumps(metadata))) == [wanted]
+    moved = MetaData(schema="moved")
+    copied = table.to_metadata(moved)
+    assert vectorizers(moved) == [replace(wanted, schema="moved")]
+    near = str(copied.c.embedding.cosine_distance(embed("x")))
+    assert "embed._column_model_v1(NULL::moved.docs, 'embedding')" in near
 
 
 @pytest.mark.parametrize(

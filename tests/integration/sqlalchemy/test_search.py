@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import enum
+import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from sqlalchemy import (
+    DateTime,
     Engine,
+    Enum,
     ForeignKey,
     MetaData,
     Select,
@@ -16,6 +21,7 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    case,
     event,
     exists,
     func,
@@ -52,8 +58,25 @@ SCORES = "score, dense_rank, dense_score, sparse_rank, sparse_score, rerank_scor
 ROWS = 1_000
 
 
+FURTHER = """
+CREATE SCHEMA "Moods";
+CREATE TYPE "Moods".mood AS ENUM ('glad', 'sad');
+ALTER TABLE docs ADD day date, ADD at timestamptz, ADD mood "Moods".mood, ADD price numeric, ADD uid uuid,
+    ADD odd bool, ADD spent interval;
+UPDATE docs SET day = date '2020-01-01' + id::int,
+    at = timestamptz '2020-01-01 00:00+00' + id * interval '1 hour',
+    mood = (CASE id % 2 WHEN 0 THEN 'glad' ELSE 'sad' END)::"Moods".mood, price = id / 8.0, odd = id % 2 = 1,
+    uid = lpad(id::text, 32, '0')::uuid, spent = id * interval '1 minute';
+"""
+
+
 class Base(DeclarativeBase):
     pass
+
+
+class Mood(enum.Enum):
+    glad = "glad"
+    sad = "it's"
 
 
 class Doc(Base):
@@ -65,6 +88,12 @@ class Doc(Base):
     tags: Mapped[list[str]] = mapped_column(ARRAY(Text))
     meta: Mapped[dict[str, Any]] = mapped_column(JSONB)
     day: Mapped[datetime.date]
+    at: Mapped[datetime.datetime] = mapped_column(DateTime(timezone=True))
+    mood: Mapped[Mood] = mapped_column(Enum(Mood, name="mood", schema="Moods"))
+    price: Mapped[Decimal]
+    uid: Mapped[uuid.UUID]
+    odd: Mapped[bool]
+    spent: Mapped[datetime.timedelta]
     notes: Mapped[list[Note]] = relationship(back_populates="doc", order_by="Note.id")
 
 
@@ -82,7 +111,7 @@ def docs(db: Connection) -> Connection:
     create_docs(db, ROWS)
     answer(db, QUERY)
     db.execute("UPDATE docs SET lang = 'rare' WHERE id % 200 = 3")
-    db.execute("ALTER TABLE docs ADD day date; UPDATE docs SET day = date '2020-01-01' + id::int")
+    db.execute(FURTHER)
     db.execute("CREATE TABLE notes (id serial PRIMARY KEY, doc_id bigint REFERENCES docs, stars int)")
     db.execute(
         "INSERT INTO notes (doc_id, stars) SELECT id, s FROM docs, unnest(ARRAY[1, 5]) s WHERE id % 10 = 0"
@@ -147,6 +176,7 @@ def test_a_table_of_the_core_is_searched_too(docs: Connection, engine: Engine) -
     ]
 
 
+FOUR = datetime.datetime(2020, 1, 1, 4, tzinfo=datetime.UTC)
 OWN: list[tuple[Any, str]] = [
     (Doc.lang == "rare", "lang = 'rare'"),
     (Doc.lang.in_(["rare", "none"]), "lang IN ('rare', 'none')"),
@@ -164,6 +194,24 @@ OWN: list[tuple[Any, str]] = [
     (Doc.day.between(datetime.date(2020, 1, 4), datetime.date(2020, 1, 9)), "id BETWEEN 3 AND 8"),
     (func.length(Doc.lang) > 2, "length(lang) > 2"),
     (~(Doc.id > 5), "id <= 5"),
+    ((Doc.mood == Mood.sad) & (Doc.id < 9), "mood = 'sad' AND id < 9"),
+    (Doc.mood.in_([Mood.glad]) & (Doc.id < 9), "mood = 'glad' AND id < 9"),
+    (Doc.price <= Decimal("0.625"), "price <= 0.625"),
+    (Doc.uid.in_([uuid.UUID(int=5), uuid.UUID(int=0x17)]), "id IN (5, 17)"),
+    (Doc.odd & (Doc.id < 6), "odd AND id < 6"),
+    (Doc.odd.is_(True) & (Doc.id < 6), "odd AND id < 6"),
+    (Doc.at < datetime.datetime(2020, 1, 1, 4, tzinfo=datetime.UTC), "id < 4"),
+    (
+        Doc.at - Doc.spent < datetime.datetime(2020, 1, 1, 4, tzinfo=datetime.UTC),
+        "at - spent < '2020-01-01 04:00Z'",
+    ),
+    (Doc.spent < datetime.timedelta(minutes=7), "id < 7"),
+    (Doc.meta.contains({"a": 3}) & (Doc.id < 30), "id % 4 = 3 AND id < 30"),
+    ((Doc.meta["a"].astext == "3") & (Doc.id < 30), "id % 4 = 3 AND id < 30"),
+    (case((Doc.lang == "rare", Doc.id), else_=-1) > 200, "lang = 'rare' AND id > 200"),
+    (Doc.lang.is_distinct_from("en") & (Doc.id < 9), "lang IS DISTINCT FROM 'en' AND id < 9"),
+    (Doc.lang == func.lower("RARE"), "lang = 'rare'"),
+    (Doc.body.regexp_match("7$") & (Doc.id < 90), "body ~ '7$' AND id < 90"),
 ]
 
 
@@ -190,6 +238,19 @@ def test_half_a_percent_of_the_rows_still_gives_k_with_an_index(docs: Connection
     assert hits == [
         row[0] for row in in_sql(docs, ", k => 5, mode => 'dense', filter => '{\"lang\": \"rare\"}'")
     ]
+
+
+def test_hits_are_read_by_their_keys(docs: Connection, session: Session) -> None:
+    docs.execute("ANALYZE docs")
+    compiled = (
+        search(Doc, QUERY)
+        .where(Doc.year > 2003)
+        .compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+    )
+    plan = "\n".join(session.connection().exec_driver_sql(f"EXPLAIN {compiled}").scalars())
+    assert "Function Scan on _search_v1" in plan
+    assert "Index Scan using docs_pkey" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_conditions_come_by_any_way_that_a_select_has(docs: Connection, session: Session) -> None:
