@@ -1,8 +1,7 @@
 """The conditions that a SELECT puts on one table's own columns, as a text that the server puts together.
 
-A search runs them inside its legs: applied to its answer alone, they would leave fewer rows than were asked
-for.
-Values stay bound parameters; it is `quote_nullable` on the server that makes literals of them.
+A search runs them inside its legs: applied to its answer alone, they would leave fewer rows than it was asked
+for. Values stay bound parameters; it is `quote_nullable` on the server that makes literals of them.
 """
 
 from __future__ import annotations
@@ -118,12 +117,11 @@ def _quoted(clause: ClauseElement, compiler: SQLCompiler, options: dict[str, Any
         if isinstance(element, BinaryExpression) and element.operator in MEMBERSHIP:
             left, right = element.left, element.right
             if isinstance(right, BindParameter) and right.expanding:
-                listed = slot(right, ARRAY(right.type))
                 left = visitors.replacement_traverse(left, {}, replace)
-                among = element.operator is operators.in_op
-                return BinaryExpression(
-                    left, any_(listed) if among else all_(listed), operators.eq if among else operators.ne
-                )
+                listed = slot(right, ARRAY(right.type))
+                if element.operator is operators.in_op:
+                    return Grouping(BinaryExpression(left, any_(listed), operators.eq))
+                return Grouping(BinaryExpression(left, all_(listed), operators.ne))
         if isinstance(element, BindParameter):
             return slot(element, element.type)
         return None

@@ -113,7 +113,7 @@ def embed_with(engine: Engine | AsyncEngine, client: Client | None) -> None:
     The statements of this engine stay as they are, but send vectors for texts. `model` is the name that the
     query or the declaration of the column gives, or None; `output` is "dense" or "sparse". The client returns
     what pgvector's types take (an array, a list, a SparseVector), or, with an asynchronous engine, may be a
-    coroutine function. None takes it away.
+    coroutine function. None takes it away. The text of a `search()` goes to the database all the same.
     """
     engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if client is None:

@@ -75,14 +75,10 @@ def search(
         vectorizer=cast(vectorizer, Text),
         condition=Condition(source),
     )
+    # not by JOIN, after which filter_by() would not be about the entity
     matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
-    return (
-        select(entity, *(hits.c[name].label(name) for name in SCORES))
-        .where(
-            *matched, *_kinds(entity, source)
-        )  # not by JOIN, after which filter_by() would not be about the entity
-        .order_by(hits.c[PLACE])
-    )
+    scores = [hits.c[name].label(name) for name in SCORES]
+    return select(entity, *scores).where(*matched, *_kinds(entity, source)).order_by(hits.c[PLACE])
 
 
 def searched(entity: Any) -> FromClause:
@@ -99,9 +95,8 @@ def searched(entity: Any) -> FromClause:
         hint = "give a mapped class, an alias of one, or a table: search(Doc, 'money back')"
         raise InvalidArgument(f"{entity!r} is nothing that can be searched", hint=hint)
     if not found.primary_key:
-        raise InvalidArgument(
-            f"table {base_table(found)} has no primary key", hint="declare it in the Table, too"
-        )
+        hint = "declare it in the Table, too"
+        raise InvalidArgument(f"table {base_table(found)} has no primary key", hint=hint)
     return found
 
 

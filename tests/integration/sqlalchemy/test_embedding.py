@@ -127,6 +127,19 @@ def test_a_condition_with_a_query_holds_within_a_search(docs: Connection, sessio
     assert len(hits) == 5
 
 
+def test_a_client_s_query_holds_within_a_search_too(
+    docs: Connection, session: Session, engine: Engine
+) -> None:
+    distance = Doc.embedding.cosine_distance(embed(OTHER))
+    statement = search(Doc, QUERY, k=5).where(distance < 0.4, Doc.lang == "en")
+    wanted = [hit.id for hit in session.scalars(statement)]
+    asked: list[tuple[Any, ...]] = []
+    embed_with(engine, client(asked))
+    assert [hit.id for hit in session.scalars(statement)] == wanted
+    assert len(wanted) == 5
+    assert set(asked) == {(OTHER, "three", "dense")}
+
+
 def client(asked: list[tuple[Any, ...]]) -> Any:
     """Embeds by the fake model in this process."""
 
@@ -162,7 +175,7 @@ def test_a_client_embeds_where_the_database_cannot(
         assert session.scalar(select(func.count()).where(distance < 0.4))
     assert asked == [
         (QUERY, "three", "dense"),
-        (QUERY, None, "sparse"),
+        (QUERY, "three", "sparse"),
         (OTHER, "a", "dense"),
         (OTHER, "b", "dense"),
     ]

@@ -211,6 +211,8 @@ OWN: list[tuple[Any, str]] = [
     (case((Doc.lang == "rare", Doc.id), else_=-1) > 200, "lang = 'rare' AND id > 200"),
     (Doc.lang.is_distinct_from("en") & (Doc.id < 9), "lang IS DISTINCT FROM 'en' AND id < 9"),
     (Doc.lang == func.lower("RARE"), "lang = 'rare'"),
+    (Doc.lang.in_(["rare"]) == Doc.odd, "(lang = 'rare') = odd"),
+    (or_(~Doc.lang.in_(["en", "de"]), Doc.id.in_([1])), "lang = 'rare' OR id = 1"),
     (Doc.body.regexp_match("7$") & (Doc.id < 90), "body ~ '7$' AND id < 90"),
 ]
 
