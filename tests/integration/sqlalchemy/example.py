@@ -11,8 +11,8 @@ from pg_embed.sqlalchemy import embedded, search
 class Base(DeclarativeBase): ...
 
 
-class Doc(Base):
-    __tablename__ = "docs"
+class Article(Base):
+    __tablename__ = "articles"
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
     body: Mapped[str]
@@ -23,9 +23,9 @@ class Doc(Base):
 engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(os.environ["PG_EMBED_DSN"]))
 Base.metadata.create_all(engine)
 with Session(engine) as session:
-    session.add(Doc(title="Returns", body="You may send anything back within thirty days."))
-    session.add(Doc(title="Tea", body="Pour the water while it boils."))
+    session.add(Article(title="Returns", body="You may send anything back within thirty days."))
+    session.add(Article(title="Tea", body="Pour the water while it boils."))
     session.commit()
-    session.execute(text("SELECT embed.wait('docs')"))
-    for doc, score, *_ in session.execute(search(Doc, "how do I get my money back?", k=2)):
-        print(doc.title, score)
+    session.execute(text("SELECT embed.wait('articles')"))
+    for article, score, *_ in session.execute(search(Article, "how do I get my money back?", k=2)):
+        print(article.title, score)
