@@ -51,6 +51,9 @@ def search(
     rerank: str | None = None,
     min_score: float | None = None,
     vectorizer: str | None = None,
+    diversity: float | None = None,
+    boost: Mapping[str, Any] | None = None,
+    skip: int = 0,
 ) -> Select[Any]:
     """The rows of a table that answer a query best, the best first, each with its scores.
 
@@ -58,7 +61,7 @@ def search(
     dense_rank, dense_score, sparse_rank, sparse_score and rerank_score. It takes joins, options, limits and
     conditions as any other. A condition on columns of the entity's own table, and of nothing else, holds
     within the search, which therefore finds k rows that meet it; others are applied to its answer. `filter`
-    is embed.search's JSON; the other options are those of embed.search, too.
+    and `boost` are embed.search's JSON; the other options are those of embed.search, too.
     """
     source = searched(entity)
     hits = _hits(
@@ -66,7 +69,7 @@ def search(
         query=cast(query, Text),
         k=cast(k, Integer),
         mode=cast(mode, Text),
-        filter=cast(cast(None if filter is None else json.dumps(filter, default=str), Text), JSONB),
+        filter=_json(filter),
         fusion=cast(fusion, Text),
         weights=cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
         candidates=cast(candidates, Integer),
@@ -74,11 +77,18 @@ def search(
         min_score=cast(min_score, REAL),
         vectorizer=cast(vectorizer, Text),
         condition=Condition(source),
+        diversity=cast(diversity, REAL),
+        boost=_json(boost),
+        skip=cast(skip, Integer),
     )
     # not by JOIN, after which filter_by() would not be about the entity
     matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
     scores = [hits.c[name].label(name) for name in SCORES]
     return select(entity, *scores).where(*matched, *_kinds(entity, source)).order_by(hits.c[PLACE])
+
+
+def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any]:
+    return cast(cast(None if given is None else json.dumps(given, default=str), Text), JSONB)
 
 
 def searched(entity: Any) -> FromClause:

@@ -152,7 +152,8 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    found text := (SELECT v.model FROM embed.vectorizers AS v JOIN pg_type AS t ON t.typrelid = v.source
+    found text := (SELECT CASE v.outputs[array_position(v.columns, _column_model_v1.column_name)] WHEN 'sparse' THEN COALESCE(v.sparse_model, v.model) ELSE v.model END
+        FROM embed.vectorizers AS v JOIN pg_type AS t ON t.typrelid = v.source
         WHERE t.oid = pg_typeof(_column_model_v1.source) AND _column_model_v1.column_name = ANY (v.columns));
 BEGIN
     IF found IS NULL THEN

@@ -147,6 +147,10 @@ def flat(rows: Any) -> list[Any]:
             {"filter": {"lang": "en", "day": {">": datetime.date(2021, 1, 1)}}},
             ', filter => \'{"lang": "en", "day": {">": "2021-01-01"}}\'',
         ),
+        (
+            {"diversity": 0.4, "skip": 2, "boost": {"day": {"half_life": "30 days", "weight": 0.5}}},
+            ', diversity => 0.4, skip => 2, boost => \'{"day": {"half_life": "30 days", "weight": 0.5}}\'',
+        ),
     ],
 )
 async def test_sqlalchemy_and_sql_give_the_same_rows(
