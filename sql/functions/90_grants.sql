@@ -101,7 +101,8 @@ BEGIN
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text), embed._search_own(jsonb, text[]),
             embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, boolean),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
-            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
+            embed._dense_depth(jsonb, integer), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._leg_settings(integer, double precision, text[]), embed._standard_score(text, text), embed._late_score(jsonb, text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
@@ -112,6 +113,7 @@ BEGIN
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
             embed._hits(double precision[], double precision[]) TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),
+            embed._sparse_near_v1(integer, sparsevec, integer, double precision, integer),
             embed._sparse_query_v1(integer, text), embed._sparse_terms(text), embed._shares(real[], bigint[], integer), embed._posting_counts_v1(integer, integer[]),
             embed._posting_source_v1(integer), embed._reads_all_v1(integer), embed._seen_ids_v1(integer), embed._seen_keys_v1(integer),
             embed._vector_operator(text) TO %s', role);

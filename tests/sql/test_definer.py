@@ -31,6 +31,8 @@ CALLERS = {
     "_search_v1",
     "_search_estimate",
     "_search_settings",
+    "_leg_settings",
+    "_serves",
 }  # run with the caller's search_path, or settings
 
 LEAK = """
