@@ -60,7 +60,8 @@ SELECT d.id, r.score FROM (
     ) AS near FULL OUTER JOIN (
         SELECT id, row_number() OVER (ORDER BY ts_rank_cd(tokens, asked) DESC) AS place,
             count(*) OVER () AS places
-        FROM tokens, to_tsquery('simple', replace(plainto_tsquery('simple', %(text)s)::text, '&', '|')) AS asked
+        FROM tokens,
+            to_tsquery('simple', replace(plainto_tsquery('simple', %(text)s)::text, '&', '|')) AS asked
         WHERE tokens @@ asked ORDER BY ts_rank_cd(tokens, asked) DESC LIMIT 50
     ) AS said ON said.id = near.id
 ) AS r JOIN docs AS d ON d.id = r.id ORDER BY r.score DESC LIMIT 10

@@ -244,7 +244,7 @@ BEGIN
     IF (SELECT sum(c.rows) > budget FROM unnest(counts) AS c(rows)) THEN
         shares := embed._shares(weights, counts, budget);
         -- sums of some of a row's terms are a rough order
-        depth := greatest(depth, 1000);
+        depth := greatest(depth, 600);
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT c.id, %1$s AS key, $3 IS NOT NULL OR count(*) OVER () >= $4 AS more

@@ -177,18 +177,22 @@ END $$;
 COMMENT ON FUNCTION embed._search_estimate(text, text, text, text[]) IS
     'How many rows the planner expects to meet a condition, row-level security included. With the caller''s search_path, as the search itself.';
 
-CREATE OR REPLACE FUNCTION embed._dense_depth(indexed jsonb, wanted integer, OUT seen integer, OUT rescored integer)
+CREATE OR REPLACE FUNCTION embed._dense_depth(indexed jsonb, wanted integer, share double precision, OUT rescored integer, OUT reach integer, OUT seen integer)
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- Of signs alone the graph leads astray sooner than the signs do: of 50,000 vectors of 4,096 d that lie in 128, it took
-    -- 320 to have 0.97 of the best 10, whether 100 of these were scored in full or all.
-    SELECT CASE indexed ->> 'kind' WHEN 'binary' THEN 2 * d.many WHEN 'halfvec' THEN d.some ELSE 2 * wanted END,
-        CASE indexed ->> 'kind' WHEN 'binary' THEN d.many WHEN 'halfvec' THEN d.some ELSE wanted END
-    FROM (SELECT wanted + wanted / 4 + 10 AS some, greatest(160, 3 * wanted) AS many) AS d
+    -- an ef_search of 320 to have 0.97 of the best 10, whether 100 of these were scored in full or all.
+    SELECT d.many, d.far, least(greatest(d.far, CASE indexed ->> 'kind' WHEN 'binary' THEN 2 * d.many ELSE 2 * wanted END), 1000)
+    FROM (
+        SELECT m.many, CASE WHEN share < 1 THEN least(greatest(ceil(1.5 * m.many / share), m.many), 20000)::integer ELSE m.many END AS far
+        FROM (SELECT CASE indexed ->> 'kind' WHEN 'binary' THEN greatest(160, 3 * wanted) WHEN 'halfvec' THEN wanted + wanted / 4 + 10
+            WHEN 'column' THEN CASE WHEN share < 1 THEN 2 * wanted ELSE wanted END ELSE wanted END AS many) AS m
+    ) AS d
 $$;
-COMMENT ON FUNCTION embed._dense_depth(jsonb, integer) IS 'How many rows an index is to look among for so many, and how many of them are scored by their full vectors.';
+COMMENT ON FUNCTION embed._dense_depth(jsonb, integer, double precision) IS
+    'For so many rows, of which a condition leaves a share: how many are scored by their full vectors, among how many of the index''s first they are sought, and its ef_search.';
 
 CREATE OR REPLACE FUNCTION embed._nearness(plan jsonb)
 RETURNS text
@@ -232,20 +236,27 @@ DECLARE
     dense jsonb := plan -> 'dense';
     kind text := plan #>> '{dense,indexed,kind}';
     vector text := format('%s.%s', plan ->> 'alias', dense ->> 'column');
-    found text := format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s AS %s WHERE %s', keyed, distance, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'));
-    near text;
+    relation text := format('%s AS %s', plan ->> 'table', plan ->> 'alias');
+    condition text := COALESCE(plan ->> 'condition', 'true');
+    found text := format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s', keyed, distance, relation, condition);
+    partial boolean := (dense #>> '{indexed,partial}')::boolean;
+    depth record;
 BEGIN
     IF kind IS NULL THEN
         RETURN format('%s ORDER BY d, %s LIMIT $4', found, keys);
     END IF;
-    -- with a partial index of the rows that have a vector in mind
-    near := format('%s AND %s IS NOT NULL ORDER BY %s LIMIT ', found, vector, embed._nearness(plan));
-    near := CASE kind WHEN 'column' THEN near || '$4'
-        ELSE format('SELECT * FROM (%s%s) AS n ORDER BY d, %s LIMIT $4', near, (embed._dense_depth(dense -> 'indexed', (plan ->> 'candidates')::integer)).rescored, keys) END;
-    -- what a condition leaves may lie beyond what an index was looked through for: then all of it is scored
-    RETURN format('WITH _near AS MATERIALIZED (%1$s), _short AS MATERIALIZED (SELECT count(n.d) < $4 AS so FROM _near AS n)
+    depth := embed._dense_depth(dense -> 'indexed', (plan ->> 'candidates')::integer, LEAST((plan ->> 'share')::float8, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE 0.99 END));
+    -- The condition is looked at behind the index: so those that meet it are the nearest that do, or too few, and then all are
+    -- scored. Within the scan it would go on past rows that are in its way, and find others than the nearest. Only a partial
+    -- index has to be told, and policies are there anyway. Rows without a vector are in none.
+    RETURN format('WITH _seen AS MATERIALIZED (SELECT %1$s, %2$s AS k_vector, %3$s AS k_order, %4$s AS k_met FROM %5$s WHERE %6$s AND %2$s IS NOT NULL ORDER BY %3$s LIMIT %7$s),
+        _near AS MATERIALIZED (SELECT %8$s, %9$s AS d, NULL::float8 AS s FROM (SELECT * FROM _seen AS n WHERE n.k_met ORDER BY n.k_order LIMIT %10$s) AS n ORDER BY d, %8$s LIMIT $4),
+        _short AS MATERIALIZED (SELECT count(n.d) < $4 AS so FROM _near AS n)
         SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
-        UNION ALL (%2$s AND (SELECT y.so FROM _short AS y) ORDER BY d, %3$s LIMIT $4)', near, found, keys);
+        UNION ALL (%11$s AND (SELECT y.so FROM _short AS y) ORDER BY d, %8$s LIMIT $4)',
+        keyed, vector, embed._nearness(plan), CASE WHEN partial THEN 'true' ELSE condition END, relation, CASE WHEN partial THEN condition ELSE 'true' END,
+        CASE WHEN partial OR plan ->> 'condition' IS NULL THEN depth.rescored ELSE depth.reach END,
+        keys, CASE kind WHEN 'column' THEN 'NULLIF(n.k_order, ''NaN''::float8)' ELSE replace(distance, vector || ' OPERATOR', 'n.k_vector OPERATOR') END, depth.rescored, found);
 END $$;
 COMMENT ON FUNCTION embed._dense_leg(jsonb, text, text, text) IS
     'The part of a search that finds the nearest rows by an index, where not all rows are scored anyway: the keys, and d, the distance. Never fewer than there are.';
@@ -451,7 +462,7 @@ BEGIN
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
-    seen := (embed._dense_depth(plan #> '{dense,indexed}', wanted)).seen;
+    seen := (embed._dense_depth(plan #> '{dense,indexed}', wanted, 1)).seen;
     exact := COALESCE(plan #> '{dense,indexed}', 'false') = 'false' AND COALESCE(plan #> '{sparse,indexed}', 'false') = 'false';
     filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
     IF NOT exact THEN
@@ -460,8 +471,9 @@ BEGIN
         -- a row of an index costs as much as two dozen that are scored, but long vectors take as long to read in both
         heavy := GREATEST(1, COALESCE((plan #>> '{dense,indexed,bytes}')::float8, 0) / 1536);
         exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
-            GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(6 * seen * GREATEST(total, met) / heavy)));
+            GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(3 * seen * GREATEST(total, met) / heavy)));
         plan := plan || pg_catalog.jsonb_build_object('share', LEAST(1, GREATEST(met, 1) / GREATEST(total, met, 1)));
+        seen := (embed._dense_depth(plan #> '{dense,indexed}', wanted, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE (plan ->> 'share')::float8 END)).seen;
     END IF;
     IF NOT exact AND COALESCE((plan #>> '{dense,indexed,partial}')::boolean, false) AND NOT embed._serves(plan, dense_query, bound) THEN
         plan := pg_catalog.jsonb_set(plan, '{dense,indexed}', 'false');

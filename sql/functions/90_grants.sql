@@ -102,7 +102,7 @@ BEGIN
             embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, boolean),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
             embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
-            embed._dense_depth(jsonb, integer), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._leg_settings(integer, double precision, text[]), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._dense_depth(jsonb, integer, double precision), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._leg_settings(integer, double precision, text[]), embed._standard_score(text, text), embed._late_score(jsonb, text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),

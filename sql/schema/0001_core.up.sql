@@ -180,6 +180,7 @@ CREATE TABLE embed._index (
     memory bigint CHECK (memory > 0),
     parallel_workers integer CHECK (parallel_workers >= 0),
     rows bigint,
+    built_rows bigint,
     error text,
     needs_owner boolean NOT NULL DEFAULT false,
     failures integer NOT NULL DEFAULT 0,
