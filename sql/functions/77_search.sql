@@ -500,7 +500,7 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
-    names CONSTANT text[] := ARRAY['enable_sort', 'hnsw.iterative_scan', 'hnsw.max_scan_tuples', 'ivfflat.iterative_scan'];
+    names CONSTANT text[] := ARRAY['enable_sort', 'hnsw.iterative_scan', 'hnsw.max_scan_tuples', 'ivfflat.iterative_scan', 'max_parallel_workers_per_gather'];
     before text[];
 BEGIN
     IF kept IS NOT NULL THEN
@@ -510,6 +510,8 @@ BEGIN
     before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
     -- the planner takes a distance for a cheap operator and would sort a whole table by it
     PERFORM pg_catalog.set_config(names[1], 'off', true);
+    -- and workers would be started for what is left out
+    PERFORM pg_catalog.set_config(names[5], '0', true);
     -- rows that were deleted, or fail a condition, are made up for; where far more of them lie in the way than chance has it, the leg scores all rows
     PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
     WHERE n.name LIKE '%.iterative\_scan' AND before[n.place] = 'off';
