@@ -456,6 +456,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._index_done_v1(integer, text, boolean) IS 'Note how an attempt to build an index ended: NULL is success; needs_owner, that whoever tried may not.';
 
+CREATE OR REPLACE FUNCTION embed._index_recalled_v1(vectorizer integer, ef_search integer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    UPDATE embed._index AS i SET ef_search = _index_recalled_v1.ef_search
+    WHERE i.vectorizer_id = vectorizer AND _index_recalled_v1.ef_search BETWEEN 1 AND 1000 AND embed._may_note(i.vectorizer_id)
+$$;
+COMMENT ON FUNCTION embed._index_recalled_v1(integer, integer) IS 'Note which hnsw.ef_search an index of signs takes to find ten rows well; searches follow it.';
+
 CREATE OR REPLACE FUNCTION embed._vectorizer_id_v1(vectorizer text)
 RETURNS integer
 LANGUAGE sql
@@ -496,7 +507,7 @@ BEGIN
         INSERT INTO embed._index AS i (vectorizer_id, kind, m, ef_construction, min_rows, memory, parallel_workers)
         VALUES (v.id, kind, m, ef_construction, COALESCE(min_rows, 10000), pg_size_bytes(memory), parallel_workers)
         ON CONFLICT (vectorizer_id) DO UPDATE SET kind = excluded.kind, m = excluded.m, ef_construction = excluded.ef_construction, min_rows = excluded.min_rows,
-            memory = excluded.memory, parallel_workers = excluded.parallel_workers, error = NULL, needs_owner = false, failures = 0, tried_at = NULL;
+            memory = excluded.memory, parallel_workers = excluded.parallel_workers, error = NULL, needs_owner = false, failures = 0, tried_at = NULL, ef_search = NULL;
         PERFORM pg_notify('pg_embed_work', 'catalog');
     END IF;
     RETURN (SELECT format('%s: %s', l.state, l.explanation) FROM embed._index_look_v1(v.id, NULL, NULL, NULL, NULL, NULL) AS l);
@@ -709,8 +720,8 @@ DECLARE
     times double precision[] := '{}';
     ef integer;
     now_ef integer;
-    searched record := embed._dense_depth('{"kind": "binary"}', k, 1);
-    scored integer := greatest(searched.rescored, recall.k + 1);
+    good integer;
+    scored integer := greatest((embed._dense_depth('{"kind": "binary"}', k, 1)).rescored, k + 1);
     found double precision;
     n integer;
 BEGIN
@@ -761,7 +772,8 @@ BEGIN
         remarks := 'no index over the vectors is used: every search is exact';
     ELSE
         ending := clock_timestamp() + make_interval(secs => seconds / 2);
-        now_ef := greatest(COALESCE(NULLIF(kept ->> 'hnsw.ef_search', ''), '40')::integer, k + 1, CASE target.kind WHEN 'binary' THEN searched.seen END);
+        now_ef := greatest(COALESCE(NULLIF(kept ->> 'hnsw.ef_search', ''), '40')::integer, k + 1, CASE target.kind WHEN 'binary' THEN (SELECT (embed._dense_depth(l.leg -> 'indexed', k, 1)).seen
+            FROM jsonb_array_elements(embed._search_legs_v1(target.source, NULL, false) #> '{legs,dense}') AS l(leg) WHERE (l.leg ->> 'vectorizer')::integer = target.id) END);
         tried := '{}';
         -- first as searches are now
         FOR ef IN SELECT c.ef FROM (SELECT DISTINCT e.ef FROM unnest(ARRAY[now_ef, 40, 80, 160, 320, 640, 1000]) AS e(ef)) AS c
@@ -788,10 +800,14 @@ BEGIN
                 SELECT round(percentile_cont(0.5) WITHIN GROUP (ORDER BY t.ms)::numeric, 3), round(percentile_cont(0.95) WITHIN GROUP (ORDER BY t.ms)::numeric, 3)
                 INTO index_p50_ms, index_p95_ms FROM unnest(times) AS t(ms);
             END IF;
+            good := CASE WHEN found >= 0.97 THEN least(good, ef) ELSE good END;
             ef_search_95 := CASE WHEN found >= 0.95 THEN least(ef_search_95, ef) ELSE ef_search_95 END;
             ef_search_99 := CASE WHEN found >= 0.99 THEN least(ef_search_99, ef) ELSE ef_search_99 END;
             EXIT WHEN clock_timestamp() > ending;
         END LOOP;
+        IF target.kind = 'binary' AND k = 10 AND good IS NOT NULL AND NOT current_setting('transaction_read_only')::boolean THEN
+            PERFORM embed._index_recalled_v1(target.id, good);
+        END IF;
         remarks := concat_ws('; ',
             CASE WHEN ef_search_99 IS NULL THEN 'no hnsw.ef_search that was tried reaches a recall of 0.99' ELSE format('SET hnsw.ef_search = %s for a recall of 0.99', ef_search_99) END,
             CASE WHEN target.kind = 'binary' THEN format('%s candidates are rescored by the full vectors', least(ef_search, scored)) END,
@@ -801,4 +817,4 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION embed.recall(text, integer, integer, double precision) IS
-    'How well the index over a vectorizer''s dense vectors finds: stored vectors as queries, its k nearest against those of an exact search, as hnsw.ef_search is now (recall, milliseconds of both) and for other values of it (tried); ef_search_95 and _99 are the least of those that reach such a recall. With the caller''s rights, and about so many seconds; a single exact search may take longer.';
+    'How well the index over a vectorizer''s dense vectors finds: stored vectors as queries, its k nearest against those of an exact search, as hnsw.ef_search is now (recall, milliseconds of both) and for other values of it (tried); ef_search_95 and _99 are the least of those that reach such a recall. For an index of signs and k => 10 it notes the least that reaches 0.97, where the caller owns the table, and searches look among as many. With the caller''s rights, and about so many seconds; a single exact search may take longer.';

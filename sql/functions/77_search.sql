@@ -58,7 +58,8 @@ BEGIN
                 'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
                 'indexed', CASE o.output WHEN 'sparse' THEN (SELECT to_jsonb(p.has_postings) FROM embed._posting_source_v1(v.id) AS p)
-                    WHEN 'dense' THEN COALESCE(embed._leg_index(_search_legs_v1.source, a.attnum, v.metric), 'false') END,
+                    WHEN 'dense' THEN COALESCE(embed._leg_index(_search_legs_v1.source, a.attnum, v.metric)
+                        || jsonb_build_object('ef_search', (SELECT i.ef_search FROM embed._index AS i WHERE i.vectorizer_id = v.id)), 'false') END,
                 'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
             FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
             JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
@@ -183,12 +184,16 @@ IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- Of signs alone the graph leads astray sooner than the signs do: of 50,000 vectors of 4,096 d that lie in 128, it took
-    -- an ef_search of 320 to have 0.97 of the best 10, whether 100 of these were scored in full or all.
-    SELECT d.many, d.far, least(greatest(d.far, CASE indexed ->> 'kind' WHEN 'binary' THEN 2 * d.many ELSE 2 * wanted END), 1000)
+    -- an ef_search of 320 to have 0.97 of the best 10, whether 100 of these were scored in full or all. Where vectors lie in
+    -- fewer, less will do; how much for ten results, embed.recall notes.
+    SELECT d.many, d.far, least(greatest(d.far, CASE indexed ->> 'kind' WHEN 'binary' THEN ceil(d.most * d.noted / 160)::integer ELSE 2 * wanted END), 1000)
     FROM (
-        SELECT m.many, CASE WHEN share < 1 THEN least(greatest(ceil(1.5 * m.many / share), m.many), 20000)::integer ELSE m.many END AS far
-        FROM (SELECT CASE indexed ->> 'kind' WHEN 'binary' THEN greatest(160, 3 * wanted) WHEN 'halfvec' THEN wanted + wanted / 4 + 10
-            WHEN 'column' THEN CASE WHEN share < 1 THEN 2 * wanted ELSE wanted END ELSE wanted END AS many) AS m
+        SELECT m.*, CASE WHEN share < 1 THEN least(greatest(ceil(1.5 * m.many / share), m.many), 20000)::integer ELSE m.many END AS far
+        FROM (
+            SELECT s.*, CASE indexed ->> 'kind' WHEN 'binary' THEN greatest(ceil(s.most * least(1, s.noted / 160)), wanted)::integer WHEN 'halfvec' THEN wanted + wanted / 4 + 10
+                WHEN 'column' THEN CASE WHEN share < 1 THEN 2 * wanted ELSE wanted END ELSE wanted END AS many
+            FROM (SELECT COALESCE((indexed ->> 'ef_search')::double precision, 320) AS noted, greatest(160, 3 * wanted) AS most) AS s
+        ) AS m
     ) AS d
 $$;
 COMMENT ON FUNCTION embed._dense_depth(jsonb, integer, double precision) IS

@@ -109,7 +109,7 @@ BEGIN
             embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
             embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),
             embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
-            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
+            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text), embed._index_recalled_v1(integer, integer),
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
             embed._hits(double precision[], double precision[]) TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),

@@ -259,6 +259,24 @@ def test_status_tells_of_the_index(db: Connection, dsn: str) -> None:
     assert db.execute(status).fetchone() == ("binary", "stale", 60, "no room left")
 
 
+def test_searches_look_as_far_as_recall_says(db: Connection, dsn: str) -> None:
+    depth = "SELECT seen FROM embed._dense_depth((SELECT embed._search_legs_v1('docs'::regclass, NULL, false)"
+    depth += " #> '{legs,dense,0,indexed}'), 10, 1)"
+    fill(db, 64, 2_000)
+    db.execute("SELECT embed.create_index('docs', 'binary')")
+    assert IndexBuild(dsn, "docs").run()
+    assert value(db, depth) == 320
+    tried = row(db, "SELECT * FROM embed.recall('docs', 10, 20)")["tried"]
+    good = [int(ef) for ef, found in tried.items() if found >= 0.97]
+    noted = value(db, "SELECT ef_search FROM embed._index")
+    assert noted == (min(good) if good else None)
+    assert value(db, depth) == (min(good) if good else 320)
+    db.execute("UPDATE embed._index SET ef_search = 40")
+    assert value(db, depth) == 40
+    db.execute("UPDATE embed._index SET ef_search = 640")
+    assert value(db, depth) == 640
+
+
 def test_none_stops_looking_after_it(db: Connection, dsn: str) -> None:
     fill(db, 8, 50)
     db.execute("SELECT embed.create_index('docs', 'hnsw')")

@@ -33,7 +33,8 @@ READER_MAY = {
     "_late_score", "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_output_names",
     "_vector_type", "_column_number",
     "_check_index", "_vectorizer_id_v1", "_vector_schema", "_index_tree", "_index_look_v1", "_index_estimate",
-    "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_search_forms", "_timed", "_hits",
+    "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_index_recalled_v1",
+    "_search_forms", "_timed", "_hits",
     "_sparse_top_v1", "_sparse_ids_v1", "_sparse_query_v1", "_sparse_terms", "_shares", "_posting_counts_v1",
     "_posting_source_v1", "_reads_all_v1", "_seen_ids_v1", "_seen_keys_v1", "_vector_operator",
 }  # fmt: skip
