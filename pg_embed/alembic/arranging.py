@@ -33,7 +33,7 @@ def _kept(
 
 def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
     table: Name = (getattr(op, "schema", None), getattr(op, "table_name", ""))
-    chunks = {(present.schema, name) for present in catalog.vectorizers for name in present.chunks}
+    chunks = {(present.schema, present.chunk_table) for present in catalog.vectorizers}
     if table[0] == SCHEMA or table in chunks:
         return True
     if isinstance(op, ops.DropIndexOp):

@@ -30,7 +30,16 @@ class Present:
     index: str
     max_attempts: int
     added: frozenset[str]
-    chunks: frozenset[str]  # its table and view of chunks, which have the columns then
+    chunking: dict[str, Any] | None = (
+        None  # how it splits texts, if it has a table of chunks, with the columns
+    )
+    chunk_table: str | None = None
+    chunk_view: str | None = None
+
+    @property
+    def key(self) -> Name:
+        """Its table."""
+        return self.schema, self.table
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Catalog:
 
     def of(self, table: Name) -> list[Present]:
         """The vectorizers of a table."""
-        return [present for present in self.vectorizers if (present.schema, present.table) == table]
+        return [present for present in self.vectorizers if present.key == table]
 
 
 def read(connection: Connection) -> Catalog:
@@ -99,5 +108,7 @@ def _present(row: Any, default: str | None) -> Present:
         index=row.index,
         max_attempts=row.max_attempts,
         added=frozenset(row.added or ()),
-        chunks=frozenset(row.chunks or ()),
+        chunking=row.chunking,
+        chunk_table=row.chunk_table,
+        chunk_view=row.chunk_view,
     )

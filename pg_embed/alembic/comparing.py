@@ -94,7 +94,7 @@ def _left(context: AutogenContext, catalog: Catalog, tables: dict[Name, Table]) 
 
 
 def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
-    return not present.chunks and any(columns_of(other).keys() & present.columns for other in wanted)
+    return present.chunking is None and any(columns_of(other).keys() & present.columns for other in wanted)
 
 
 def _compare_table(

@@ -62,7 +62,9 @@ def compare(
     kept: list[tuple[Present, list[Vectorizer]]] = []
     for found in present:
         served = [
-            wanted for wanted in declared if not found.chunks and columns_of(wanted).keys() & found.columns
+            wanted
+            for wanted in declared
+            if found.chunking is None and columns_of(wanted).keys() & found.columns
         ]
         if served and fits(found, served, columns):
             kept.append((found, served))
@@ -90,7 +92,7 @@ def is_left_over(found: Present, columns: frozenset[str]) -> bool:
 
     One that was made in SQL, with columns of its own or on columns that a model has, is its maker's.
     """
-    return not found.chunks and not found.columns.keys() & (columns | found.added)
+    return found.chunking is None and not found.columns.keys() & (columns | found.added)
 
 
 def create(wanted: Vectorizer, names: Names) -> CreateVectorizerOp:
@@ -125,12 +127,15 @@ def recreated(found: Present) -> CreateVectorizerOp:
         options["index"] = found.index
     if found.max_attempts != 10:
         options["max_attempts"] = found.max_attempts
+    if found.chunking is not None:
+        chunks = {"chunk_table": found.chunk_table, "chunk_view": found.chunk_view}
+        options |= {"storage": "table", "chunking": found.chunking, **chunks}
     return CreateVectorizerOp(found.table, schema=found.schema, **options, name=found.name)
 
 
 def drop(found: Present) -> DropVectorizerOp:
-    """The operation that drops a vectorizer, and knows how it was."""
-    return DropVectorizerOp(found.name, created=recreated(found))
+    """The operation that drops a vectorizer, and knows how it was; chunks, whose view would keep a table, go, too."""
+    return DropVectorizerOp(found.name, drop_column=found.chunking is not None, created=recreated(found))
 
 
 def _misled(found: Present, served: Sequence[Vectorizer]) -> set[str]:

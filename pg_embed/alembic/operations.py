@@ -26,6 +26,10 @@ OPTIONS = (
     "max_attempts",
     "backfill",
     "if_not_exists",
+    "storage",
+    "chunking",
+    "chunk_table",
+    "chunk_view",
 )  # of embed.create_vectorizer
 ALTERABLE = ("input", "template", "filter", "max_attempts", "index")
 

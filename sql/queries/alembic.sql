@@ -20,8 +20,8 @@ SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pg_embed
 SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed
 
 -- name: vectorizers
--- What the database has: each with its table, the index that is asked for, its table and view of chunks if this
--- version of the catalog knows any, and those columns of the table that pg_embed added itself.
+-- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
+-- columns of its own table that pg_embed added itself.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -34,10 +34,9 @@ SELECT
     v.columns::text[] AS columns,
     v.max_attempts,
     COALESCE(i.wanted, 'none') AS index,
-    (SELECT array_agg(CAST(r.relname AS text)) FROM pg_catalog.pg_class AS r
-        WHERE CAST(r.oid AS text) IN (
-            SELECT CAST(CAST(CAST(p.value AS regclass) AS oid) AS text) FROM jsonb_each_text(to_jsonb(v)) AS p
-            WHERE p.key IN ('chunk_table', 'chunk_view') AND p.value IS NOT NULL)) AS chunks,
+    v.chunking,
+    (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
+    (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = v.source AND NOT a.attisdropped
             AND starts_with(pg_catalog.col_description(a.attrelid, a.attnum), 'pg_embed:')) AS added

@@ -358,6 +358,25 @@ def test_what_was_made_in_sql_is_its_maker_s(db_with_models: Connection, project
     assert body(project.revise()) == "pass"
 
 
+def test_chunks_are_no_table_of_the_models(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + DOCS)
+    settle(project)
+    db_with_models.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', storage => 'table')"
+    )
+    there = made(db_with_models)
+    assert body(project.revise()) == "pass"
+    project.upgrade()
+    project.models(BASE)
+    assert body(project.revise()) == (
+        "op.drop_vectorizer('docs_embedding', drop_column=True)\nop.drop_table('docs')"
+    )
+    project.upgrade()
+    assert db_with_models.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
+    project.downgrade()
+    assert made(db_with_models) == there
+
+
 def build_index(db: Connection) -> None:
     """What a worker would do."""
     rows = db.execute(
