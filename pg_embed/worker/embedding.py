@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from pg_embed.chunks import Counter
 from pg_embed.errors import InputRejected, SpaceMismatch
 from pg_embed.jobs import Batch, Dead, Lane, Outcome, Work
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, join, no_embeddings
@@ -31,13 +32,24 @@ class Models(Protocol):
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
 
+    async def counter(self, spec: ModelSpec) -> Counter:
+        """Counts the tokens of texts, in any thread: exactly, or by an estimate that seldom is too low."""
+
+    async def reads_documents(self, spec: ModelSpec) -> bool:
+        """Whether the model's vectors of chunks know of their document, as `embed_chunks` makes them."""
+
+    async def embed_chunks(
+        self, spec: ModelSpec, documents: Sequence[Sequence[str]], priority: Priority, timeout: float
+    ) -> list[Embeddings]:
+        """Vectors of each document's chunks, in their order."""
+
 
 async def embed_batch(models: Models, work: Work, batch: Batch, timeout: float) -> Outcome:
     """The outcome of a batch. An input that the model rejects is found by halving, and it alone is charged.
 
     Raises `ModelUnavailable`, `ModelMisconfigured` and the like when nothing can be said about the rows.
     """
-    await _check_space(models, work)
+    await check_space(models, work)
     everything = list(range(len(batch.texts)))
     parts = await _embed(models, work, batch, everything, timeout) if everything else []
     found = [vectors for _, vectors, _ in parts if vectors is not None]
@@ -48,7 +60,8 @@ async def embed_batch(models: Models, work: Work, batch: Batch, timeout: float) 
     )
 
 
-async def _check_space(models: Models, work: Work) -> None:
+async def check_space(models: Models, work: Work) -> None:
+    """Refuse a model whose vectors are not those that the catalog says."""
     card = await models.card(work.spec)
     sizes = {output: card.size(output) for output in work.sizes if output in card.outputs}
     if card.space_id != work.space_id or card.dimensions != work.dimensions or sizes != work.sizes:

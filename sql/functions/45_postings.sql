@@ -274,9 +274,11 @@ DECLARE
     place text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    sparse := embed._column_name(v.source, embed._sparse_column(v));
+    sparse := embed._column_name(embed._home(v), embed._sparse_column(v));
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'postings are an index over a column of sparse vectors');
+    ELSIF v.chunk_table IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L keeps its vectors in a table of chunks, which has no postings', v.name));
     ELSIF row_security_active(v.source) THEN
         PERFORM embed._fail('42501', format('row-level security hides rows of %s from you', v.source), 'make the postings as a role that sees every row');
     END IF;

@@ -310,6 +310,6 @@ DECLARE
     v embed._vectorizer := embed._own_vectorizer(vectorizer);
 BEGIN
     RETURN QUERY SELECT * FROM embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-        'NOT ' || embed._has_vectors(v.source, v.target_columns, 'r', true), v.model_id);
+        'NOT ' || embed._is_filled(v, 'r', true), v.model_id);
 END $$;
 COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet.';

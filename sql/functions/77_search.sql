@@ -26,7 +26,7 @@ BEGIN
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
         FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
-        WHERE w.source = _search_legs_v1.source ORDER BY w.name
+        WHERE w.source = _search_legs_v1.source AND w.chunk_table IS NULL ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         legs := legs || (

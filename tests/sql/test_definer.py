@@ -15,6 +15,7 @@ from tests.sql.helpers import queued, refused, value
 
 INLINED = {
     "_hash",
+    "_home",
     "_keys",
     "embed",
     "embed_document",
