@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 
 from pg_embed.chunks.pieces import Cut, Piece
 
-REACH = 1.0  # of a chunk; a longer one fills chunks better and lets an edit reach further
+REACH = 0.75  # of a chunk: 1.0 fills them 1 to 3 % better, and an edit changes 1.7 instead of 1.2
 CHUNK_COST = 4.0
 CUT_COSTS = {  # a chunk more is made rather than a sentence torn
     Cut.SECTION: 0.0,

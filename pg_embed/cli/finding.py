@@ -7,29 +7,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import typer
+
 from pg_embed import db, statements
+from pg_embed.cli.output import print_json
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Search, identifier
 
 LENGTH = 200  # characters of a value that a table shows
+EXAMPLES = {
+    "filter": """as in --filter '{"lang": "en", "year": {">=": 2020}}'""",
+    "boost": """as in --boost '{"published_at": {"half_life": "30 days", "weight": 0.5}}'""",
+}
 EXPLAINED = ("dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
 
 
 def find(
     dsn: str,
     table: str,
-    query: str,
+    query: str | None,
     columns: Sequence[str] | None,
     options: Mapping[str, Any],
-    filters: str | None,
     *,
     explain: bool,
 ) -> list[dict[str, Any]]:
     """The answers: score, what explains it if wanted, and the row."""
-    chosen = {**options, "filter": None if filters is None else _filter(filters)}
     with db.connect(dsn) as connection:
         shown = columns or _columns(connection, identifier(table).as_string(connection))
-        hits = Search(table, query, columns=shown, **chosen).run(connection)
+        hits = Search(table, query, columns=shown, **options).run(connection)
     told = ("score", *EXPLAINED) if explain else ("score",)
     return [{**{name: asdict(hit)[name] for name in told}, "row": hit.row} for hit in hits]
 
@@ -46,18 +51,31 @@ def for_people(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def print_plan(dsn: str, table: str, query: str | None, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """How the search would be run: all of it, or for people whether exactly, why, and Postgres' plan."""
+    with db.connect(dsn) as connection:
+        told = Search(table, query, **options).explain(connection)
+    if as_json:
+        print_json(told)
+    else:
+        way = "exactly, in one pass over the rows" if told["exact"] else "by index"
+        typer.echo(f"{told['mode']}, {way}: {told['why']}\n\n{told['plan']}")
+
+
+def read_json(option: str, text: str | None) -> Any:
+    """What an option says in JSON."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise InvalidArgument(f"the {option} is not JSON: {exc}", hint=EXAMPLES[option]) from exc
+
+
 def _columns(connection: Any, table: str) -> list[str]:
     with db.translated():
         rows = connection.execute(statements.load("search")["columns"], {"table": table}).fetchall()
     return [row[0] for row in rows]
-
-
-def _filter(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as exc:
-        hint = """as in --filter '{"lang": "en", "year": {">=": 2020}}'"""
-        raise InvalidArgument(f"the filter is not JSON: {exc}", hint=hint) from exc
 
 
 def _short(value: Any) -> Any:

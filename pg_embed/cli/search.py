@@ -13,8 +13,14 @@ from pg_embed.cli.options import DsnOption, Json
 @app.command()
 def search(
     dsn: DsnOption,
-    query: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
     table: Annotated[str, typer.Option(help="The table, as in SQL.", show_default=False)],
+    query: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a query: the key of a row, to find others like it.", show_default=False
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", envvar="PG_EMBED_SEARCH_K", help="How many rows.")] = 10,
     mode: Annotated[
         str | None, typer.Option(help="hybrid, dense or sparse; by default what the table has.")
@@ -30,6 +36,13 @@ def search(
     vectorizer: Annotated[
         str | None, typer.Option(help="Where the table has several of a kind: its name.")
     ] = None,
+    diversity: Annotated[
+        float | None, typer.Option(help="From 0 to 1: how much rows that are alike are kept apart.")
+    ] = None,
+    boost: Annotated[
+        str | None, typer.Option(help='JSON: {"published_at": {"half_life": "30 days", "weight": 0.5}}.')
+    ] = None,
+    skip: Annotated[int, typer.Option(help="How many of the first rows to leave out.")] = 0,
     column: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,19 +52,29 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the ranks and scores by which a row came here.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Do not search: show how it would be done, and by which indexes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search a table by meaning and by words, asked of the sidecar through the database."""
-    from pg_embed.cli.finding import find, for_people
+    from pg_embed.cli.finding import find, for_people, print_plan, read_json
     from pg_embed.cli.output import print_rows
 
-    found = find(
-        dsn,
-        table,
-        query,
-        column,
-        {"k": k, "mode": mode, "fusion": fusion, "rerank": rerank, "vectorizer": vectorizer},
-        filters,
-        explain=explain,
-    )
+    options = {
+        "k": k,
+        "mode": mode,
+        "fusion": fusion,
+        "rerank": rerank,
+        "vectorizer": vectorizer,
+        "key": like,
+        "diversity": diversity,
+        "skip": skip,
+        "filter": read_json("filter", filters),
+        "boost": read_json("boost", boost),
+    }
+    if plan:
+        print_plan(dsn, table, query, options, as_json=as_json)
+        return
+    found = find(dsn, table, query, column, options, explain=explain)
     print_rows(found if as_json else for_people(found), as_json=as_json, nothing="there is no answer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Work
+from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Kept, Made, Reading
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
@@ -20,6 +20,7 @@ __all__ = [
     "Outcome",
     "Reading",
     "Refused",
+    "Share",
     "Store",
     "Work",
 ]

@@ -13,10 +13,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import statements
 from pg_embed.jobs import packing
-from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Work
+from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Reading
 from pg_embed.jobs.indexes import IndexJob, index_job
-from pg_embed.records import Embeddings, ModelSpec
+from pg_embed.records import Embeddings, ModelSpec, Output
 
 SQL = statements.load("jobs")
 RENAMED = (UndefinedTable, UndefinedColumn, InvalidSchemaName)
@@ -195,10 +195,7 @@ def _work(row: dict[str, Any]) -> Work:
     return Work(
         vectorizer=row["vectorizer"],
         name=row["name"],
-        spec=ModelSpec(row["model"], row["family"], row["options"]),
-        space_id=row["space_id"],
-        dimensions=row["dimensions"],
-        sizes=dict(zip(row["outputs"], row["sizes"], strict=True)),
+        shares=_shares(row),
         column_type=row["column_type"],
         max_attempts=row["max_attempts"],
         reason=row["reason"],
@@ -210,6 +207,24 @@ def _work(row: dict[str, Any]) -> Work:
     )
 
 
+def _shares(row: dict[str, Any]) -> list[Share]:
+    sizes: dict[Output, int] = dict(zip(row["outputs"], row["sizes"], strict=True))
+    first = ModelSpec(row["model"], row["family"], row["options"])
+    second = row["sparse_model"]
+    if second is None:
+        return [Share(first, row["space_id"], row["dimensions"], sizes)]
+    sparse: dict[Output, int] = {"sparse": sizes.pop("sparse")}
+    return [
+        Share(first, row["space_id"], row["dimensions"], sizes),
+        Share(
+            ModelSpec(second["name"], second["family"], second["options"]),
+            second["space_id"],
+            second["dimensions"],
+            sparse,
+        ),
+    ]
+
+
 def _packed(
     work: Work, found: Embeddings, types: packing.Types, nulls: int
 ) -> dict[str, packing.PackedArray | None]:
@@ -218,12 +233,13 @@ def _packed(
     The dense ones are never None, for they tell the statement their type.
     """
     packed = dict[str, packing.PackedArray | None](sparse=None, multi=None)
-    kind, dense = (work.column_type, found.dense) if "dense" in work.sizes else ("vector", found.dense[:0])
-    if "sparse" in work.sizes and found.sparse is not None:
-        packed["sparse"] = packing.sparse(found.sparse, work.sizes["sparse"], *types["sparsevec"], nulls)
-    if "multi" in work.sizes and found.multi is not None:
+    sizes = work.sizes
+    kind, dense = (work.column_type, found.dense) if "dense" in sizes else ("vector", found.dense[:0])
+    if "sparse" in sizes and found.sparse is not None:
+        packed["sparse"] = packing.sparse(found.sparse, sizes["sparse"], *types["sparsevec"], nulls)
+    if "multi" in sizes and found.multi is not None:
         packed["multi"] = packing.multi(found.multi, types, nulls)
-    packed["dense"] = packing.vectors(dense, kind, *types[kind], nulls if "dense" in work.sizes else 0)
+    packed["dense"] = packing.vectors(dense, kind, *types[kind], nulls if "dense" in sizes else 0)
     return packed
 
 

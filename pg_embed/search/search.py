@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
+from psycopg.rows import scalar_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from pg_embed import db, statements
@@ -21,6 +21,7 @@ Mode = Literal["hybrid", "dense", "sparse"]
 Fusion = Literal["convex", "rrf", "dbsf"]
 Parameters = dict[str, Any]
 SCORES = 6  # columns of the statement that come after those of the row
+DUMPS = partial(json.dumps, default=str)
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,16 @@ class Hit:
 class Search:
     """A search, ready to run on any connection.
 
-    `filter` is embed.search's JSON, for values from anybody: dates and the like are written as texts. `where`
-    is a condition in SQL over the table's columns, put together with psycopg.sql; it runs with the rights of
-    the connection. `columns` are those to read, by default all.
+    `query` is a text; with `key` in its place the rows like that one are found, a tuple for a key of several
+    columns. `filter` is embed.search's JSON, for values from anybody: dates and the like are written as
+    texts. `where` is a condition in SQL over the table's columns, put together with psycopg.sql; it runs
+    with the rights of the connection. `boost`, JSON or likewise a number in SQL, is added to the score of
+    each candidate. `diversity`, from 0 to 1, keeps rows apart that are alike, and `skip` leaves so many of
+    the first rows out. `columns` are those to read, by default all.
     """
 
     table: Table
-    query: str
+    query: str | None = None
     k: int = 10
     mode: Mode | None = None
     filter: Mapping[str, Any] | None = None
@@ -58,6 +62,10 @@ class Search:
     min_score: float | None = None
     vectorizer: str | None = None
     columns: Sequence[str] | None = None
+    key: Any = None
+    diversity: float | None = None
+    boost: Mapping[str, Any] | sql.Composable | None = None
+    skip: int = 0
 
     def statement(self) -> sql.Composed:
         """The statement, for those who run it themselves with `parameters`."""
@@ -65,13 +73,14 @@ class Search:
         return sql.SQL(statements.load("search")["search"]).format(table=table, columns=self._columns())
 
     def parameters(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Parameters:
-        """The statement's parameters; a condition is quoted as the connection quotes."""
-        dumps = partial(json.dumps, default=str)
+        """The statement's parameters; a condition and a boost are quoted as the connection quotes."""
+        self._check()
+        in_json = not isinstance(self.boost, sql.Composable | None)
         return {
             "query": self.query,
             "k": self.k,
             "mode": self.mode,
-            "filter": None if self.filter is None else Jsonb(self.filter, dumps=dumps),
+            "filter": None if self.filter is None else Jsonb(self.filter, dumps=DUMPS),
             "fusion": self.fusion,
             "weights": None if self.weights is None else [float(weight) for weight in self.weights],
             "candidates": self.candidates,
@@ -79,6 +88,11 @@ class Search:
             "min_score": self.min_score,
             "vectorizer": self.vectorizer,
             "condition": None if self.where is None else _condition(self.where, connection),
+            "key": None if self.key is None else _key(self.key),
+            "diversity": self.diversity,
+            "boost": Jsonb(self.boost, dumps=DUMPS) if in_json else None,
+            "boosting": self.boost.as_string(connection) if isinstance(self.boost, sql.Composable) else None,
+            "skip": self.skip,
         }
 
     def run(self, connection: psycopg.Connection[Any]) -> list[Hit]:
@@ -95,6 +109,39 @@ class Search:
             async with connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(statement, parameters)
                 return _hits(cursor.description or [], await cursor.fetchall())
+
+    def explain(self, connection: psycopg.Connection[Any], *, run: bool = False) -> dict[str, Any]:
+        """What `embed.explain_search` tells: which legs, by index or not and why, and Postgres' plan.
+
+        No model is asked, unless `run`: then the search is run, and the plan tells what it took.
+        """
+        statement, parameters = self._explanation(connection, run)
+        with db.translated(), connection.cursor(row_factory=scalar_row) as cursor:
+            return cast(dict[str, Any], cursor.execute(statement, parameters).fetchone())
+
+    async def explain_async(
+        self, connection: psycopg.AsyncConnection[Any], *, run: bool = False
+    ) -> dict[str, Any]:
+        """The same over an asynchronous connection."""
+        statement, parameters = self._explanation(connection, run)
+        with db.translated():
+            async with connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(statement, parameters)
+                return cast(dict[str, Any], await cursor.fetchone())
+
+    def _explanation(
+        self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], run: bool
+    ) -> tuple[sql.Composed, Parameters]:
+        statement = sql.SQL(statements.load("search")["explain"]).format(table=identifier(self.table))
+        return statement, {**self.parameters(connection), "run": run}
+
+    def _check(self) -> None:
+        if (self.query is None) == (self.key is None):
+            hint = 'Search("docs", "money back"), or Search("docs", key=42) for rows like that one'
+            raise InvalidArgument("a search is for a query or by a key", hint=hint)
+        if self.key is not None and self.rerank is not None:
+            hint = "leave rerank out"
+            raise InvalidArgument("rows like a row are not reranked: there is no query", hint=hint)
 
     def _columns(self) -> sql.Composable:
         if self.columns is None:
@@ -121,6 +168,26 @@ async def search_async(
 ) -> list[Hit]:
     """The same over an asynchronous connection."""
     return await Search(table, query, **options).run_async(connection)
+
+
+def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **options: Any) -> list[Hit]:
+    """The rows of a table that are most like one of it, by the vectors that it has; no model is asked.
+
+    The options are those of `Search`, but a reranker.
+    """
+    return Search(table, key=key, **options).run(connection)
+
+
+async def similar_async(
+    connection: psycopg.AsyncConnection[Any], table: Table, key: Any, **options: Any
+) -> list[Hit]:
+    """The same over an asynchronous connection."""
+    return await Search(table, key=key, **options).run_async(connection)
+
+
+def _key(key: Any) -> str:
+    """As embed.failures shows a key: of several columns a JSON array of texts."""
+    return json.dumps([str(part) for part in key]) if isinstance(key, tuple | list) else str(key)
 
 
 def _hits(description: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[Hit]:

@@ -206,6 +206,9 @@ class Dispatcher:
         with suppress(psycopg.Error, PoolTimeout):
             await self._store.blame(self.work, reason)
 
+    def _timeout(self, spec: ModelSpec) -> float:
+        return LIMITED_TIMEOUT if self._is_limited(spec) else self._settings.model_timeout
+
     def _release(self, task: asyncio.Task[None]) -> None:
         batch = self._in_hand.pop(task)
         self._lanes[batch.lane] -= 1
@@ -300,10 +303,6 @@ class Dispatcher:
         most = self._settings.batch_characters
         return min(most, MULTI_CHARACTERS) if "multi" in self.work.sizes else most
 
-    @property
-    def _timeout(self) -> float:
-        return LIMITED_TIMEOUT if self._is_limited(self.work.spec) else self._settings.model_timeout
-
     async def _is_hopeless(self, batch: Batch, error: PgEmbedError) -> bool:
         """Whether rows have no attempt left; else the batch goes back to the queue."""
         charge = not isinstance(error, (*REPAIR, Overloaded)) and not _is_limited(error)
@@ -342,7 +341,8 @@ class Dispatcher:
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Move the size of a batch half-way to what the model does in the time that a batch should take."""
-        aim = LIMITED_SECONDS if self._is_limited(self.work.spec) else self._settings.batch_seconds
+        is_limited = any(self._is_limited(share.spec) for share in self.work.shares)
+        aim = LIMITED_SECONDS if is_limited else self._settings.batch_seconds
         wanted = rows / max(seconds, 1e-3) * aim
         size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
         self._rows = int(min(max(size, self._fewest_rows), self._most_rows))

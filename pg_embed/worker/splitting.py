@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from pg_embed.chunks import Chunk, Chunking, Counter, split
 from pg_embed.errors import InputRejected
 from pg_embed.jobs import Batch, Chunked, Dead, Document, Kept, Lane, Made, Work
 from pg_embed.records import Embeddings, join, no_embeddings
-from pg_embed.worker.embedding import PRIORITIES, Models, check_space, embed_batch
+from pg_embed.worker.embedding import PRIORITIES, Models, Timeout, check_space, embed_batch
 
 Row = tuple[Embeddings, int]  # a vector: the one of a call's that stands there
 Found = dict[int, list[Row]]  # a document's vectors, by its place
@@ -31,7 +31,7 @@ class Plan:
 
 
 async def embed_documents(
-    models: Models, work: Work, lane: Lane, documents: Sequence[Document], timeout: float
+    models: Models, work: Work, lane: Lane, documents: Sequence[Document], timeout: Timeout
 ) -> Chunked:
     """What becomes of documents. One whose chunk the model rejects is dead as a whole, and it alone.
 
@@ -40,9 +40,11 @@ async def embed_documents(
     if not documents:
         return Chunked([], [], no_embeddings())
     chunking = Chunking.from_json(work.chunking or {})
-    count = await models.counter(work.spec)
-    together = await models.reads_documents(work.spec)
-    plans = await asyncio.to_thread(_plans, documents, chunking, count, work.space_id, together)
+    first = work.shares[0].spec
+    count = await models.counter(first)
+    together = await models.reads_documents(first)
+    space = " ".join(share.space_id for share in work.shares)
+    plans = await asyncio.to_thread(_plans, documents, chunking, count, space, together)
     large = _too_large(plans, count, work.sizes.get("multi", 0))
     plans = [Plan((), (), ()) if place in large else one for place, one in enumerate(plans)]
     found, dead = await (_embed_together if together else _embed)(models, work, lane, plans, timeout)
@@ -108,7 +110,7 @@ def _whole(document: Document) -> Chunk:
 
 
 async def _embed(
-    models: Models, work: Work, lane: Lane, plans: Sequence[Plan], timeout: float
+    models: Models, work: Work, lane: Lane, plans: Sequence[Plan], timeout: Timeout
 ) -> tuple[Found, Rejected]:
     """Each text once, wherever it stands."""
     inputs = list(dict.fromkeys(text for plan in plans for text in plan.inputs))
@@ -132,17 +134,18 @@ async def _embed(
 
 
 async def _embed_together(
-    models: Models, work: Work, lane: Lane, plans: Sequence[Plan], timeout: float
+    models: Models, work: Work, lane: Lane, plans: Sequence[Plan], timeout: Timeout
 ) -> tuple[Found, Rejected]:
-    """The chunks of each document in its context."""
-    await check_space(models, work)
+    """The chunks of each document in its context; a second model's sparse vectors know of none."""
+    share, *others = work.shares
+    await check_space(models, share)
     found: Found = {place: [] for place, one in enumerate(plans) if not one.made}
     dead: Rejected = {}
     waiting = deque([[place for place, one in enumerate(plans) if one.made]])
     while waiting and (places := waiting.popleft()):
         try:
             documents = [plans[place].inputs for place in places]
-            vectors = await models.embed_chunks(work.spec, documents, PRIORITIES[lane], timeout)
+            vectors = await models.embed_chunks(share.spec, documents, PRIORITIES[lane], timeout(share.spec))
         except InputRejected as exc:
             if len(places) == 1:
                 dead[places[0]] = Dead(places[0], exc.sqlstate, str(exc))
@@ -152,7 +155,20 @@ async def _embed_together(
             continue
         for place, rows in zip(places, vectors, strict=True):
             found[place] = [(rows, row) for row in range(len(rows))]
-    return found, dead
+    if not others:
+        return found, dead
+    sparse, refused = await _embed(models, replace(work, shares=others), lane, plans, timeout)
+    both = {
+        place: [_beside(dense, row) for dense, row in zip(found[place], sparse[place], strict=True)]
+        for place in found.keys() & sparse.keys()
+    }
+    return both, {**refused, **dead}
+
+
+def _beside(dense: Row, sparse: Row) -> Row:
+    vectors, row = dense
+    others, other = sparse
+    return replace(vectors.cut(row, row + 1), sparse=others.cut(other, other + 1).sparse), 0
 
 
 def _chunked(plans: Sequence[Plan], found: Found, dead: Rejected) -> Chunked:

@@ -438,6 +438,20 @@ IMMUTABLE PARALLEL SAFE
 AS $$ SELECT COALESCE(CASE output WHEN 'sparse' THEN m.sparse_dimensions WHEN 'multi' THEN m.multi_dimensions END, m.dimensions) $$;
 COMMENT ON FUNCTION embed._size(embed._model, text) IS 'The dimensions of one of a model''s outputs. No SET clause: it must inline.';
 
+CREATE OR REPLACE FUNCTION embed._models(v embed._vectorizer)
+RETURNS integer[]
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT pg_catalog.array_remove(ARRAY[v.model_id, v.sparse_model_id], NULL) $$;
+COMMENT ON FUNCTION embed._models(embed._vectorizer) IS 'The models of a vectorizer: one, or two where another makes its sparse vectors. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._model_of(v embed._vectorizer, output text)
+RETURNS integer
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT CASE output WHEN 'sparse' THEN COALESCE(v.sparse_model_id, v.model_id) ELSE v.model_id END $$;
+COMMENT ON FUNCTION embed._model_of(embed._vectorizer, text) IS 'The model that makes one of a vectorizer''s outputs. No SET clause: it must inline.';
+
 CREATE OR REPLACE FUNCTION embed._output_names(outputs text[])
 RETURNS text
 LANGUAGE sql

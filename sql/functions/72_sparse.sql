@@ -29,7 +29,7 @@ BEGIN
     has_postings := EXISTS (SELECT FROM embed._postings AS p WHERE p.vectorizer_id = v.id)
         AND (SELECT count(*) = 4 FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
             AND g.tgname IN (SELECT 'pg_embed_' || v.id || '_posting_' || t.event FROM unnest('{insert,update,delete,truncate}'::text[]) AS t(event)));
-    SELECT m.name, m.family INTO STRICT model, family FROM embed._model AS m WHERE m.id = v.model_id;
+    SELECT m.name, m.family INTO STRICT model, family FROM embed._model AS m WHERE m.id = embed._model_of(v, 'sparse');
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'name one with the output sparse');
     END IF;

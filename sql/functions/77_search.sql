@@ -22,23 +22,24 @@ DECLARE
     legs jsonb := '{}';
 BEGIN
     FOR v IN
-        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, m.name AS model, m.metric,
+        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, w AS vectorizer,
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
-        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
+        FROM embed._vectorizer AS w
         WHERE w.source = _search_legs_v1.source AND w.chunk_table IS NULL ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         legs := legs || (
             SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
-                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
+                'vectorizer', v.id, 'name', v.name, 'model', m.name, 'metric', m.metric, 'keys', v.keys, 'key_columns', v.key_columns,
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
                 'indexed', CASE o.output WHEN 'sparse' THEN (SELECT p.has_postings FROM embed._posting_source_v1(v.id) AS p) ELSE EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
                     WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops') END,
+                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || m.metric || '\_ops') END,
                 'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
             FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
+            JOIN embed._model AS m ON m.id = embed._model_of(v.vectorizer, o.output)
             JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
             JOIN pg_type AS t ON t.oid = a.atttypid
             WHERE v.keys IS NOT NULL);
@@ -252,21 +253,10 @@ BEGIN
         ending := format('SELECT t.*, $6[1] * %s + $6[2] * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
             embed._standard_score('dense', plan ->> 'fusion'), embed._standard_score('sparse', plan ->> 'fusion'));
     END IF;
-    parts := array_append(parts, format('_best AS (SELECT * FROM (%s) AS f WHERE %s ORDER BY score DESC, %s LIMIT $5)', ending,
-        CASE WHEN (plan ->> 'reranked')::boolean THEN 'true' ELSE '($7 IS NULL OR score >= $7)' END, keys));
-    IF plan ? 'multi' THEN
-        RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, (%3$s)::real AS judged, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s)
-            SELECT b.hit, b.judged, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, b.judged
-            FROM _read AS b WHERE $7 IS NULL OR b.judged >= $7 ORDER BY b.judged DESC NULLS LAST, b.place LIMIT $10',
-            array_to_string(parts, ', '), alias, embed._late_score(plan, alias), placed, relation, matched);
-    ELSIF (plan ->> 'reranked')::boolean THEN
-        RETURN format('WITH %1$s, _read AS MATERIALIZED (SELECT %2$s AS hit, p.*, %3$s AS input, row_number() OVER (ORDER BY p.score DESC, %4$s) AS place FROM _best AS p JOIN %5$s ON %6$s),
-            _judged AS MATERIALIZED (SELECT embed.rerank_scores($8, array_agg(b.input ORDER BY b.place), $9) AS scores FROM _read AS b)
-            SELECT b.hit, x.score, b.dense_rank, b.dense_score::real, b.sparse_rank, b.sparse_score::real, x.score
-            FROM _read AS b CROSS JOIN _judged AS j CROSS JOIN LATERAL (SELECT j.scores[b.place] AS score) AS x
-            WHERE $7 IS NULL OR x.score >= $7 ORDER BY x.score DESC NULLS LAST, b.place LIMIT $10',
-            array_to_string(parts, ', '), alias, COALESCE(dense, sparse) ->> 'input', placed, relation, matched);
+    IF plan ? 'last' OR (plan ->> 'reranked')::boolean THEN
+        RETURN 'WITH RECURSIVE ' || array_to_string(parts, ', ') || ', ' || embed._search_ending(plan, ending, keys, placed, matched);
     END IF;
+    parts := array_append(parts, format('_best AS (SELECT * FROM (%s) AS f WHERE $7 IS NULL OR score >= $7 ORDER BY score DESC, %s LIMIT $5)', ending, keys));
     RETURN format('WITH %s SELECT %s AS hit, p.score::real, p.dense_rank, p.dense_score::real, p.sparse_rank, p.sparse_score::real, NULL::real
         FROM _best AS p JOIN %s ON %s ORDER BY p.score DESC, %s', array_to_string(parts, ', '), alias, relation, matched, placed);
 END $$;
@@ -303,7 +293,8 @@ COMMENT ON FUNCTION embed._standard_score(text, text) IS
 
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
-    vectorizer text, condition text, key text DEFAULT NULL
+    vectorizer text, condition text, key text DEFAULT NULL, diversity real DEFAULT NULL, boost jsonb DEFAULT NULL, boosting text DEFAULT NULL,
+    skip integer DEFAULT 0, explain text DEFAULT NULL
 )
 RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
 LANGUAGE plpgsql
@@ -319,14 +310,24 @@ DECLARE
     wanted integer;
     total double precision;
     met double precision;
+    most double precision;
     exact boolean;
     kept text[];
 BEGIN
-    IF query IS NULL AND key IS NULL THEN
+    IF query IS NULL AND key IS NULL AND explain IS DISTINCT FROM 'plan' THEN
         RETURN;
     END IF;
     plan := embed._search_plan(pg_catalog.pg_typeof(source), k, mode, filter, fusion, weights, candidates, rerank, vectorizer, condition);
+    IF diversity IS NOT NULL OR boost IS NOT NULL OR boosting IS NOT NULL OR skip IS DISTINCT FROM 0 THEN
+        plan := embed._search_extended(plan, k, candidates, vectorizer, diversity, boost, boosting, skip);
+    END IF;
     bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    IF explain = 'plan' THEN
+        -- no plan depends on what the vectors hold
+        dense_query := '[0]';
+        sparse_query := '{}/1';
+        tokens := '{[0]}';
+    END IF;
     IF key IS NOT NULL THEN
         bound := pg_catalog.array_append(bound, key);
         EXECUTE embed._search_own(plan, bound) INTO dense_query, sparse_query, plan USING NULL::text, plan, bound;
@@ -334,14 +335,14 @@ BEGIN
             PERFORM embed._fail('PE003', pg_catalog.format('table %s has no row with the key %s', pg_catalog.pg_typeof(source), key),
                 'or you may not see it; a key of several columns is written as a JSON array: ["a", "1"]');
         END IF;
-    ELSIF plan ? 'dense' THEN
+    ELSIF plan ? 'dense' AND dense_query IS NULL THEN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
-    IF key IS NULL AND plan ? 'sparse' THEN
+    IF key IS NULL AND plan ? 'sparse' AND sparse_query IS NULL THEN
         sparse_query := embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text;
     END IF;
     IF plan ? 'multi' THEN
-        tokens := embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[];
+        tokens := COALESCE(tokens, embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[]);
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
@@ -350,17 +351,23 @@ BEGIN
     IF NOT exact THEN
         total := plan ->> 'rows';
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
-        exact := met <= COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
+        most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
+        exact := met <= most;
     END IF;
     kept := embed._search_settings(wanted, filtered, NULL);
+    IF explain IS NOT NULL THEN
+        PERFORM embed._search_explained(explain = 'run', plan, exact, met, most, dense_query, sparse_query, bound, min_score, query, rerank, k, tokens);
+        PERFORM embed._search_settings(NULL, NULL, kept);
+        RETURN;
+    END IF;
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
     USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
         min_score::float8, query, rerank, k, tokens;
     PERFORM embed._search_settings(NULL, NULL, kept);
 END $$;
-COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text) IS
-    'embed.search, and with the key of a row embed.similar; with a condition in SQL, which runs with the caller''s rights and is never to be built from what somebody typed. No SET clause: the caller''s search_path holds.';
+COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
+    'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
 
 CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
 RETURNS text
@@ -423,14 +430,17 @@ CREATE OR REPLACE FUNCTION embed.search(
     candidates integer DEFAULT 100,
     rerank text DEFAULT NULL,
     min_score real DEFAULT NULL,
-    vectorizer text DEFAULT NULL
+    vectorizer text DEFAULT NULL,
+    diversity real DEFAULT NULL,
+    boost jsonb DEFAULT NULL,
+    skip integer DEFAULT 0
 )
 RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real, rerank_score real)
 LANGUAGE sql
 STABLE PARALLEL UNSAFE ROWS 10
-AS $$ SELECT * FROM embed._search_v1(source, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, NULL) $$;
-COMMENT ON FUNCTION embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text) IS
-    'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both; rerank names a model that judges the best rows again, or is ''multi'' for stored token vectors. No SET clause: it must inline.';
+AS $$ SELECT * FROM embed._search_v1(source, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, NULL, NULL, diversity, boost, NULL, skip) $$;
+COMMENT ON FUNCTION embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer) IS
+    'The rows of a table that answer a query best, whole, with their scores: SELECT (hit).title, score FROM embed.search(NULL::docs, ''money back'', k => 5). Dense and sparse vectors together where the table has both; rerank names a model that judges the best rows again, or is ''multi'' for stored token vectors; diversity (0 to 1) keeps rows apart that are alike, boost adds to the score by columns, skip leaves the first rows out. No SET clause: it must inline.';
 
 CREATE OR REPLACE FUNCTION embed.similar(
     source anyelement,
@@ -442,14 +452,17 @@ CREATE OR REPLACE FUNCTION embed.similar(
     weights real[] DEFAULT NULL,
     candidates integer DEFAULT 100,
     min_score real DEFAULT NULL,
-    vectorizer text DEFAULT NULL
+    vectorizer text DEFAULT NULL,
+    diversity real DEFAULT NULL,
+    boost jsonb DEFAULT NULL,
+    skip integer DEFAULT 0
 )
 RETURNS TABLE (hit anyelement, score real, dense_rank integer, dense_score real, sparse_rank integer, sparse_score real)
 LANGUAGE sql
 STABLE PARALLEL UNSAFE ROWS 10
 AS $$
     SELECT f.hit, f.score, f.dense_rank, f.dense_score, f.sparse_rank, f.sparse_score
-    FROM embed._search_v1(source, NULL, k, mode, filter, fusion, weights, candidates, NULL, min_score, vectorizer, NULL, key) AS f
+    FROM embed._search_v1(source, NULL, k, mode, filter, fusion, weights, candidates, NULL, min_score, vectorizer, NULL, key, diversity, boost, NULL, skip) AS f
 $$;
-COMMENT ON FUNCTION embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text) IS
+COMMENT ON FUNCTION embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer) IS
     'More rows like one, by the vectors that it has; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';

@@ -1,5 +1,5 @@
 -- name: search
--- Rows that answer a query, with their scores last. A condition runs with the caller's rights.
+-- Rows that answer a query, with their scores last. A condition and a boost run with the caller's rights.
 SELECT {columns}, s.score, s.dense_rank, s.dense_score, s.sparse_rank, s.sparse_score, s.rerank_score
 FROM embed._search_v1(
     NULL::{table},
@@ -13,8 +13,42 @@ FROM embed._search_v1(
     %(rerank)s::text,
     %(min_score)s::real,
     %(vectorizer)s::text,
-    %(condition)s::text
+    %(condition)s::text,
+    %(key)s::text,
+    %(diversity)s::real,
+    %(boost)s::jsonb,
+    %(boosting)s::text,
+    %(skip)s::integer
 ) AS s;
+
+-- name: explain
+-- How the same search would run, or with run did.
+SELECT embed._search_explain_v1(
+    NULL::{table},
+    %(query)s::text,
+    %(k)s::integer,
+    %(mode)s::text,
+    %(filter)s::jsonb,
+    %(fusion)s::text,
+    %(weights)s::real[],
+    %(candidates)s::integer,
+    %(rerank)s::text,
+    %(min_score)s::real,
+    %(vectorizer)s::text,
+    %(condition)s::text,
+    %(key)s::text,
+    %(diversity)s::real,
+    %(boost)s::jsonb,
+    %(boosting)s::text,
+    %(skip)s::integer,
+    %(run)s::boolean
+);
+
+-- name: recency
+-- A boost as an expression: it halves with the time since the column's. NULL adds nothing, what lies ahead is new, and beyond
+-- 1000 half-lives the power would be an underflow.
+(CASE WHEN {column} IS NULL THEN 0 ELSE {weight} * pg_catalog.power(0.5::float8, LEAST(GREATEST(
+    extract(epoch FROM pg_catalog.now())::float8 - extract(epoch FROM {column}::timestamptz)::float8, 0) / {seconds}, 1000)) END)
 
 -- name: columns
 -- The columns of a table that hold no vectors.

@@ -175,6 +175,17 @@ def test_vectorize_knows_templates_and_filters(db: Db, dsn: str) -> None:
     assert told == ("{title}: {body}", "(NOT draft)", "v")
 
 
+def test_vectorize_takes_a_second_model_for_sparse_vectors(docs: str, db: Db) -> None:
+    succeeds("models", "--dsn", docs, "create", "bm25", "--family", "bm25")
+    db.execute("SELECT embed.drop_vectorizer('docs')")
+    succeeds("vectorize", "--dsn", docs, "docs", "body", "--sparse", "bm25", "--sparse-column", "words")
+    embed_all(docs, db)
+    assert db.execute("SELECT count(embedding), count(words) FROM docs").fetchone() == (2, 2)
+    (row,) = as_json("status", docs)
+    assert (row["model"], row["sparse_model"]) == ("small", "bm25")
+    assert "small + bm25" in " ".join(succeeds("status", docs).split())
+
+
 def test_failures_are_listed_and_sent_again(db: Db, dsn: str) -> None:
     succeeds("models", "--dsn", dsn, "create", "picky", *FAKE, "--option", "fail_on=two", "--default")
     db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
@@ -380,10 +391,23 @@ def test_search_finds_rows_by_both_legs(db: Db, dsn: str, serve_folder: Path) ->
         table = succeeds(*search, "--k", "2", "--column", "body", "--column", "score").splitlines()
         assert table[1].split() == ["rank", "score", "body", "row.score"]
         assert "a red fox" in table[3]
+        more = ("--skip", "1", "--diversity", "0.3", "--boost", '{"score": {"weight": 9}}')
+        skipped = as_json(*search, *more)
+        assert [answer["row"]["id"] for answer in as_json(*search, *more[2:])][1:] == [
+            answer["row"]["id"] for answer in skipped
+        ]
+        like = as_json("search", "--dsn", dsn, "--table", "notes", "--like", "1", "--explain")
+        assert {answer["row"]["id"] for answer in like} == {2, 3}
+        assert {answer["dense_rank"] for answer in like} == {1, 2}
+        plan = succeeds(*search, "--plan")
+        assert plan.startswith("hybrid, exactly, in one pass over the rows: no leg has an index")
+        assert "Seq Scan on notes" in plan
         nothing = succeeds(*search, "--filter", '{"lang": "fr"}')
         assert nothing.strip() == "there is no answer"
         for wrong, said in (
             (("--filter", "{lang"), "hint: as in --filter"),
+            (("--boost", "{score"), "hint: as in --boost"),
+            (("--like", "1"), "error: a search is for a query or by a key"),
             (("--mode", "no"), "error: there is no mode 'no'"),
             (("--vectorizer", "no"), "hint: it has: 'notes_embedding'"),
         ):

@@ -22,6 +22,8 @@ INLINED = {
     "embed_sparse",
     "embed_multi",
     "_size",
+    "_models",
+    "_model_of",
     "search",
     "_sparse_column",
     "_sparse_terms",
@@ -32,6 +34,9 @@ CALLERS = {
     "_search_v1",
     "_search_estimate",
     "_search_settings",
+    "_search_explained",
+    "_search_explain_v1",
+    "explain_search",
 }  # run with the caller's search_path, or settings
 
 LEAK = """

@@ -42,6 +42,30 @@ def docs15(db15: Connection) -> Connection:
     return db15
 
 
+def test_chunks(db15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(db15)
+    create_docs(db15, "one", None, "three. " * 300)
+    db15.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', storage => 'table', chunking => '{\"size\": 40}')"
+    )
+    start_worker(dsn15)
+    db15.execute("SELECT embed.wait('docs')")
+    db15.execute("DELETE FROM docs WHERE id = 1")
+    db15.execute("UPDATE docs SET body = 'Quite another one. ' || body, id = 4 WHERE id = 3")
+    db15.execute("SELECT embed.wait('docs')")
+    found = db15.execute(
+        "SELECT id, max(chunk_no), count(*), count(source) FROM docs_chunks GROUP BY id"
+    ).fetchall()
+    assert len(found) == 1
+    key, last, number, rows = found[0]
+    assert (key, last, rows) == (4, number, number)
+    assert number > 10
+    db15.execute("TRUNCATE docs")
+    db15.execute("SELECT embed.wait('docs')")
+    assert value(db15, "SELECT count(*) FROM docs_embedding") == 0
+    db15.execute("SELECT embed.drop_vectorizer('docs_embedding', drop_column => true)")
+
+
 def test_the_whole_cycle(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
     start_worker(dsn15, tend_every=0.05)
     insert_docs(docs15, "four", "five")
@@ -171,12 +195,15 @@ def test_searches_by_both_legs_exactly_and_by_index(db15: Connection) -> None:
         ", fusion => 'rrf'",
         ", rerank => 'multi'",
         ', filter => \'{"name": "EN", "year": [2003, 2006]}\'',
+        ', diversity => 0.5, skip => 2, boost => \'{"year": {"weight": 1}}\'',
     ):
         db15.execute("RESET embed.exact_rows; RESET enable_seqscan")
         exact = db15.execute(statement.format(arguments).encode()).fetchall()
         db15.execute("SET embed.exact_rows = 0; SET enable_seqscan = off")
         assert db15.execute(statement.format(arguments).encode()).fetchall() == exact
         assert len(exact) == 10 or "EN" in arguments
+    told = value(db15, "SELECT embed.explain_search(NULL::docs, mode => 'dense')")
+    assert "docs_embedding_idx" in told["plan"]
     found = db15.execute(statement.format(', filter => \'{"name": "EN"}\', k => 200').encode()).fetchall()
     assert {row[0] % 3 for row in found} == {0}
 

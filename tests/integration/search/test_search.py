@@ -11,8 +11,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pg_embed.errors import DatabaseError, InvalidArgument, NotInstalled
-from pg_embed.search import Hit, Search, search, search_async
-from tests.fix_search import answer, create_docs
+from pg_embed.search import Hit, Search, recency, search, search_async, similar, similar_async
+from tests.fix_search import answer, calls, create_docs, fill, vectorize
 from tests.fix_worker import Connection
 
 QUERY = "quick red fox 7"
@@ -26,6 +26,7 @@ IN_SQL = (
 def docs(db: Connection) -> Connection:
     create_docs(db, 100)
     answer(db, QUERY)
+    db.execute("ALTER TABLE docs ADD day date; UPDATE docs SET day = date '2026-01-01' + id::int")
     return db
 
 
@@ -48,6 +49,12 @@ def flat(hits: list[Hit]) -> list[tuple[Any, ...]]:
             ', filter => \'{"lang": "en", "year": {">": 2005}}\'',
         ),
         ({"vectorizer": "docs_embedding"}, ", vectorizer => 'docs_embedding'"),
+        ({"diversity": 0.4, "skip": 3}, ", diversity => 0.4, skip => 3"),
+        ({"boost": {"year": {"weight": 2}}}, ', boost => \'{"year": {"weight": 2}}\''),
+        (
+            {"boost": {"day": {"half_life": datetime.timedelta(days=3), "weight": 2}}, "mode": "dense"},
+            ', boost => \'{"day": {"half_life": "3 days", "weight": 2}}\', mode => \'dense\'',
+        ),
     ],
 )
 async def test_python_and_sql_give_the_same_rows(
@@ -89,7 +96,6 @@ def test_a_condition_that_is_a_text_is_refused(docs: Connection) -> None:
 
 
 def test_values_of_a_filter_may_be_dates(docs: Connection) -> None:
-    docs.execute("ALTER TABLE docs ADD day date; UPDATE docs SET day = date '2026-01-01' + id::int")
     hits = search(docs, "docs", QUERY, filter={"day": {"<": datetime.date(2026, 1, 6)}})
     assert {hit.row["id"] for hit in hits} == {0, 1, 2, 3, 4}
 
@@ -107,3 +113,77 @@ def test_a_search_can_be_kept_and_run_again(docs: Connection) -> None:
     kept = Search("docs", QUERY, k=4, mode="sparse")
     assert kept.run(docs) == kept.run(docs)
     assert hash(kept) == hash(Search("docs", QUERY, k=4, mode="sparse"))
+
+
+async def test_rows_like_a_row_are_those_of_sql(docs: Connection, dsn: str) -> None:
+    for options, arguments in (
+        ({}, ""),
+        ({"mode": "sparse", "k": 4}, ", mode => 'sparse', k => 4"),
+        ({"diversity": 0.5, "skip": 1}, ", diversity => 0.5, skip => 1"),
+    ):
+        wanted = docs.execute(
+            "SELECT (hit).id, score, dense_rank, dense_score, sparse_rank, sparse_score, NULL::real"
+            f" FROM embed.similar(NULL::docs, '7'{arguments})".encode()
+        ).fetchall()
+        assert wanted
+        assert flat(similar(docs, "docs", 7, **options)) == wanted
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            assert flat(await similar_async(connection, "docs", "7", **options)) == wanted
+
+
+def test_a_key_of_several_columns_is_a_tuple(docs: Connection) -> None:
+    docs.execute("CREATE TABLE pairs (a text, b int, body text, PRIMARY KEY (a, b))")
+    vectorize(docs, "pairs")
+    docs.execute("INSERT INTO pairs SELECT 'it''s', id, body FROM docs")
+    fill(docs, "pairs")
+    found = similar(docs, "pairs", ("it's", 4), k=100)
+    assert {hit.row["b"] for hit in found} == {*range(100)} - {4}
+
+
+def test_a_search_has_a_query_or_a_key(docs: Connection) -> None:
+    for wrong in (Search("docs"), Search("docs", "x", key=1)):
+        with pytest.raises(InvalidArgument, match="a query or by a key"):
+            wrong.run(docs)
+    with pytest.raises(InvalidArgument, match="not reranked"):
+        similar(docs, "docs", 1, rerank="judge")
+
+
+def test_a_boost_in_sql_is_that_in_json(docs: Connection) -> None:
+    boost = recency("day", datetime.timedelta(days=10), 2)
+    with docs.transaction():
+        hits = search(docs, "docs", QUERY, boost=boost)
+        assert hits == search(
+            docs, "docs", QUERY, boost={"day": {"half_life": datetime.timedelta(days=10), "weight": 2}}
+        )
+        plain = {hit.row["id"]: hit.score for hit in search(docs, "docs", QUERY, k=100)}
+        row = docs.execute("SELECT extract(epoch FROM now() - date '2026-01-01') / 86400").fetchone()
+        assert row is not None
+        for hit in hits:
+            age = max(float(row[0]) - hit.row["id"], 0)
+            assert hit.score == pytest.approx(plain[hit.row["id"]] + 2 * 0.5 ** (age / 10), abs=1e-5)
+    both = sql.SQL(" + ").join([boost, sql.SQL("year / {}").format(100.0)])
+    hits = search(docs, "docs", QUERY, mode="dense", boost=both)
+    assert all(hit.score > hit.dense_score + 20 for hit in hits if hit.dense_score is not None)
+
+
+@pytest.mark.parametrize(("half_life", "weight"), [(0, 1), (-1, 1), (1, float("nan")), (1, float("inf"))])
+def test_a_recency_that_cannot_be_is_told(half_life: int, weight: float) -> None:
+    with pytest.raises(InvalidArgument, match=r"half_life is|the weight is"):
+        recency("day", datetime.timedelta(days=half_life), weight)
+
+
+async def test_a_search_explains_itself(docs: Connection, dsn: str) -> None:
+    before = calls(docs)
+    kept = Search(
+        "docs", QUERY, where=sql.SQL("year > {}").format(2010), boost=sql.SQL("year"), diversity=0.5
+    )
+    told = kept.explain(docs)
+    assert calls(docs) == before, "no model is asked"
+    assert told["exact"] is True
+    assert "(year > 2010\n)" in told["condition"]
+    async with await psycopg.AsyncConnection.connect(dsn, row_factory=dict_row) as connection:
+        assert (await kept.explain_async(connection))["statement"] == told["statement"]
+        ran = await kept.explain_async(connection, run=True)
+    assert "actual time" in ran["plan"]
+    assert "actual" not in told["plan"]
+    assert Search("docs", key=3).explain(docs)["mode"] == "hybrid"

@@ -412,12 +412,36 @@ def test_sparse_and_token_vectors_stand_beside_the_dense_ones(
     assert wrong(db) == []
 
 
-def test_a_vectorizer_of_sparse_vectors_alone_has_chunks_too(
-    db: Connection, dsn: str, start_worker: StartWorker
-) -> None:
+def create_words(db: Connection) -> None:
+    """A model of family bm25."""
     options = {"language": "english"}
     card = load_bm25(ModelSpec("words", "bm25", options)).card.as_dict()
     db.execute("SELECT embed.create_model('words', 'bm25', %s, card => %s)", [Jsonb(options), Jsonb(card)])
+
+
+@pytest.mark.parametrize("model", [GatedFake, ContextualFake], ids=["alone", "together"])
+def test_a_second_model_may_make_the_sparse_vectors(
+    db: Connection, dsn: str, start_worker: StartWorker, model: type[GatedFake]
+) -> None:
+    create_fake_model(db)
+    create_words(db)
+    create_docs(db)
+    db.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'fake', sparse => 'words', storage => 'table',"
+        """ chunking => '{"size": 12}')"""
+    )
+    start_worker(dsn, {"fake": model(fail_on="poison")})
+    insert_docs(db, text(*long_text(4)), "cats and dogs", "poison")
+    db.execute("SELECT embed.wait('docs')")
+    assert db.execute("SELECT key FROM embed.failures").fetchall() == [("3",)]
+    assert [len(chunks(db, key)) for key in (1, 2, 3)] == [4, 1, 0]
+    assert value(db, "SELECT count(*) FROM docs_embedding WHERE num_nulls(embedding, sparse) > 0") == 0
+
+
+def test_a_vectorizer_of_sparse_vectors_alone_has_chunks_too(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_words(db)
     create_docs(db, text(*long_text(4)), "cats and dogs")
     db.execute(
         "SELECT embed.create_vectorizer('docs', 'body', model => 'words', storage => 'table',"
