@@ -404,6 +404,23 @@ IMMUTABLE PARALLEL SAFE
 AS $$ SELECT COALESCE(v.chunk_table, v.source) $$;
 COMMENT ON FUNCTION embed._home(embed._vectorizer) IS 'The table that holds a vectorizer''s vectors: its own, or that of the chunks. No SET clause: it must inline.';
 
+CREATE OR REPLACE FUNCTION embed._of_chunks(v embed._vectorizer)
+RETURNS embed._vectorizer
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF v.chunk_table IS NOT NULL THEN
+        v.source := v.chunk_table;
+        v.key_columns := '{1}';
+        v.partitions := '{}';
+        v.chunk_table := NULL;
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION embed._of_chunks(embed._vectorizer) IS 'A vectorizer as that of its chunks, by their ids, for what works on the table of the vectors.';
+
 CREATE OR REPLACE FUNCTION embed._chunk_match(v embed._vectorizer, chunk_alias text, row_alias text)
 RETURNS text
 LANGUAGE sql
@@ -411,7 +428,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- the key of a chunk stands behind its id, in the order of the row's key
-    SELECT string_agg(format('%s.%s = %s.%s', chunk_alias, embed._column_name(v.chunk_table, (k.position + 1)::smallint),
+    SELECT string_agg(format('%s.%s OPERATOR(pg_catalog.=) %s.%s', chunk_alias, embed._column_name(v.chunk_table, (k.position + 1)::smallint),
         row_alias, embed._column_name(v.source, k.attnum)), ' AND ' ORDER BY k.position)
     FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position)
 $$;

@@ -161,9 +161,9 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer
-        AND (v.source = relation OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
+        AND (relation IN (v.source, v.chunk_table) OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
 $$;
-COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, or a partition of it.';
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks.';
 
 CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
 RETURNS text

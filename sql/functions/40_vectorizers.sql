@@ -469,7 +469,7 @@ BEGIN
     END IF;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
-    IF 'bm25' IN (chosen.family, second.family) AND NOT chunks.is_table THEN
+    IF 'bm25' IN (chosen.family, second.family) THEN
         PERFORM embed._make_postings(id);
     END IF;
     IF backfill THEN

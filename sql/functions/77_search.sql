@@ -26,7 +26,7 @@ BEGIN
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
         FROM embed._vectorizer AS w
-        WHERE w.source = _search_legs_v1.source AND w.chunk_table IS NULL ORDER BY w.name
+        WHERE w.source = _search_legs_v1.source ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         legs := legs || (
@@ -35,12 +35,13 @@ BEGIN
                 'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
                 'indexed', CASE o.output WHEN 'sparse' THEN (SELECT p.has_postings FROM embed._posting_source_v1(v.id) AS p) ELSE EXISTS (
                     SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
-                    WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
+                    WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
                         AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || m.metric || '\_ops') END,
-                'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
+                'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END)
+                || embed._leg_chunks(v.vectorizer, alias))), '{}')
             FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
             JOIN embed._model AS m ON m.id = embed._model_of(v.vectorizer, o.output)
-            JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
+            JOIN pg_attribute AS a ON a.attrelid = embed._home(v.vectorizer) AND a.attnum = o.attnum AND NOT a.attisdropped
             JOIN pg_type AS t ON t.oid = a.atttypid
             WHERE v.keys IS NOT NULL);
     END LOOP;
@@ -166,7 +167,9 @@ DECLARE
     sparse jsonb := plan -> 'sparse';
 BEGIN
     -- the best by the postings may all fail a condition
-    IF (sparse ->> 'indexed')::boolean AND plan ->> 'condition' IS NULL THEN
+    IF (sparse ->> 'indexed')::boolean AND plan ->> 'condition' IS NULL AND sparse ? 'chunks' THEN
+        RETURN embed._chunk_words(plan, keys, keyed);
+    ELSIF (sparse ->> 'indexed')::boolean AND plan ->> 'condition' IS NULL THEN
         RETURN format('SELECT %s, NULL::float8 AS d, - f.score::float8 AS s FROM embed._sparse_top_v1(%s, $2::%s, $4) AS f JOIN %s AS %s ON %s ORDER BY s, %s LIMIT $4',
             keyed, sparse ->> 'vectorizer', sparse ->> 'type', plan ->> 'table', plan ->> 'alias',
             embed._key_match((plan ->> 'source')::oid, ARRAY(SELECT jsonb_array_elements_text(sparse -> 'key_columns')::smallint), plan ->> 'alias', 'f.key'), keys);
@@ -193,6 +196,7 @@ DECLARE
     keyed text;
     placed text;
     matched text;
+    nearness text;
     distance text := 'NULL::float8';
     product text := 'NULL::float8';
     parts text[] := '{}';
@@ -205,11 +209,12 @@ BEGIN
     FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
     -- a vector of zeros has no direction: it is NaN far from everything
     IF dense IS NOT NULL THEN
-        distance := format('NULLIF(%s.%s OPERATOR(%s.%s) $1::%s, ''NaN''::float8)', alias, dense ->> 'column', plan ->> 'home',
+        nearness := format('%s OPERATOR(%s.%s) $1::%s', embed._leg_vector(dense, alias), plan ->> 'home',
             CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type');
+        distance := embed._leg_row(dense, format('NULLIF(%s, ''NaN''::float8)', nearness), 'min');
     END IF;
     IF sparse IS NOT NULL THEN
-        product := format('NULLIF(%s.%s OPERATOR(%s.<#>) $2::%s, ''NaN''::float8)', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+        product := embed._leg_row(sparse, format('NULLIF(%s OPERATOR(%s.<#>) $2::%s, ''NaN''::float8)', embed._leg_vector(sparse, alias), plan ->> 'home', sparse ->> 'type'), 'min');
     END IF;
     IF exact THEN
         parts := array_append(parts, format('_scored AS (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
@@ -218,6 +223,7 @@ BEGIN
         parts := array_append(parts, format('_dense AS (
             SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.d, %1$s)::integer AS dense_rank, NULL::integer AS sparse_rank FROM (%2$s) AS c WHERE c.d IS NOT NULL)', keys,
             CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY d, %s LIMIT $4', keys)
+                WHEN dense ? 'chunks' THEN embed._chunk_leg(plan, keys, keyed, nearness, distance)
                 -- the bare operator, by which an index is ordered
                 ELSE format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, distance, relation, chosen,
                     regexp_replace(distance, '^NULLIF\((.*), ''NaN''::float8\)$', '\1')) END));
@@ -271,9 +277,9 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
     -- one aggregate a token of the query is six times as fast as a join of the tokens
-    RETURN format('SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s.%s) AS u(v))) AS x(best)',
+    RETURN embed._leg_row(plan -> 'multi', format('(SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s) AS u(v))) AS x(best))',
         (SELECT string_agg(format('max(- (u.v OPERATOR(%s.<#>) $11[%s]::%s.halfvec))', plan ->> 'home', n, plan ->> 'home'), ', ' ORDER BY n)
-            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), alias, plan #>> '{multi,column}');
+            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), embed._leg_vector(plan -> 'multi', alias)), 'max');
 END $$;
 COMMENT ON FUNCTION embed._late_score(jsonb, text) IS
     'How well stored token vectors answer those of a query, as an expression: for each of the query its best product, and the mean of these.';
@@ -353,9 +359,9 @@ BEGIN
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
         most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
-        exact := met <= most;
+        exact := met * COALESCE((plan #>> '{dense,chunks,per_row}')::float8, 1) <= most;
     END IF;
-    kept := embed._search_settings(wanted, filtered, NULL);
+    kept := embed._search_settings(CASE WHEN plan -> 'dense' ? 'chunks' THEN 4 * wanted ELSE wanted END, filtered, NULL);
     IF explain IS NOT NULL THEN
         PERFORM embed._search_explained(explain = 'run', plan, exact, met, most, dense_query, sparse_query, bound, min_score, query, rerank, k, tokens);
         PERFORM embed._search_settings(NULL, NULL, kept);
@@ -380,6 +386,9 @@ DECLARE
     matched text := embed._key_match((plan ->> 'source')::oid,
         ARRAY(SELECT jsonb_array_elements_text(COALESCE(plan -> 'dense', plan -> 'sparse') -> 'key_columns')::smallint), alias, format('$3[%s]', cardinality(bound)));
 BEGIN
+    IF COALESCE(plan -> 'dense' ? 'chunks', false) OR COALESCE(plan -> 'sparse' ? 'chunks', false) THEN
+        PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', (plan ->> 'source')::oid::regclass), 'search with the text of a chunk: embed.search');
+    END IF;
     RETURN format('SELECT %s, %s, $2 || jsonb_build_object(''condition'', %L::text) FROM %s AS %s WHERE %s AND $1 IS NULL',
         CASE WHEN plan ? 'dense' THEN format('%s.%s::text', alias, plan #>> '{dense,column}') ELSE 'NULL::text' END,
         CASE WHEN plan ? 'sparse' THEN format('%s.%s::text', alias, plan #>> '{sparse,column}') ELSE 'NULL::text' END,

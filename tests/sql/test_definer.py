@@ -32,6 +32,7 @@ INLINED = {
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",
+    "search_chunks",
     "_search_estimate",
     "_search_settings",
     "_search_explained",

@@ -427,8 +427,8 @@ def test_a_second_model_may_make_the_sparse_vectors(
     create_words(db)
     create_docs(db)
     db.execute(
-        "SELECT embed.create_vectorizer('docs', 'body', model => 'fake', sparse => 'words', storage => 'table',"
-        """ chunking => '{"size": 12}')"""
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'fake', sparse => 'words',"
+        """ storage => 'table', chunking => '{"size": 12}')"""
     )
     start_worker(dsn, {"fake": model(fail_on="poison")})
     insert_docs(db, text(*long_text(4)), "cats and dogs", "poison")
@@ -452,6 +452,12 @@ def test_a_vectorizer_of_sparse_vectors_alone_has_chunks_too(
     assert value(db, "SELECT count(*) FROM docs_embedding WHERE words IS NOT NULL") >= 2
     assert value(db, "SELECT count(*) FROM docs_embedding WHERE words IS NULL") == 0
     assert len(chunks(db, 2)) == 1
+    number = value(db, "SELECT id FROM embed._vectorizer")
+    posted = f"SELECT count(*) FROM embed._postings_{number} WHERE term = 0"
+    assert value(db, posted) == value(db, "SELECT count(*) FROM docs_embedding")
+    db.execute("DELETE FROM docs")
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, posted) == 0
 
 
 def test_token_vectors_that_are_too_large_make_their_row_dead(
