@@ -437,6 +437,7 @@ BEGIN
         CASE WHEN chunks.is_table OR targets.columns <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = source AND NOT a.attisdropped)
             THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     IF chunks.is_table THEN
+        chunks.settings := embed._chunking(chunking, (chosen.card ->> 'max_tokens')::integer);
         chunk_view := embed._chunk_name(source, chunk_view, '_chunks');
         home := embed._make_chunk_table(source, key_columns, embed._chunk_name(source, chunk_table, '_embedding'));
     END IF;

@@ -13,14 +13,14 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$ SELECT CASE WHEN value::text ~ '^[0-9]{1,9}$' THEN value::text::integer BETWEEN least_one AND most ELSE false END $$;
 COMMENT ON FUNCTION embed._is_between(jsonb, integer, integer) IS 'Whether a JSON value is a whole number within bounds.';
 
-CREATE OR REPLACE FUNCTION embed._chunking(chunking jsonb)
+CREATE OR REPLACE FUNCTION embed._chunking(chunking jsonb, most integer DEFAULT NULL)
 RETURNS jsonb
 LANGUAGE plpgsql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    told jsonb := '{"size": 400, "overlap": 0, "split": "text", "language": null, "headings": false}' || COALESCE(chunking, '{}');
+    told jsonb := jsonb_build_object('size', least(400, most)) || '{"overlap": 0, "split": "text", "language": null, "headings": false}' || COALESCE(chunking, '{}');
     odd text;
 BEGIN
     IF jsonb_typeof(chunking) <> 'object' THEN
@@ -43,10 +43,12 @@ BEGIN
     IF odd IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('the chunking %s cannot be used: %s', chunking, odd),
             'size is 8 to 1000000 tokens, overlap less than that, split is "text", "markdown" or "code"; headings is for Markdown, and code has a language: bash, c, cpp, csharp, go, java, javascript, php, python, ruby, rust, tsx or typescript');
+    ELSIF (told ->> 'size')::integer > most THEN
+        PERFORM embed._fail('PE003', format('chunks of %s tokens are too long: the model reads %s', told ->> 'size', most), format('let size be %s at most', most));
     END IF;
     RETURN told;
 END $$;
-COMMENT ON FUNCTION embed._chunking(jsonb) IS 'How texts are split, with every setting; an error for what cannot be.';
+COMMENT ON FUNCTION embed._chunking(jsonb, integer) IS 'How texts are split for a model that reads so many tokens, with every setting; an error for what cannot be.';
 
 CREATE OR REPLACE FUNCTION embed._check_storage(storage text, chunking jsonb, chunk_table text, chunk_view text, OUT is_table boolean, OUT settings jsonb)
 LANGUAGE plpgsql

@@ -16,7 +16,7 @@ AS $$
             'chunk', embed._column_name(v.chunk_table, (n + 3)::smallint),
             'context', embed._column_name(v.chunk_table, (n + 4)::smallint),
             'text', format('pg_catalog.concat_ws(E''\n\n'', NULLIF(c.%s, ''''), c.%s)', embed._column_name(v.chunk_table, (n + 4)::smallint), embed._column_name(v.chunk_table, (n + 3)::smallint)),
-            'per_row', (SELECT greatest(c.reltuples, 1) / greatest((SELECT sum(greatest(s.reltuples, 0)) FROM pg_partition_tree(v.source) AS t JOIN pg_class AS s ON s.oid = t.relid WHERE t.isleaf), 1)
+            'per_row', (SELECT greatest(c.reltuples, 1) / greatest((SELECT sum(greatest(s.reltuples, 0)) FROM embed._index_tree(v.source) AS t JOIN pg_class AS s ON s.oid = t.relation WHERE t.leaf), 1)
                 FROM pg_class AS c WHERE c.oid = v.chunk_table))) END
     FROM cardinality(v.key_columns) AS n
 $$;
@@ -55,7 +55,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._leg_input(jsonb, text) IS 'What a reranker reads of a row: its text, or the chunk that answers the query best.';
 
-CREATE OR REPLACE FUNCTION embed._chunk_leg(plan jsonb, keys text, keyed text, nearness text, distance text)
+CREATE OR REPLACE FUNCTION embed._chunk_leg(plan jsonb, keys text, keyed text, distance text)
 RETURNS text
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -65,9 +65,10 @@ DECLARE
     leg jsonb := plan -> 'dense';
     relation text := format('%s AS %s', plan ->> 'table', plan ->> 'alias');
     condition text := COALESCE(plan ->> 'condition', 'true');
+    nearness text := format('c.%s OPERATOR(%s.%s) $1::%s', leg ->> 'column', plan ->> 'home', CASE leg ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, leg ->> 'type');
 BEGIN
     -- Four chunks for each candidate, by the index. Where they are of fewer rows than are wanted in the end, all rows are scored.
-    RETURN format('WITH _chunks AS MATERIALIZED (SELECT %1$s, NULLIF(%2$s, ''NaN''::float8) AS d FROM %3$s AS c JOIN %4$s ON %5$s WHERE %6$s ORDER BY %2$s LIMIT 4 * $4),
+    RETURN format('WITH _chunks AS MATERIALIZED (SELECT %1$s, %2$s AS d FROM %3$s AS c JOIN %4$s ON %5$s WHERE %6$s ORDER BY %2$s LIMIT 4 * $4),
         _near AS MATERIALIZED (SELECT %7$s, min(n.d) AS d, NULL::float8 AS s FROM _chunks AS n GROUP BY %7$s),
         _short AS MATERIALIZED (SELECT count(n.d) < $5 AS so FROM _near AS n)
         SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
@@ -75,7 +76,7 @@ BEGIN
         ORDER BY d, %7$s LIMIT $4',
         keyed, nearness, leg #>> '{chunks,table}', relation, leg #>> '{chunks,match}', condition, keys, distance);
 END $$;
-COMMENT ON FUNCTION embed._chunk_leg(jsonb, text, text, text, text) IS
+COMMENT ON FUNCTION embed._chunk_leg(jsonb, text, text, text) IS
     'The part of a search that finds the nearest rows by an index over chunks, where not all rows are scored anyway: the keys, and d, the distance of the nearest chunk.';
 
 CREATE OR REPLACE FUNCTION embed._chunk_words(plan jsonb, keys text, keyed text)

@@ -94,7 +94,7 @@ def test_a_row_is_as_near_as_the_nearest_of_its_chunks(docs: Connection) -> None
 
 def test_both_legs_are_fused_as_ever(docs: Connection) -> None:
     dense, sparse = scores()
-    rows = search(docs)
+    rows = search(docs, ", weights => '{0.5, 0.5}'")
     first, second = (np.array([leg[row] for row in range(ROWS)]) for leg in (dense, sparse))
     fused = 0.5 * (first - first.mean()) / first.std() + 0.5 * (second - second.mean()) / second.std()
     assert np.allclose([row[1] for row in rows], np.sort(fused)[::-1][:10], atol=1e-5)
@@ -113,6 +113,10 @@ def test_a_filter_is_over_the_rows(docs: Connection) -> None:
 def test_the_index_over_chunks_finds_the_same(docs: Connection, arguments: str) -> None:
     exact = search(docs, arguments)
     docs.execute("CREATE INDEX ON docs_embedding USING hnsw (embedding vector_cosine_ops)")
+    told = value(docs, f"SELECT embed.explain_search(NULL::docs, k => 10{arguments})")
+    assert told["exact"], "so few chunks are read in one pass"
+    docs.execute(f"SET embed.exact_rows = {CHUNKS - 1}")
+    assert value(docs, "SELECT embed.explain_search(NULL::docs)")["exact"] is False, "chunks count, not rows"
     docs.execute("SET embed.exact_rows = 0; SET enable_seqscan = off; SET enable_sort = off")
     told = value(docs, f"SELECT embed.explain_search(NULL::docs, k => 10{arguments})")
     assert not told["exact"]

@@ -172,6 +172,15 @@ def test_what_the_catalog_takes_the_splitter_takes(db: Connection) -> None:
         assert refused(db, "SELECT embed._chunking(%s)", Jsonb({"size": size}))[0] == "PE003"
 
 
+def test_chunks_are_no_longer_than_the_model_reads(db: Connection) -> None:
+    create_fake_model(db, max_tokens=100)
+    create_docs(db)
+    state, message, _ = refused(db, MAKE.replace("'table'", "'table', chunking => '{\"size\": 101}'"))
+    assert (state, message) == ("PE003", "chunks of 101 tokens are too long: the model reads 100")
+    db.execute(MAKE)
+    assert value(db, "SELECT chunking ->> 'size' FROM embed.vectorizers") == "100"
+
+
 def test_a_key_with_the_name_of_a_column_of_the_chunks_is_told(db: Connection) -> None:
     create_fake_model(db)
     db.execute("CREATE TABLE docs (chunk_no int PRIMARY KEY, body text)")
