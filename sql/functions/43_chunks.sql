@@ -137,18 +137,20 @@ DECLARE
     v embed._vectorizer;
     owner name;
     seen text;
+    alias text;  -- which no column has: it means the whole row
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    alias := 'pg_embed_' || v.source::oid;
     SELECT pg_get_userbyid(c.relowner) INTO owner FROM pg_class AS c WHERE c.oid = v.source;
     -- the whole row, as one value: the view follows whatever becomes of the table's columns, and forbids no change of them
-    EXECUTE format('CREATE VIEW %s WITH (security_invoker = true) AS SELECT c.*, pg_embed_row AS %I FROM %s AS c JOIN %s AS pg_embed_row ON %s', view_name,
+    EXECUTE format('CREATE VIEW %6$s WITH (security_invoker = true) AS SELECT c.*, %1$I AS %2$I FROM %3$s AS c JOIN %4$s AS %1$I ON %5$s', alias,
         CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = v.chunk_table AND a.attname = 'source') THEN 'source_row' ELSE 'source' END,
-        v.chunk_table, embed._source_name(v.source), embed._chunk_match(v, 'c', 'pg_embed_row'));
+        v.chunk_table, embed._source_name(v.source), embed._chunk_match(v, 'c', alias), view_name);
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', view_name);
     EXECUTE format('COMMENT ON VIEW %s IS %L', view_name, 'Chunks of the rows of ' || v.source || ' that the reader sees; in the last column the row itself.');
     -- the sub-select is evaluated once a query
-    seen := format('(SELECT has_table_privilege(%1$s::oid, ''SELECT'') AND NOT row_security_active(%1$s::oid)) OR EXISTS (SELECT FROM %2$s AS pg_embed_row WHERE %3$s)',
-        format('%L::regclass', v.source), embed._source_name(v.source), embed._chunk_match(v, (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = v.chunk_table), 'pg_embed_row'));
+    seen := format('(SELECT has_table_privilege(%1$s::oid, ''SELECT'') AND NOT row_security_active(%1$s::oid)) OR EXISTS (SELECT FROM %2$s AS %4$I WHERE %3$s)',
+        format('%L::regclass', v.source), embed._source_name(v.source), embed._chunk_match(v, (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = v.chunk_table), alias), alias);
     EXECUTE format('CREATE POLICY rows_of_the_source ON %s FOR SELECT USING (%s)', v.chunk_table, seen);
     IF owner <> current_user THEN
         EXECUTE format('ALTER TABLE %s OWNER TO %I', v.chunk_table, owner);

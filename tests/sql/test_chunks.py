@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_embed.chunks import Chunking
@@ -380,3 +381,41 @@ def test_others_may_not_steer_it(docs: Connection, make_role: MakeRole) -> None:
     with psycopg.connect(make_role("embed_owner").dsn, autocommit=True) as connection:
         assert refused(connection, "SELECT embed.drop_vectorizer('docs_embedding')")[0] == "42501"
         assert refused(connection, "SELECT embed.backfill('docs_embedding')")[0] == "42501"
+
+
+@pytest.mark.parametrize(
+    "name", ['double "quotes"', "single 'quotes'", "%s %I", "a.b", "c", "pg_embed_row", "q"]
+)
+def test_any_name_works(db: Connection, dsn: str, start_worker: StartWorker, name: str) -> None:
+    create_fake_model(db)
+    words = {
+        word: sql.Identifier(*parts)
+        for word, parts in {
+            "schema": (f"s {name}",),
+            "table": (f"s {name}", name),
+            "chunks": (f"s {name}", f"{name}_embedding"),
+            "view": (f"s {name}", f"{name}_chunks"),
+            "key": (name,),
+            "text": (f"{name} text",),
+        }.items()
+    }
+    spelled = words["table"].as_string(db)
+    db.execute(sql.SQL("CREATE SCHEMA {schema}").format(**words))
+    db.execute(sql.SQL("CREATE TABLE {table} ({text} text, {key} text PRIMARY KEY)").format(**words))
+    db.execute(
+        "SELECT embed.create_vectorizer(%s::regclass, %s, storage => 'table', name => %s, column_name => %s)",
+        [spelled, f"{name} text", name, f"{name} vector"],
+    )
+    start_worker(dsn)
+    db.execute(
+        sql.SQL("INSERT INTO {table} VALUES ('one', 'a'), ('two', 'b'), ('three', 'c')").format(**words)
+    )
+    db.execute("SELECT embed.wait(%s)", [spelled])
+    db.execute(sql.SQL("DELETE FROM {table} WHERE {key} = 'a'").format(**words))
+    db.execute(sql.SQL("UPDATE {table} SET {key} = 'd', {text} = 'four' WHERE {key} = 'b'").format(**words))
+    db.execute("SELECT embed.wait(%s)", [spelled])
+    found = db.execute(sql.SQL("SELECT {key}, chunk FROM {chunks} ORDER BY 1").format(**words)).fetchall()
+    assert found == [("c", "three"), ("d", "four")]
+    assert len(db.execute(sql.SQL("SELECT source FROM {view}").format(**words)).fetchall()) == 2
+    db.execute("SELECT embed.drop_vectorizer(%s, drop_column => true)", [name])
+    assert value(db, "SELECT count(*) FROM embed.vectorizers") == 0
