@@ -63,18 +63,18 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     leg jsonb := plan -> 'dense';
-    relation text := format('%s AS %s', plan ->> 'table', plan ->> 'alias');
-    condition text := COALESCE(plan ->> 'condition', 'true');
-    nearness text := format('c.%s OPERATOR(%s.%s) $1::%s', leg ->> 'column', plan ->> 'home', CASE leg ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, leg ->> 'type');
+    own text := format('c.%s OPERATOR(%s.%s) $1::%s', leg ->> 'column', plan ->> 'home', CASE leg ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, leg ->> 'type');
+    depth record := embed._dense_depth(leg -> 'indexed', 4 * (plan ->> 'candidates')::integer, 1);
 BEGIN
     -- Four chunks for each candidate, by the index. Where they are of fewer rows than are wanted in the end, all rows are scored.
-    RETURN format('WITH _chunks AS MATERIALIZED (SELECT %1$s, %2$s AS d FROM %3$s AS c JOIN %4$s ON %5$s WHERE %6$s ORDER BY %2$s LIMIT 4 * $4),
-        _near AS MATERIALIZED (SELECT %7$s, min(n.d) AS d, NULL::float8 AS s FROM _chunks AS n GROUP BY %7$s),
+    RETURN format('WITH _chunks AS MATERIALIZED (SELECT %1$s, %2$s AS d FROM %3$s AS c JOIN %4$s ON %5$s WHERE %6$s ORDER BY %7$s LIMIT %8$s),
+        _near AS MATERIALIZED (SELECT %9$s, min(n.d) AS d, NULL::float8 AS s FROM _chunks AS n GROUP BY %9$s),
         _short AS MATERIALIZED (SELECT count(n.d) < $5 AS so FROM _near AS n)
         SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
-        UNION ALL (SELECT %1$s, %8$s AS d, NULL::float8 AS s FROM %4$s WHERE %6$s AND (SELECT y.so FROM _short AS y))
-        ORDER BY d, %7$s LIMIT $4',
-        keyed, nearness, leg #>> '{chunks,table}', relation, leg #>> '{chunks,match}', condition, keys, distance);
+        UNION ALL (SELECT %1$s, %10$s AS d, NULL::float8 AS s FROM %4$s WHERE %6$s AND (SELECT y.so FROM _short AS y))
+        ORDER BY d, %9$s LIMIT $4',
+        keyed, own, leg #>> '{chunks,table}', format('%s AS %s', plan ->> 'table', plan ->> 'alias'), leg #>> '{chunks,match}', COALESCE(plan ->> 'condition', 'true'),
+        embed._nearness(plan), depth.rescored, keys, distance);
 END $$;
 COMMENT ON FUNCTION embed._chunk_leg(jsonb, text, text, text) IS
     'The part of a search that finds the nearest rows by an index over chunks, where not all rows are scored anyway: the keys, and d, the distance of the nearest chunk.';
