@@ -134,7 +134,7 @@ def recreated(found: Present) -> CreateVectorizerOp:
 
 
 def drop(found: Present) -> DropVectorizerOp:
-    """The operation that drops a vectorizer, and knows how it was. Its chunks go: their view keeps the table."""
+    """The operation that drops a vectorizer, and knows how it was; its chunks would keep the table."""
     return DropVectorizerOp(found.name, drop_column=found.chunking is not None, created=recreated(found))
 
 
