@@ -31,7 +31,7 @@ def _compare_vectorizers(
     tables = _tables(context, schemas)
     arranging.without_ours(upgrade_ops, catalog, _left(context, catalog, tables))
     names = Names(present.name for present in catalog.vectorizers)
-    wanted = {key: _declared(context, key, table) for key, table in tables.items()}
+    wanted = {key: _declared(context, table) for key, table in tables.items()}
     names.taken |= {vectorizer.name for found in wanted.values() for vectorizer in found if vectorizer.name}
     changes = {
         key: _compare_table(context, context.connection, catalog, key, table, wanted[key], names)
@@ -58,20 +58,29 @@ def _tables(context: AutogenContext, schemas: Collection[str | None]) -> dict[Na
     }
 
 
-def _declared(context: AutogenContext, key: Name, table: Table) -> list[Vectorizer]:
+def _declared(context: AutogenContext, table: Table) -> list[Vectorizer]:
     return [wanted for wanted in declared(table) if _is_included(context, table, wanted)]
 
 
 def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> bool:
-    return _filtered(context, wanted, wanted.name, False) and all(
-        context.run_object_filters(table.columns[_key(table, name)], name, "column", False, None)
-        for name in columns_of(wanted)
+    """What the user's include_object says of a vectorizer that is declared, and of its columns."""
+    columns = [table.columns[_key(table, name)] for name in columns_of(wanted)]
+    name = wanted.name or Names(()).free(wanted)
+    return context.run_object_filters(wanted, name, "vectorizer", False, None) and all(  # type: ignore[arg-type]
+        context.run_object_filters(column, column.name, "column", False, None) for column in columns
     )
 
 
-def _filtered(context: AutogenContext, item: Any, name: str | None, reflected: bool) -> bool:
-    """What the user's include_object says of a vectorizer."""
-    return context.run_object_filters(item, name, "vectorizer", reflected, None)  # type: ignore[arg-type]
+def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
+    """What it says of one that the database has."""
+    served = [wanted for wanted in ([] if table is None else declared(table)) if _serves(present, [wanted])]
+    return context.run_object_filters(
+        present,  # type: ignore[arg-type]
+        present.name,
+        "vectorizer",  # type: ignore[arg-type]
+        True,
+        served[0] if served else None,  # type: ignore[arg-type]
+    )
 
 
 def _key(table: Table, name: str) -> str:
@@ -88,7 +97,7 @@ def _left(context: AutogenContext, catalog: Catalog, tables: dict[Name, Table]) 
         present.name
         for key, table in tables.items()
         for present in catalog.of(key)
-        if not _filtered(context, present, present.name, True)
+        if not _is_looked_at(context, present, table)
         or not (_serves(present, declared(table)) or is_left_over(present, _names(table)))
     )
 
@@ -106,11 +115,12 @@ def _compare_table(
     wanted: list[Vectorizer],
     names: Names,
 ) -> Changes:
-    excluded = [other for other in declared(table) if other not in wanted]
-    present = [
-        found
-        for found in catalog.of(key)
-        if _filtered(context, found, found.name, True) and not _serves(found, excluded)
+    others = [other for other in declared(table) if other not in wanted]
+    seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
+    passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
+    present = [found for found in seen if found not in passed]
+    wanted = [
+        vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
     spell = partial(spell_filter, connection, key)
     return compare(wanted, present, _names(table), names, spell)
@@ -123,7 +133,7 @@ def _arrange(
         drop(present)
         for table in arranging.dropped_tables(upgrade_ops)
         for present in catalog.of(table)
-        if _filtered(context, present, present.name, True)
+        if _is_looked_at(context, present)
     ]
     then: list[ops.MigrateOperation] = []
     last: list[ops.MigrateOperation] = []

@@ -437,6 +437,19 @@ def test_a_database_without_pg_embed_gets_it_first(bare_db: Connection, bare_pro
     assert len(made(bare_db)) == 1
 
 
+def test_what_only_the_database_has_may_stay(db_with_models: Connection, project: Project) -> None:
+    keeps = """
+def keep(item, name, type_, reflected, compare_to):
+    return not (reflected and compare_to is None)
+options = {"include_object": keep}
+"""
+    project.models(PLAIN + keeps)
+    settle(project)
+    project.models(BASE + DOCS + keeps)
+    assert body(project.revise()) == "pass"
+    assert len(made(db_with_models)) == 1
+
+
 def test_an_owner_of_tables_needs_no_more_rights(
     db_with_models: Connection, tmp_path: Path, make_role: MakeRole
 ) -> None:
