@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
+from pg_embed.jobs.figures import STATES, Figures, LaneFigures, VectorizerFigures
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
 
-__all__ = ["Batch", "Dead", "IndexBuild", "IndexJob", "Lane", "Outcome", "Refused", "Share", "Store", "Work"]
+__all__ = [
+    "STATES",
+    "Batch",
+    "Dead",
+    "Figures",
+    "IndexBuild",
+    "IndexJob",
+    "Lane",
+    "LaneFigures",
+    "Outcome",
+    "Refused",
+    "Share",
+    "Store",
+    "VectorizerFigures",
+    "Work",
+]
