@@ -2,7 +2,7 @@
 # Make a cluster in an empty volume, with a database and the roles of pg_embed; then be the server.
 #
 # POSTGRES_PASSWORD_FILE and WORKER_PASSWORD_FILE name files with the passwords of the superuser `postgres` and of
-# `pg_embed_worker`, the role of the sidecar; POSTGRES_DB names the database. All are read the first time only.
+# `embedder`, the role of the sidecar; POSTGRES_DB names the database. All are read the first time only.
 set -eu
 
 fail() {
@@ -20,6 +20,7 @@ make_cluster() { # FOLDER
 
 make_roles() { # FOLDER
     pg_ctl --pgdata="$1" --wait --silent --options="-c listen_addresses=''" start >/dev/null
+    trap 'pg_ctl --pgdata="$PGDATA.new" --silent --mode=immediate stop' EXIT
     WORKER_PASSWORD=$(cat "$WORKER_PASSWORD_FILE") DATABASE=${POSTGRES_DB:-app} \
         psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --host=/run/postgresql --username=postgres <<'SQL'
 \getenv password WORKER_PASSWORD
@@ -27,9 +28,10 @@ make_roles() { # FOLDER
 CREATE ROLE embed_reader NOLOGIN;
 CREATE ROLE embed_owner NOLOGIN;
 CREATE ROLE embed_worker NOLOGIN;
-CREATE ROLE pg_embed_worker LOGIN PASSWORD :'password' IN ROLE embed_worker;
+CREATE ROLE embedder LOGIN PASSWORD :'password' IN ROLE embed_worker;
 CREATE DATABASE :"database";
 SQL
+    trap - EXIT
     pg_ctl --pgdata="$1" --wait --silent --mode=fast stop
 }
 

@@ -43,8 +43,8 @@ class Container:
         self.environment: dict[str, str] = {}
         self._steps = DockerfileParser(fileobj=io.BytesIO(dockerfile.read_bytes())).structure
 
-    def build(self, *, only_environment: bool = False) -> Container:
-        """RUN, COPY and ENV; what comes from another stage is left out."""
+    def build(self, *, run: bool = True) -> Container:
+        """RUN, COPY and ENV, or only the last two; what comes from another stage is left out."""
         for step in self._steps:
             name, words = step["instruction"], step["value"]
             if name == "FROM":
@@ -52,11 +52,11 @@ class Container:
             elif name == "ENV":
                 variable, _, value = words.partition("=")
                 self.environment[variable] = value
-            elif name == "RUN" and not only_environment:
+            elif name == "RUN" and run:
                 subprocess.run(
                     self.command("sh", "-ec", words), check=True, capture_output=True, timeout=BUILDING
                 )
-            elif name == "COPY" and not only_environment and not words.startswith("--from"):
+            elif name == "COPY" and not words.startswith("--from"):
                 *sources, target = shlex.split(words)
                 for source in sources:
                     shutil.copy(ROOT / source, self.root / target.lstrip("/"))
@@ -105,7 +105,6 @@ def image() -> Container:
     except OSError as exc:
         pytest.skip(f"{MIRROR} cannot be reached: {exc}")
     dockerfile = DOCKER / "postgres.Dockerfile"
-    text = dockerfile.read_bytes() + (DOCKER / "postgres-entrypoint.sh").read_bytes()
 
     def make(folder: Path) -> None:
         base = kept("base", debootstrapped)
@@ -113,8 +112,8 @@ def image() -> Container:
         (folder / "dev" / "shm").chmod(0o1777)  # Docker mounts one
         Container(folder, dockerfile).build()
 
-    root = kept(hashlib.sha256(text).hexdigest()[:12], make)
-    return Container(root, dockerfile).build(only_environment=True)
+    root = kept(hashlib.sha256(dockerfile.read_bytes()).hexdigest()[:12], make)
+    return Container(root, dockerfile).build(run=False)
 
 
 @contextmanager
