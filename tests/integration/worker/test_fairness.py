@@ -16,7 +16,7 @@ from tests.sql.helpers import value
 
 OTHERS = [f"docs_{number}" for number in range(8)]
 OLD_ROWS = 20_000
-PACED = {"delay": 0.01, "max_batch_items": 16}  # 20,000 rows are 1,250 calls, one after another
+PACED = {"delay": 0.02, "max_batch_items": 16}  # 20,000 rows are 1,250 calls, one after another
 
 
 class Paced(GatedFake):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,9 +21,10 @@ from pg_embed.errors import InvalidArgument, ModelMisconfigured, ModelUnavailabl
 from pg_embed.serve.work_metrics import WorkMetrics
 from pg_embed.worker import WorkerSettings
 from tests.fix_models import PATIENCE
+from tests.fix_pg import MakeRole
 from tests.fix_second_server import free_port
 from tests.fix_worker import Connection, GatedFake, StartWorker, create_docs, create_fake_model, insert_docs
-from tests.sql.helpers import value
+from tests.sql.helpers import refused, value
 
 LIVE = {"vectorizer": "docs_embedding", "lane": "live"}
 NAME = {"vectorizer": "docs_embedding"}
@@ -189,6 +191,16 @@ def test_the_queue_is_shown_by_lane(
     worker.stop()
     assert scraped("pg_embed_worker_connected") == 0
     assert scraped("pg_embed_workers") is None, "what is not known is not shown"
+
+
+def test_a_worker_s_role_may_look_and_a_reader_s_may_not(
+    docs: Connection, make_role: MakeRole, start_worker: StartWorker, scraped: Scraped
+) -> None:
+    worker = start_worker(make_role("embed_worker").dsn, None, scraped.observer, **OFTEN)
+    scraped.wait_for(1, "pg_embed_workers")
+    with psycopg.connect(make_role("embed_reader").dsn, autocommit=True) as reader:
+        assert refused(reader, "SELECT embed._figures_v1()")[0] == "42501"
+    worker.stop()  # before its role goes
 
 
 def test_pausing_and_stopping_are_told(

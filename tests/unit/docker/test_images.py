@@ -31,7 +31,6 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 IMAGES = sorted(path.name for path in DOCKER.glob("*.Dockerfile"))
 SCRIPTS = sorted(path.name for path in DOCKER.glob("*.sh"))
-LETTERS = re.compile(r"[A-Z_]+")
 
 
 def instructions(image: str) -> list[tuple[str, str]]:
@@ -136,10 +135,9 @@ def test_what_compose_names_is_there() -> None:
         if "build" in told:
             build = told["build"]
             assert (DOCKER / build["context"]).resolve() == ROOT
-            arguments = dict(
-                words for words in instructions(Path(build["dockerfile"]).name) if words[0] == "ARG"
-            )
-            assert set(build.get("args", {})) <= {words.split("=")[0] for words in arguments.values()}
+            steps = instructions(Path(build["dockerfile"]).name)
+            known = {words.split("=")[0] for name, words in steps if name == "ARG"}
+            assert set(build.get("args", {})) <= known
         assert set(told.get("depends_on", {})) <= set(SERVICES)
         assert set(told.get("secrets", [])) <= set(COMPOSE["secrets"])
         for volume in told.get("volumes", []):
