@@ -240,7 +240,7 @@ def search(image: Container, dsn: str, port: int, secrets: Path) -> None:
             "INSERT INTO docs (body) VALUES ('You may send anything back within thirty days.'),"
             " ('The office is closed on Sundays.'), ('Bananas are berries.')"
         )
-        db.execute("SELECT embed.wait('docs')")
+        db.execute("SELECT embed.wait('docs', '5 minutes')")  # the model is loaded meanwhile
         found = db.execute(
             "SELECT body FROM docs ORDER BY embedding <=> embed('how do I get my money back?') LIMIT 1"
         ).fetchone()
