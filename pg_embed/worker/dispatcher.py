@@ -58,7 +58,7 @@ class Dispatcher:
         self,
         work: Work,
         store: Store,
-        models: Models,
+        models: Callable[[Work], Models],
         settings: WorkerSettings,
         idle: Callable[[], None],
         is_limited: Callable[[ModelSpec], bool] = lambda spec: False,
@@ -66,7 +66,7 @@ class Dispatcher:
         self.work = work
         self._idle = idle  # called when there is nothing left to take and nothing in hand
         self._store = store
-        self._models = models
+        self._models = models  # as a vectorizer in its present state sees them
         self._is_limited = is_limited  # whether most of a batch's time may be waiting for its turn
         self._settings = settings
         # the token vectors of a text may take megabytes
@@ -202,13 +202,14 @@ class Dispatcher:
 
     async def _process(self, batch: Batch) -> None:
         started = time.monotonic()
+        work = self.work  # what is embedded for one type of a column is not written for another
         try:
-            outcome = await self._outcome(batch)
+            outcome = await self._outcome(work, batch)
             if outcome is None:
                 return
             if batch.texts:
                 self._adapt(len(batch.texts), time.monotonic() - started)
-            written, refused = await write_batch(self._store, self.work, batch, outcome)
+            written, refused = await write_batch(self._store, work, batch, outcome)
             await self._blame(None)
         except Exception as exc:
             if is_passing(exc):
@@ -234,10 +235,10 @@ class Dispatcher:
         else:
             self._report(batch, outcome, refused, written, time.monotonic() - started)
 
-    async def _outcome(self, batch: Batch) -> Outcome | None:
+    async def _outcome(self, work: Work, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
-            outcome = await embed_batch(self._models, self.work, batch, self._timeout)
+            outcome = await embed_batch(self._models(work), work, batch, self._timeout)
         except PgEmbedError as exc:
             return await self._failed(batch, exc)
         self._failures = 0
