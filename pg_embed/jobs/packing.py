@@ -82,11 +82,11 @@ def blobs(values: Sequence[bytes]) -> PackedArray:
     return PackedArray(BYTEA_ARRAY, _head(len(values), BYTEA, False) + _lengthy(values))
 
 
-def rows(matrix: npt.NDArray[Any]) -> PackedArray:
-    """A bytea[] of the rows of a matrix, as they stand in memory."""
+def rows(matrix: npt.NDArray[np.float32], number: np.dtype[Any]) -> PackedArray:
+    """A bytea[] of the rows of a matrix, in numbers of this kind."""
     count, columns = matrix.shape
-    body = np.empty(count, dtype=[("length", ">i4"), ("row", matrix.dtype, (columns,))])
-    body["length"] = columns * matrix.dtype.itemsize
+    body = np.empty(count, dtype=[("length", ">i4"), ("row", number, (columns,))])
+    body["length"] = columns * number.itemsize
     body["row"] = matrix
     return PackedArray(BYTEA_ARRAY, _head(count, BYTEA, False) + body.tobytes())
 

@@ -6,8 +6,10 @@ the space of the model and its checkpoint: models that share a space, but not th
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_embed import statements
 from pg_embed.jobs import packing
 from pg_embed.log import event, logger
-from pg_embed.records import Card, Embeddings, Outputs, SparseVectors, TokenVectors, starts
+from pg_embed.records import Card, Embeddings, Outputs, Priority, SparseVectors, TokenVectors, starts
 
 SQL = statements.load("reuse")
 ROUNDS = 50  # of 20,000 rows, in a round of maintenance
@@ -46,6 +48,7 @@ class Reuse:
     def __init__(self) -> None:
         self.pool: Pool | None = None  # while there is a connection
         self._salts: dict[int, Mapping[str, bytes]] = {}  # by vectorizer, and by model if it is reused
+        self._under_way: dict[bytes, tuple[Priority, asyncio.Event]] = {}
         self._is_well = True
 
     def refresh(self) -> None:
@@ -62,6 +65,27 @@ class Reuse:
             salts[vectorizer] = dict(rows)
         return salts[vectorizer].get(model)
 
+    @contextmanager
+    def claim(self, keys: Sequence[bytes], priority: Priority) -> Iterator[dict[int, asyncio.Event]]:
+        """Call about these keys: but for those of another call, as urgent or more, which will end first.
+
+        They are told by their places, each with the event of its end: by then what it found is kept.
+        """
+        end, claimed, others = asyncio.Event(), [], {}
+        for place, key in enumerate(keys):
+            known = self._under_way.get(key)
+            if known is None:
+                self._under_way[key] = priority, end
+                claimed.append(key)
+            elif known[0] <= priority:
+                others[place] = known[1]
+        try:
+            yield others
+        finally:
+            for key in claimed:
+                del self._under_way[key]
+            end.set()
+
     async def recall(
         self, model: str, card: Card, keys: Sequence[bytes], outputs: Outputs, *, exact: bool
     ) -> Kept:
@@ -74,7 +98,7 @@ class Reuse:
             "outputs": sorted(outputs),
             "sizes": [size * number.itemsize for number in numbers],
         }
-        rows = await self._ask("recall", parameters) or []
+        rows = (await self._ask("recall", parameters) if keys else None) or []
         places, dense, sparse, multi = ([row[column] for row in rows] for column in range(4))
         vectors = Embeddings(
             dense=_dense(dense, size) if "dense" in outputs else np.empty((len(rows), 0), np.float32),
@@ -87,11 +111,10 @@ class Reuse:
         """Keep the vectors of these keys; dense ones as float32 if `exact`, else rounded to float16."""
         order = _ascending(keys)
         found = found.take(order)
-        number = SINGLE if exact else HALF
         parameters = {
             "model": model,
             "keys": packing.uuids([keys[row] for row in order]),
-            "dense": packing.rows(found.dense.astype(number)) if found.dense.size else None,
+            "dense": packing.rows(found.dense, SINGLE if exact else HALF) if found.dense.size else None,
             "sparse": None if found.sparse is None else packing.blobs(_sparse_blobs(found.sparse)),
             "multi": None if found.multi is None else packing.blobs(_multi_blobs(found.multi)),
         }

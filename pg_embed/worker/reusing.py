@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from pg_embed.jobs.reuse import Reuse, text_keys
 from pg_embed.jobs.usage import Ledger
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Rows, join
 from pg_embed.worker.embedding import Models
+
+T = TypeVar("T")
 
 
 class ReusingModels:
@@ -47,43 +50,70 @@ class ReusingModels:
         if salt is None:
             found = await self._models.embed(spec, distinct, kind, priority, timeout, outputs)
         else:
-            found = await self._known_or_new(spec, distinct, priority, timeout, outputs, salt)
+            keys = text_keys(salt, await self._models.card(spec), distinct)
+            found = await self._known_or_new(spec, distinct, keys, priority, timeout, outputs)
         if len(distinct) == len(texts):
             return found
         self._ledger.reuse(spec.name, self._vectorizer, len(texts) - len(distinct))
         rows = {text: row for row, text in enumerate(distinct)}
-        return _take(found, [rows[text] for text in texts], found.tokens, found.requests)
+        return _take(found, [rows[text] for text in texts])
 
     async def _known_or_new(
         self,
         spec: ModelSpec,
         texts: Sequence[str],
+        keys: Sequence[bytes],
         priority: Priority,
         timeout: float,
         outputs: Outputs,
-        salt: bytes,
+    ) -> Embeddings:
+        """Those that another call is about are waited for, when all others are there and kept."""
+        with self._reuse.claim(keys, priority) as others:
+            ours = [row for row in range(len(texts)) if row not in others]
+            parts = [await self._ours(spec, _of(texts, ours), _of(keys, ours), priority, timeout, outputs)]
+        if not others:
+            return parts[0]
+        for call in set(others.values()):
+            await call.wait()
+        rest = list(others)
+        parts.append(
+            await self._known_or_new(spec, _of(texts, rest), _of(keys, rest), priority, timeout, outputs)
+        )
+        return _in_order(parts, [*ours, *rest])
+
+    async def _ours(
+        self,
+        spec: ModelSpec,
+        texts: Sequence[str],
+        keys: Sequence[bytes],
+        priority: Priority,
+        timeout: float,
+        outputs: Outputs,
     ) -> Embeddings:
         card = await self._models.card(spec)
-        keys = text_keys(salt, card, texts)
         kept = await self._reuse.recall(spec.name, card, keys, outputs, exact=self._exact)
         self._ledger.reuse(spec.name, self._vectorizer, len(kept.places))
         known = set(kept.places)
         new = [row for row in range(len(texts)) if row not in known]
         if not new:
-            return _take(kept.vectors, np.argsort(kept.places), tokens=0, requests=0)
-        found = await self._models.embed(
-            spec, [texts[row] for row in new], "document", priority, timeout, outputs
-        )
-        wanted = _only(found, outputs)
-        await self._reuse.remember(spec.name, [keys[row] for row in new], wanted, exact=self._exact)
-        if not kept.places:
-            return found
-        both = join([kept.vectors, wanted])
-        return _take(both, np.argsort([*kept.places, *new]), found.tokens, found.requests)
+            return _in_order([kept.vectors], kept.places)
+        found = await self._models.embed(spec, _of(texts, new), "document", priority, timeout, outputs)
+        found = _only(found, outputs)
+        await self._reuse.remember(spec.name, _of(keys, new), found, exact=self._exact)
+        return _in_order([kept.vectors, found], [*kept.places, *new]) if kept.places else found
 
 
-def _take(found: Embeddings, rows: Rows, tokens: int, requests: int) -> Embeddings:
-    return replace(found.take(rows, tokens=tokens), requests=requests)
+def _of(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
+    return values if len(rows) == len(values) else [values[row] for row in rows]
+
+
+def _in_order(parts: Sequence[Embeddings], rows: Sequence[int]) -> Embeddings:
+    """Parts, one behind the other, by the rows that they are of."""
+    return _take(join(parts), np.argsort(rows))
+
+
+def _take(found: Embeddings, rows: Rows) -> Embeddings:
+    return replace(found.take(rows, tokens=found.tokens), requests=found.requests)
 
 
 def _only(found: Embeddings, outputs: Outputs) -> Embeddings:

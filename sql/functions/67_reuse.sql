@@ -36,7 +36,7 @@ RETURNS TABLE (place integer, dense bytea, sparse bytea, multi bytea)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
--- by the index, whatever the statistics say about a table that was empty a moment ago
+-- OFFSET 0 keeps one index probe a key, whatever the planner thinks of a table that was empty a moment ago.
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
@@ -49,12 +49,15 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH found AS MATERIALIZED (
-            SELECT k.place::integer, r.ctid AS location, r.used_at, r.dense, r.sparse, r.multi
+            SELECT k.place::integer, r.*
             FROM unnest(keys) WITH ORDINALITY AS k(key, place)
-            JOIN embed._reuse AS r ON r.model_id = wanted AND r.key = k.key
-            WHERE ('dense' <> ALL (outputs) OR octet_length(r.dense) = ANY (sizes))
-                AND ('sparse' <> ALL (outputs) OR r.sparse IS NOT NULL)
-                AND ('multi' <> ALL (outputs) OR r.multi IS NOT NULL)
+            CROSS JOIN LATERAL (
+                SELECT o.ctid AS location, o.used_at, o.dense, o.sparse, o.multi FROM embed._reuse AS o
+                WHERE o.model_id = wanted AND o.key = k.key
+                    AND ('dense' <> ALL (outputs) OR octet_length(o.dense) = ANY (sizes))
+                    AND ('sparse' <> ALL (outputs) OR o.sparse IS NOT NULL)
+                    AND ('multi' <> ALL (outputs) OR o.multi IS NOT NULL)
+                OFFSET 0) AS r
         ), used AS (
             UPDATE embed._reuse AS r SET used_at = now() FROM found AS f
             WHERE r.ctid = f.location AND f.used_at < now() - interval '1 day'
@@ -96,11 +99,13 @@ BEGIN
     IF added < cardinality(keys) THEN
         -- another vectorizer has kept other outputs of the same texts, or rounded ones
         WITH held AS MATERIALIZED (
-            SELECT r.ctid AS location, r.size, g.dense, g.sparse, g.multi
+            SELECT r.location, r.size, g.dense, g.sparse, g.multi
             FROM unnest(keys, dense, sparse, multi) AS g(key, dense, sparse, multi)
-            JOIN embed._reuse AS r ON r.model_id = wanted AND r.key = g.key
-            WHERE octet_length(g.dense) > COALESCE(octet_length(r.dense), 0) OR r.sparse IS NULL AND g.sparse IS NOT NULL OR r.multi IS NULL AND g.multi IS NOT NULL
-            FOR UPDATE OF r SKIP LOCKED
+            CROSS JOIN LATERAL (
+                SELECT o.ctid AS location, o.size FROM embed._reuse AS o
+                WHERE o.model_id = wanted AND o.key = g.key AND (octet_length(g.dense) > COALESCE(octet_length(o.dense), 0)
+                    OR o.sparse IS NULL AND g.sparse IS NOT NULL OR o.multi IS NULL AND g.multi IS NOT NULL)
+                FOR UPDATE SKIP LOCKED) AS r
         ), changed AS (
             UPDATE embed._reuse AS r
             SET dense = CASE WHEN octet_length(h.dense) > COALESCE(octet_length(r.dense), 0) THEN h.dense ELSE r.dense END,

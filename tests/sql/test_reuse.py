@@ -46,7 +46,7 @@ def recall(db: Connection, numbers: Sequence[int], outputs: str = "dense", size:
 
 def stored(db: Connection) -> list[int]:
     """The keys that are there; their count and size are as counted."""
-    rows = db.execute("SELECT key, size FROM embed._reuse ORDER BY key").fetchall()
+    rows = db.execute("SELECT key, size FROM embed._reuse ORDER BY key").fetchall()  # nobody works here
     counted = db.execute("SELECT rows, bytes FROM embed.reuse WHERE model = 'fake'").fetchone()
     assert counted in ((len(rows), sum(row[1] for row in rows)), None)
     return [row[0].int for row in rows]
