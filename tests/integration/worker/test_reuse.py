@@ -366,7 +366,7 @@ def test_a_text_that_the_model_rejects_is_charged_alone_and_not_kept(
     assert kept(docs) == (2, 2 * (100 + 2 * DIMENSIONS))
 
 
-def test_it_works_without_the_right_to_reuse(
+def test_rows_are_embedded_where_the_database_keeps_nothing(
     docs: Connection, dsn: str, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     docs.execute("DROP TABLE embed._reuse")
