@@ -93,7 +93,10 @@ def rows(matrix: npt.NDArray[np.float32], number: np.dtype[Any]) -> PackedArray:
 
 def uuids(values: Sequence[bytes]) -> PackedArray:
     """A uuid[], of 16 bytes each."""
-    return PackedArray(UUID_ARRAY, _head(len(values), UUID, False) + _lengthy(values))
+    body = np.empty(len(values), dtype=[("length", ">i4"), ("value", "V16")])
+    body["length"] = 16
+    body["value"] = np.frombuffer(b"".join(values), "V16")
+    return PackedArray(UUID_ARRAY, _head(len(values), UUID, False) + body.tobytes())
 
 
 def bigints(values: Sequence[int], nulls: int = 0) -> PackedArray:
