@@ -1,8 +1,8 @@
 """What it costs to keep vectors for texts that come again, and what it saves.
 
 Cost: a backfill of texts that are all new, with reuse on over reuse off, by the fake model, the fastest that
-there is, and by a model behind an endpoint that takes 50 ms a call. Processor time is that of all of Postgres
-and of the worker. Saving: the table is emptied and copied again, behind the same endpoint.
+there is, and by a model behind an endpoint that takes 300 ms a call. Processor time is that of Postgres and
+of the worker. Saving: the table is emptied and copied again, behind the same endpoint.
 `python -m benchmarks.reuse [--rows 40000] [--dimensions 384] [--repeats 5] [--json]`
 """
 
@@ -25,7 +25,7 @@ from benchmarks.postgres import Connection, Server, copy_rows, create_table, one
 from benchmarks.texts import rows
 
 WARM_UP_ROWS = 64
-DELAY = 50  # milliseconds a call
+DELAY = 300  # milliseconds a call, of up to 2,048 texts
 TICKS = os.sysconf("SC_CLK_TCK")
 Model = tuple[str, Mapping[str, Any]]  # family and options
 

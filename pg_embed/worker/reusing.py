@@ -92,15 +92,15 @@ class ReusingModels:
     ) -> Embeddings:
         card = await self._models.card(spec)
         kept = await self._reuse.recall(spec.name, card, keys, outputs, exact=self._exact)
-        self._ledger.reuse(spec.name, self._vectorizer, len(kept.places))
         known = set(kept.places)
         new = [row for row in range(len(texts)) if row not in known]
-        if not new:
-            return _in_order([kept.vectors], kept.places)
-        found = await self._models.embed(spec, _of(texts, new), "document", priority, timeout, outputs)
-        found = _only(found, outputs)
-        await self._reuse.remember(spec.name, _of(keys, new), found, exact=self._exact)
-        return _in_order([kept.vectors, found], [*kept.places, *new]) if kept.places else found
+        parts = [kept.vectors] if kept.places or not new else []
+        if new:
+            found = await self._models.embed(spec, _of(texts, new), "document", priority, timeout, outputs)
+            parts.append(_only(found, outputs))
+            await self._reuse.remember(spec.name, _of(keys, new), parts[-1], exact=self._exact)
+        self._ledger.reuse(spec.name, self._vectorizer, len(kept.places))
+        return _in_order(parts, [*kept.places, *new])
 
 
 def _of(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
@@ -109,7 +109,8 @@ def _of(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
 
 def _in_order(parts: Sequence[Embeddings], rows: Sequence[int]) -> Embeddings:
     """Parts, one behind the other, by the rows that they are of."""
-    return _take(join(parts), np.argsort(rows))
+    found = join(parts)
+    return found if list(rows) == list(range(len(rows))) else _take(found, np.argsort(rows))
 
 
 def _take(found: Embeddings, rows: Rows) -> Embeddings:

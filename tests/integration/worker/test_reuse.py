@@ -374,4 +374,4 @@ def test_rows_are_embedded_where_the_database_keeps_nothing(
     start_worker(dsn)
     wait(docs)
     assert broken_rows(docs) == []
-    assert sum("vectors are not reused" in record.getMessage() for record in caplog.records) == 1
+    assert any("vectors are not reused" in record.getMessage() for record in caplog.records)
