@@ -126,7 +126,7 @@ def test_use_of_a_vectorizer_is_told(
     db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
 ) -> None:
     create_model(db, provider)
-    create_docs(db, *("x" * 40 for _ in range(7)))
+    create_docs(db, *(f"{number:040}" for number in range(7)))
     db.execute("SELECT embed.price_model('hosted', 1000000)")
     db.execute("SELECT embed.create_vectorizer('docs', 'body')")
     start_worker(dsn)
@@ -143,7 +143,7 @@ def test_a_budget_stops_within_the_batches_in_hand_and_goes_on_when_raised(
     db: Connection, dsn: str, start_worker: StartWorker, provider: ProviderServer
 ) -> None:
     create_model(db, provider)
-    create_docs(db, *("x" * 40 for _ in range(1_200)))
+    create_docs(db, *(f"{number:040}" for number in range(1_200)))
     db.execute("SELECT embed.create_vectorizer('docs', 'body')")
     db.execute("SELECT embed.set_budget('docs', tokens => 3000)")
     start_worker(dsn, batch_rows=32, page_rows=100)
