@@ -20,6 +20,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
+from pg_embed.errors import PgEmbedError
 from pg_embed.jobs import packing
 from pg_embed.log import event, logger
 from pg_embed.records import Card, Embeddings, Outputs, Priority, SparseVectors, TokenVectors, starts
@@ -31,6 +32,7 @@ HALF, SINGLE = np.dtype("<f2"), np.dtype("<f4")
 INDEX = np.dtype("<i4")
 
 Pool = AsyncConnectionPool[Any]
+End = asyncio.Future[PgEmbedError | None]
 log = logger("reuse")
 
 
@@ -48,7 +50,7 @@ class Reuse:
     def __init__(self) -> None:
         self.pool: Pool | None = None  # while there is a connection
         self._salts: dict[int, Mapping[str, bytes]] = {}  # by vectorizer, and by model if it is reused
-        self._under_way: dict[bytes, tuple[Priority, asyncio.Event]] = {}
+        self._under_way: dict[bytes, tuple[Priority, End]] = {}
         self._is_well = True
 
     def refresh(self) -> None:
@@ -66,12 +68,12 @@ class Reuse:
         return salts[vectorizer].get(model)
 
     @contextmanager
-    def claim(self, keys: Sequence[bytes], priority: Priority) -> Iterator[dict[int, asyncio.Event]]:
+    def claim(self, keys: Sequence[bytes], priority: Priority) -> Iterator[dict[int, End]]:
         """Call about these keys: but for those of another call, as urgent or more, which will end first.
 
-        They are told by their places, each with the event of its end: by then what it found is kept.
+        They are told by their places, each with the other's end: its error, or none, and what it found is kept.
         """
-        end, claimed, others = asyncio.Event(), [], {}
+        end, claimed, others = asyncio.get_running_loop().create_future(), [], {}
         for place, key in enumerate(keys):
             known = self._under_way.get(key)
             if known is None:
@@ -79,12 +81,16 @@ class Reuse:
                 claimed.append(key)
             elif known[0] <= priority:
                 others[place] = known[1]
+        error = None
         try:
             yield others
+        except PgEmbedError as exc:
+            error = exc
+            raise
         finally:
             for key in claimed:
                 del self._under_way[key]
-            end.set()
+            end.set_result(error)
 
     async def recall(
         self, model: str, card: Card, keys: Sequence[bytes], outputs: Outputs, *, exact: bool

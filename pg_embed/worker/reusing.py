@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
+from pg_embed.errors import InputRejected
 from pg_embed.jobs.reuse import Reuse, text_keys
 from pg_embed.jobs.usage import Ledger
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Rows, join
@@ -67,14 +69,19 @@ class ReusingModels:
         timeout: float,
         outputs: Outputs,
     ) -> Embeddings:
-        """Those that another call is about are waited for, when all others are there and kept."""
+        """Those that another call is about are waited for, when all others are there and kept.
+
+        Its error is theirs, too: who tries at once what has just failed is not more likely to succeed.
+        """
         with self._reuse.claim(keys, priority) as others:
             ours = [row for row in range(len(texts)) if row not in others]
             parts = [await self._ours(spec, _of(texts, ours), _of(keys, ours), priority, timeout, outputs)]
         if not others:
             return parts[0]
-        for call in set(others.values()):
-            await call.wait()
+        for end in set(others.values()):
+            error = await asyncio.shield(end)
+            if error is not None and not isinstance(error, InputRejected):  # of whatever text
+                raise error
         rest = list(others)
         parts.append(
             await self._known_or_new(spec, _of(texts, rest), _of(keys, rest), priority, timeout, outputs)

@@ -165,7 +165,7 @@ def test_what_is_under_way_for_one_table_is_waited_for_by_another(
     assert len(model.texts) == 51
 
 
-def test_a_text_whose_call_failed_is_embedded_by_who_waited_for_it(
+def test_a_text_whose_call_failed_is_tried_again_by_who_waited_for_it(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
     docs.execute("CREATE TABLE others (id bigint PRIMARY KEY, body text)")
