@@ -71,7 +71,7 @@ class Reuse:
     def claim(self, keys: Sequence[bytes], priority: Priority) -> Iterator[dict[int, End]]:
         """Call about these keys: but for those of another call, as urgent or more, which will end first.
 
-        They are told by their places, each with the end of that call: its error, or none; what it found is kept.
+        They are told by their places, each with the end of its call: an error, or none and vectors are kept.
         """
         end, claimed, others = asyncio.get_running_loop().create_future(), [], {}
         for place, key in enumerate(keys):
