@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from pg_embed.chunks import Counter
 from pg_embed.errors import InputRejected
 from pg_embed.jobs.reuse import Reuse, text_keys
 from pg_embed.jobs.usage import Ledger
@@ -59,6 +60,20 @@ class ReusingModels:
         self._ledger.reuse(spec.name, self._vectorizer, len(texts) - len(distinct))
         rows = {text: row for row, text in enumerate(distinct)}
         return _take(found, [rows[text] for text in texts])
+
+    async def counter(self, spec: ModelSpec) -> Counter:
+        """Counts the tokens of texts."""
+        return await self._models.counter(spec)
+
+    async def reads_documents(self, spec: ModelSpec) -> bool:
+        """Whether vectors of chunks know of their document."""
+        return await self._models.reads_documents(spec)
+
+    async def embed_chunks(
+        self, spec: ModelSpec, documents: Sequence[Sequence[str]], priority: Priority, timeout: float
+    ) -> list[Embeddings]:
+        """Vectors of each document's chunks; they know of each other, and none is reused."""
+        return await self._models.embed_chunks(spec, documents, priority, timeout)
 
     async def _known_or_new(
         self,
