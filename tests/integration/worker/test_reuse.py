@@ -19,6 +19,7 @@ from tests.fix_worker import (
     create_fake_model,
     insert_docs,
 )
+from tests.integration.worker.test_chunks import ContextualFake, chunk_docs, long_text, text
 from tests.sql.helpers import value
 
 SIZES = {"dimensions": 8, "sparse_dimensions": 250_002, "multi_dimensions": 4}
@@ -375,3 +376,26 @@ def test_rows_are_embedded_where_the_database_keeps_nothing(
     wait(docs)
     assert broken_rows(docs) == []
     assert any("vectors are not reused" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+def test_chunks_come_again_but_for_those_that_know_of_their_document(
+    db: Connection, dsn: str, start_worker: StartWorker, contextual: bool
+) -> None:
+    chunk_docs(db)
+    db.execute("SELECT embed.set_reuse('fake', true)")
+    model = ContextualFake() if contextual else GatedFake()
+    start_worker(dsn, model)
+    texts = [text(*long_text(5 + number)) for number in range(3)]
+    insert_docs(db, *texts)
+    wait(db)
+    stored = "SELECT array_agg(embedding::text ORDER BY id, chunk_no) FROM docs_embedding"
+    before, made = value(db, stored), len(model.texts)
+    db.execute("TRUNCATE docs")
+    wait(db)
+    assert value(db, stored) is None
+    insert_docs(db, *texts)
+    wait(db)
+    assert value(db, stored) == before
+    assert len(model.texts) == (2 * made if contextual else made)
+    assert (kept(db)[0] == 0) == contextual
