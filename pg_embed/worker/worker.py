@@ -28,8 +28,10 @@ from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
+from pg_embed.worker.observer import Observer, Silence
 from pg_embed.worker.reusing import ReusingModels
 from pg_embed.worker.settings import WorkerSettings
+from pg_embed.worker.watching import Watch
 
 SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
@@ -58,13 +60,16 @@ class Worker:
         models: Models,
         settings: WorkerSettings | None = None,
         limits: Limits | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._dsn = checked(dsn)
+        self._observer = observer or Silence()
         self._limits = limits
         self._models = models
         self._settings = settings or WorkerSettings()
         self._ledger = Ledger(self._settings.refused_wait)
         self._reuse = Reuse()
+        self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
         self._connected = False
@@ -124,7 +129,7 @@ class Worker:
             self._ledger.is_stale = True
             self._reuse.pool = pool
             self._reuse.refresh()
-            indexing = Indexing(self._dsn, store, self._settings)
+            indexing = Indexing(self._dsn, store, self._settings, self._observer)
             session = _Session(
                 control,
                 store,
@@ -136,9 +141,12 @@ class Worker:
                 self._stop,
                 self._running,
                 indexing,
+                self._watch,
+                self._observer,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
+            self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
             listening = asyncio.create_task(self._listen(listener, session.called))
             lost = True
@@ -148,6 +156,8 @@ class Worker:
             finally:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
+                await self._watch.stop()
+                self._observer.connected(False)
                 await session.end(at_once=self._abort, lost=lost)
                 if not lost:
                     await self._ledger.tell()
@@ -161,6 +171,7 @@ class Worker:
             if notice.payload == CATALOG:
                 self._ledger.is_stale = True
                 self._reuse.refresh()
+                self._watch.catalog_changed()
                 if self._limits is not None:
                     self._limits.refresh()
             called.set()
@@ -218,6 +229,8 @@ class _Session:
         stop: asyncio.Event,
         running: set[Dispatcher],
         indexing: Indexing,
+        watch: Watch,
+        observer: Observer,
     ) -> None:
         self.called = asyncio.Event()
         self._control = control
@@ -230,6 +243,8 @@ class _Session:
         self._stop = stop
         self._running = running
         self._indexing = indexing
+        self._watch = watch
+        self._observer = observer
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -295,7 +310,13 @@ class _Session:
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:
                 dispatcher = Dispatcher(
-                    work, self._store, self._models_of, self._settings, self.called.set, self._is_limited
+                    work,
+                    self._store,
+                    self._models_of,
+                    self._settings,
+                    self.called.set,
+                    self._is_limited,
+                    self._observer,
                 )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
@@ -329,6 +350,7 @@ class _Session:
 
     async def _maintain(self) -> None:
         self._indexing.call()
+        self._watch.call(self._store)
         now = time.monotonic()
         if now >= self._next_renewal:
             self._next_renewal = now + self._settings.lease / 3
@@ -352,6 +374,7 @@ class _Session:
     async def _rescue(self) -> None:
         if rescued := await self._store.rescue():
             self.called.set()
+            self._observer.rescued(rescued)
             event(
                 log,
                 logging.WARNING,
