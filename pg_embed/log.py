@@ -20,6 +20,7 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - out_of_memory (warning; tokens, budget): a pass of a local model had no room; smaller ones are tried
 - limit_exceeded (warning; model, retry_in): a provider had too many calls; nobody calls it for a while
 - limits_unavailable (warning; error): limits cannot be read or reserved; calls go without them until they can
+- reuse_unavailable (warning; error): known vectors cannot be read or kept; all texts are embedded
 - model_paused (warning; model, error): a provider refuses the account; one call a minute tries again
 - usage_lost (warning; error): what was used could not be told to the database; it is told later
 - door_opened (info; door, address): a door of the sidecar accepts requests

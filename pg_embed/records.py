@@ -70,6 +70,9 @@ class Card:
     )
     sparse_dimensions: int | None = None
     multi_dimensions: int | None = None
+    paid: bool = (
+        False  # each call costs money: vectors of texts that come again are kept, unless told otherwise
+    )
     listwise: bool = False  # a reranker's scores depend on the other texts of a call: it takes all at once
 
     def size(self, output: Output) -> int:

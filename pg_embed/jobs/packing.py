@@ -23,6 +23,8 @@ from pg_embed.records import SparseVectors, TokenVectors
 
 TEXT, TEXT_ARRAY = 25, 1009  # oids, pg_type.dat
 BIGINT, BIGINT_ARRAY = 20, 1016
+BYTEA, BYTEA_ARRAY = 17, 1001
+UUID, UUID_ARRAY = 2950, 2951
 NULL = b"\xff\xff\xff\xff"
 NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 
@@ -72,8 +74,29 @@ def _head(count: int, element: int, has_null: bool) -> bytes:
 def texts(values: Sequence[str]) -> PackedArray:
     """A text[]."""
     encoded = [value.encode() for value in values]
-    body = b"".join([part for value in encoded for part in (len(value).to_bytes(4, "big"), value)])
-    return PackedArray(TEXT_ARRAY, _head(len(encoded), TEXT, False) + body)
+    return PackedArray(TEXT_ARRAY, _head(len(encoded), TEXT, False) + _lengthy(encoded))
+
+
+def blobs(values: Sequence[bytes]) -> PackedArray:
+    """A bytea[]."""
+    return PackedArray(BYTEA_ARRAY, _head(len(values), BYTEA, False) + _lengthy(values))
+
+
+def rows(matrix: npt.NDArray[np.float32], number: np.dtype[Any]) -> PackedArray:
+    """A bytea[] of the rows of a matrix, in numbers of this kind."""
+    count, columns = matrix.shape
+    body = np.empty(count, dtype=[("length", ">i4"), ("row", number, (columns,))])
+    body["length"] = columns * number.itemsize
+    body["row"] = matrix
+    return PackedArray(BYTEA_ARRAY, _head(count, BYTEA, False) + body.tobytes())
+
+
+def uuids(values: Sequence[bytes]) -> PackedArray:
+    """A uuid[], of 16 bytes each."""
+    body = np.empty(len(values), dtype=[("length", ">i4"), ("value", "V16")])
+    body["length"] = 16
+    body["value"] = np.frombuffer(b"".join(values), "V16")
+    return PackedArray(UUID_ARRAY, _head(len(values), UUID, False) + body.tobytes())
 
 
 def bigints(values: Sequence[int], nulls: int = 0) -> PackedArray:
@@ -116,6 +139,10 @@ def multi(found: TokenVectors, types: Types, nulls: int = 0) -> PackedArray:
         body = _head(len(vectors), halfvec, False) + _numbers(vectors, "halfvec")
         parts.append(struct.pack(">iiii", 12 + len(body), 1, halfvecs, len(body)) + body)
     return PackedArray(rows, _head(len(found) + nulls, row_type, nulls > 0) + b"".join(parts) + NULL * nulls)
+
+
+def _lengthy(values: Sequence[bytes]) -> bytes:
+    return b"".join([part for value in values for part in (len(value).to_bytes(4, "big"), value)])
 
 
 def _numbers(matrix: npt.NDArray[np.float32], kind: str) -> bytes:

@@ -34,6 +34,7 @@ class Use:
     inputs: int = 0
     bytes: int = 0
     tokens: int = 0
+    reused: int = 0  # texts whose vectors were known, or made for an equal one
 
     def add(self, other: Use) -> None:
         """One more use."""
@@ -41,6 +42,7 @@ class Use:
         self.inputs += other.inputs
         self.bytes += other.bytes
         self.tokens += other.tokens
+        self.reused += other.reused
 
 
 class Ledger:
@@ -62,6 +64,11 @@ class Ledger:
         if found.requests or found.tokens:
             use = Use(found.requests, len(texts), sum(map(_bytes, texts)), found.tokens)
             self._uses.setdefault((model, vectorizer), Use()).add(use)
+
+    def reuse(self, model: str, vectorizer: int, texts: int) -> None:
+        """So many texts had their vectors without a call."""
+        if texts:
+            self._uses.setdefault((model, vectorizer), Use()).add(Use(reused=texts))
 
     def is_budgeted(self, vectorizer: int) -> bool:
         """Whether its use should be told at once."""

@@ -75,6 +75,7 @@ class OpenAI:
             max_batch_items=options.max_batch_items,
             max_batch_tokens=options.max_batch_tokens,
             padded=False,
+            paid=True,
         )
 
 

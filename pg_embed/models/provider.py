@@ -178,4 +178,5 @@ def provider_card(
         max_batch_items=options.max_batch_items or limits.max_batch_items,
         max_batch_tokens=options.max_batch_tokens or limits.max_batch_tokens,
         padded=False,
+        paid=True,
     )

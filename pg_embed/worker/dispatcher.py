@@ -65,7 +65,7 @@ class Dispatcher:
         self,
         work: Work,
         store: Store,
-        models: Models,
+        models: Callable[[Work], Models],
         settings: WorkerSettings,
         idle: Callable[[], None],
         is_limited: Callable[[ModelSpec], bool] = lambda spec: False,
@@ -75,7 +75,7 @@ class Dispatcher:
         self._observer = observer or Silence()
         self._idle = idle  # called when there is nothing left to take and nothing in hand
         self._store = store
-        self._models = models
+        self._models = models  # as a vectorizer in its present state sees them
         self._is_limited = is_limited  # whether most of a batch's time may be waiting for its turn
         self._settings = settings
         # the token vectors of a text may take megabytes
@@ -218,8 +218,11 @@ class Dispatcher:
 
     async def _process(self, batch: Batch) -> None:
         started = time.monotonic()
+        work = self.work  # what is embedded for one type of a column is not written for another
         try:
-            done = await (self._rows_done(batch) if self.work.chunking is None else self._split_done(batch))
+            done = await (
+                self._rows_done(work, batch) if work.chunking is None else self._split_done(work, batch)
+            )
             if done is None:
                 return
             await self._blame(None)
@@ -247,30 +250,30 @@ class Dispatcher:
         else:
             self._report(batch, *done, time.monotonic() - started)
 
-    async def _rows_done(self, batch: Batch) -> Done | None:
+    async def _rows_done(self, work: Work, batch: Batch) -> Done | None:
         """Embed and write rows; None when the batch went back to the queue."""
         started = time.monotonic()
-        outcome = await self._outcome(batch)
+        outcome = await self._outcome(work, batch)
         if outcome is None:
             return None
         if batch.texts:
             self._adapt(len(batch.texts), time.monotonic() - started)
-        written, refused = await write_batch(self._store, self.work, batch, outcome)
+        written, refused = await write_batch(self._store, work, batch, outcome)
         dead = [(batch.keys[dead.place], dead.code, dead.error) for dead in outcome.dead]
         return written, [*dead, *((row.key, row.code, row.error) for row in refused)]
 
-    async def _split_done(self, batch: Batch) -> Done | None:
+    async def _split_done(self, work: Work, batch: Batch) -> Done | None:
         """Split, embed and write rows, some at a time; the batch is acknowledged with the last of them."""
         started, written, failed = time.monotonic(), 0, list[Failed]()
         left = batch.keys
         while True:
-            reading = await self._store.read(self.work, left, self._characters, batch.tries)
+            reading = await self._store.read(work, left, self._characters, batch.tries)
             left = left[reading.keys :] if reading.keys else ()
-            found = await self._chunked(batch, reading)
+            found = await self._chunked(work, batch, reading)
             if found is None:
                 return None
             entries = () if left else batch.entries
-            rows, refused = await write_documents(self._store, self.work, batch, reading, found, entries)
+            rows, refused = await write_documents(self._store, work, batch, reading, found, entries)
             written += rows
             failed += [(reading.documents[dead.place].key, dead.code, dead.error) for dead in found.dead]
             failed += [(row.key, row.code, row.error) for row in refused]
@@ -278,20 +281,20 @@ class Dispatcher:
                 self._adapt(len(batch.keys), time.monotonic() - started)
                 return written, failed
 
-    async def _outcome(self, batch: Batch) -> Outcome | None:
+    async def _outcome(self, work: Work, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
-            outcome = await embed_batch(self._models, self.work, batch, self._timeout)
+            outcome = await embed_batch(self._models(work), work, batch, self._timeout)
         except PgEmbedError as exc:
             return _give_up(batch, exc) if await self._is_hopeless(batch, exc) else None
         self._failures = 0
         return outcome
 
-    async def _chunked(self, batch: Batch, reading: Reading) -> Chunked | None:
+    async def _chunked(self, work: Work, batch: Batch, reading: Reading) -> Chunked | None:
         """The outcome of some rows, or None when the batch went back to the queue."""
         try:
             found = await embed_documents(
-                self._models, self.work, batch.lane, reading.documents, self._timeout
+                self._models(work), work, batch.lane, reading.documents, self._timeout
             )
         except PgEmbedError as exc:
             if not await self._is_hopeless(batch, exc):

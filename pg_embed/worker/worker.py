@@ -20,6 +20,7 @@ from pg_embed.errors import NotInstalled
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
+from pg_embed.jobs.reuse import Reuse
 from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
 from pg_embed.records import ModelSpec
@@ -28,6 +29,7 @@ from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.observer import Observer, Silence
+from pg_embed.worker.reusing import ReusingModels
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.watching import Watch
 
@@ -66,6 +68,7 @@ class Worker:
         self._models = models
         self._settings = settings or WorkerSettings()
         self._ledger = Ledger(self._settings.refused_wait)
+        self._reuse = Reuse()
         self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
@@ -124,12 +127,15 @@ class Worker:
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
             self._ledger.is_stale = True
+            self._reuse.pool = pool
+            self._reuse.refresh()
             indexing = Indexing(self._dsn, store, self._settings, self._observer)
             session = _Session(
                 control,
                 store,
                 self._models,
                 self._ledger,
+                self._reuse,
                 self._is_limited,
                 self._settings,
                 self._stop,
@@ -155,7 +161,7 @@ class Worker:
                 await session.end(at_once=self._abort, lost=lost)
                 if not lost:
                     await self._ledger.tell()
-                self._ledger.pool = None
+                self._ledger.pool = self._reuse.pool = None
 
     def _is_limited(self, spec: ModelSpec) -> bool:
         return self._limits is not None and self._limits.limit(spec) is not None
@@ -164,6 +170,7 @@ class Worker:
         async for notice in connection.notifies():
             if notice.payload == CATALOG:
                 self._ledger.is_stale = True
+                self._reuse.refresh()
                 self._watch.catalog_changed()
                 if self._limits is not None:
                     self._limits.refresh()
@@ -216,6 +223,7 @@ class _Session:
         store: Store,
         models: Models,
         ledger: Ledger,
+        reuse: Reuse,
         is_limited: Callable[[ModelSpec], bool],
         settings: WorkerSettings,
         stop: asyncio.Event,
@@ -229,6 +237,7 @@ class _Session:
         self._store = store
         self._models = models
         self._ledger = ledger
+        self._reuse = reuse
         self._is_limited = is_limited
         self._settings = settings
         self._stop = stop
@@ -300,11 +309,10 @@ class _Session:
                 continue
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:
-                models = MeteredModels(self._models, self._ledger, work.vectorizer)
                 dispatcher = Dispatcher(
                     work,
                     self._store,
-                    models,
+                    self._models_of,
                     self._settings,
                     self.called.set,
                     self._is_limited,
@@ -315,6 +323,11 @@ class _Session:
             dispatcher.call(work)
             due |= dispatcher.busy
         return due
+
+    def _models_of(self, work: Work) -> Models:
+        metered = MeteredModels(self._models, self._ledger, work.vectorizer)
+        exact = work.column_type == "vector"
+        return ReusingModels(metered, self._reuse, self._ledger, work.vectorizer, exact=exact)
 
     async def _pause(self, seconds: float, listening: asyncio.Task[None]) -> None:
         waiters = [asyncio.create_task(self.called.wait()), asyncio.create_task(self._stop.wait())]
@@ -354,6 +367,7 @@ class _Session:
     async def _tend(self) -> None:
         await self._duty(self._rescue())
         await self._duty(self._store.tend())
+        await self._duty(self._reuse.evict())
         for work in self._works:
             await self._duty(self._store.tidy(work))
 

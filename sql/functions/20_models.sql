@@ -242,7 +242,8 @@ BEGIN
     IF users IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('model %L is used by the vectorizers %s', name, users), 'drop those first, with embed.drop_vectorizer');
     END IF;
-    DELETE FROM embed._model AS m WHERE m.name = drop_model.name;
+    PERFORM embed._forget_reused(wanted, 'infinity', NULL);
+    DELETE FROM embed._model AS m WHERE m.id = wanted;
 END $$;
 COMMENT ON FUNCTION embed.drop_model(text, boolean) IS 'Remove a model that no vectorizer uses.';
 

@@ -9,10 +9,10 @@ AS $$
 BEGIN
     -- a server that crashes may forget the use of its last half second; no batch waits for the disk for it
     PERFORM set_config('synchronous_commit', 'off', true);
-    INSERT INTO embed._usage AS u (vectorizer_id, model_id, day, requests, inputs, bytes, tokens, cost)
+    INSERT INTO embed._usage AS u (vectorizer_id, model_id, day, requests, inputs, bytes, tokens, cost, reused)
     SELECT COALESCE(d.vectorizer, 0), m.id, embed._period('day'), sum(d.requests), sum(d.inputs), sum(d.bytes), sum(d.tokens),
-        sum(d.tokens) * min(p.per_million_tokens) / 1000000
-    FROM jsonb_to_recordset(uses) AS d(model text, vectorizer integer, requests bigint, inputs bigint, bytes bigint, tokens bigint)
+        sum(d.tokens) * min(p.per_million_tokens) / 1000000, COALESCE(sum(d.reused), 0)
+    FROM jsonb_to_recordset(uses) AS d(model text, vectorizer integer, requests bigint, inputs bigint, bytes bigint, tokens bigint, reused bigint)
     JOIN embed._model AS m ON m.name = d.model
     LEFT JOIN embed._price AS p ON p.model_id = m.id
     GROUP BY COALESCE(d.vectorizer, 0), m.id
@@ -22,8 +22,10 @@ BEGIN
         inputs = u.inputs + excluded.inputs,
         bytes = u.bytes + excluded.bytes,
         tokens = u.tokens + excluded.tokens,
-        cost = CASE WHEN num_nonnulls(u.cost, excluded.cost) > 0 THEN COALESCE(u.cost, 0) + COALESCE(excluded.cost, 0) END;
-    PERFORM embed._accept((SELECT array_agg(m.id) FROM jsonb_to_recordset(uses) AS d(model text) JOIN embed._model AS m ON m.name = d.model));
+        cost = CASE WHEN num_nonnulls(u.cost, excluded.cost) > 0 THEN COALESCE(u.cost, 0) + COALESCE(excluded.cost, 0) END,
+        reused = u.reused + excluded.reused;
+    PERFORM embed._accept((SELECT array_agg(m.id) FROM jsonb_to_recordset(uses) AS d(model text, requests bigint, tokens bigint)
+        JOIN embed._model AS m ON m.name = d.model WHERE d.requests > 0 OR d.tokens > 0));
     RETURN ARRAY(SELECT b.vectorizer_id FROM embed._budget AS b ORDER BY b.vectorizer_id);
 END $$;
 COMMENT ON FUNCTION embed._use_v1(jsonb) IS
@@ -65,14 +67,15 @@ SELECT
     u.inputs,
     u.tokens,
     u.cost,
-    'USD'::text AS currency
+    'USD'::text AS currency,
+    u.reused
 FROM embed._usage AS u
 LEFT JOIN embed._model AS m ON m.id = u.model_id
 LEFT JOIN embed._vectorizer AS v ON v.id = u.vectorizer_id
 WHERE pg_catalog.pg_has_role(current_user, (SELECT s.nspowner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'), 'USAGE')
     OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE');
 COMMENT ON VIEW embed.usage IS
-    'What was used of each model on each day (UTC), by each vectorizer, and by queries and others where vectorizer is NULL; the cost is NULL where the model had no price. Who owns a table sees its vectorizers'', who owns schema embed sees all.';
+    'What was used of each model on each day (UTC), by each vectorizer, and by queries and others where vectorizer is NULL; the cost is NULL where the model had no price. Reused are texts whose vectors were known, and cost nothing. Who owns a table sees its vectorizers'', who owns schema embed sees all.';
 
 CREATE OR REPLACE FUNCTION embed.set_budget(
     vectorizer text,

@@ -148,9 +148,55 @@ CREATE TABLE embed._usage (
     bytes bigint NOT NULL,
     tokens bigint NOT NULL,
     cost numeric,
+    reused bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (vectorizer_id, model_id, day)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE embed._usage IS 'What was used of a model on a day (UTC) by a vectorizer; by queries where vectorizer_id is 0. The cost is NULL where no price was known.';
+COMMENT ON TABLE embed._usage IS 'What was used of a model on a day (UTC) by a vectorizer; by queries where vectorizer_id is 0. The cost is NULL where no price was known; reused texts had their vectors from elsewhere.';
+
+CREATE TABLE embed._reuse_all (
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    salt bytea NOT NULL DEFAULT decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),
+    reuse boolean,
+    max_rows bigint CHECK (max_rows >= 0),
+    max_bytes bigint CHECK (max_bytes >= 0),
+    keep interval CHECK (keep >= '0')
+);
+INSERT INTO embed._reuse_all DEFAULT VALUES;
+COMMENT ON TABLE embed._reuse_all IS 'What holds for models without settings of their own in _reuse_model, and the secret that makes the keys of texts nobody else''s.';
+
+CREATE TABLE embed._reuse_model (
+    model_id integer PRIMARY KEY REFERENCES embed._model (id) ON DELETE CASCADE,
+    reuse boolean,
+    max_rows bigint CHECK (max_rows >= 0),
+    max_bytes bigint CHECK (max_bytes >= 0),
+    keep interval CHECK (keep >= '0')
+);
+COMMENT ON TABLE embed._reuse_model IS 'Whether vectors of a model are kept for texts that come again, how many and for how long; NULL is as for all models.';
+
+-- Unlogged: it costs no WAL, no standby and no archive has a copy, and after a crash it is empty, which costs money and nothing else.
+-- Vectors stay inline, where a row is read by its key; they are random numbers, which nothing compresses.
+CREATE UNLOGGED TABLE embed._reuse (
+    used_at timestamptz NOT NULL,
+    model_id integer NOT NULL,
+    size integer NOT NULL GENERATED ALWAYS AS (100 + COALESCE(octet_length(dense), 0) + COALESCE(octet_length(sparse), 0) + COALESCE(octet_length(multi), 0)) STORED,
+    key uuid NOT NULL,
+    dense bytea,
+    sparse bytea,
+    multi bytea,
+    PRIMARY KEY (model_id, key)
+) WITH (toast_tuple_target = 8160);
+ALTER TABLE embed._reuse ALTER COLUMN dense SET STORAGE EXTERNAL;
+ALTER TABLE embed._reuse ALTER COLUMN sparse SET STORAGE EXTERNAL;
+ALTER TABLE embed._reuse ALTER COLUMN multi SET STORAGE EXTERNAL;
+CREATE INDEX _reuse_oldest ON embed._reuse (model_id, used_at);
+COMMENT ON TABLE embed._reuse IS 'Vectors of texts that were embedded: float16 or float32, sparse ones as int32 indices and float32 values, all little-endian. The key is a hash of the text, of the model''s space and of the owner of its table.';
+
+CREATE UNLOGGED TABLE embed._reuse_total (
+    model_id integer PRIMARY KEY,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL
+) WITH (fillfactor = 20);
+COMMENT ON TABLE embed._reuse_total IS 'How much of a model stands in _reuse; its indexes and rows'' heads are taken for 100 bytes a row.';
 
 CREATE TABLE embed._budget (
     vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,

@@ -11,6 +11,7 @@ from tests.fix_models import PATIENCE
 from tests.fix_pg import MakeRole
 from tests.fix_worker import (
     Connection,
+    GatedFake,
     StartWorker,
     broken_rows,
     create_docs,
@@ -236,3 +237,21 @@ def test_postings_follow_the_column_and_are_searched(db15: Connection, table: st
     assert difference(db15) == 0
     query = f"{{1:1,2:2,9:0.3}}/{DIMENSIONS}"
     same_ranking(db15.execute(TOP, [vectorizer(db15), query, 10]).fetchall(), brute(db15, query, 10))
+
+
+def test_a_reload_makes_no_call(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    docs15.execute("SELECT embed.set_reuse('fake', true, max_rows => 2)")
+    model = GatedFake()
+    start_worker(dsn15, model, tend_every=0.05)
+    docs15.execute("SELECT embed.wait('docs')")
+    docs15.execute("TRUNCATE docs")
+    insert_docs(docs15, "three", "one")
+    docs15.execute("SELECT embed.wait('docs')")
+    assert sorted(model.texts) == ["one", "three"]
+    assert broken_rows(docs15) == []
+    insert_docs(docs15, "four")
+    docs15.execute("SELECT embed.wait('docs')")
+    deadline = time.monotonic() + PATIENCE
+    while value(docs15, "SELECT rows FROM embed.reuse") > 2:
+        assert time.monotonic() < deadline, "nothing is evicted"
+        time.sleep(0.01)

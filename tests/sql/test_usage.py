@@ -58,8 +58,8 @@ def test_use_adds_up_by_day_model_and_vectorizer(docs: Connection) -> None:
     today = value(docs, "SELECT (now() AT TIME ZONE 'UTC')::date")
     found = docs.execute("SELECT * FROM embed.usage ORDER BY tokens").fetchall()
     assert found == [
-        (today, "fake", None, 1, 2, 50, Decimal("0.000001"), "USD"),
-        (today, "fake", "docs_embedding", 3, 6, 1_500_100, Decimal("0.03"), "USD"),
+        (today, "fake", None, 1, 2, 50, Decimal("0.000001"), "USD", 0),
+        (today, "fake", "docs_embedding", 3, 6, 1_500_100, Decimal("0.03"), "USD", 0),
     ]
 
 
