@@ -5,5 +5,18 @@ from __future__ import annotations
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
+from pg_embed.jobs.switches import SwitchJob
 
-__all__ = ["Batch", "Dead", "IndexBuild", "IndexJob", "Lane", "Outcome", "Refused", "Share", "Store", "Work"]
+__all__ = [
+    "Batch",
+    "Dead",
+    "IndexBuild",
+    "IndexJob",
+    "Lane",
+    "Outcome",
+    "Refused",
+    "Share",
+    "Store",
+    "SwitchJob",
+    "Work",
+]

@@ -20,6 +20,7 @@ class WorkerSettings:
     model_timeout: float = 900.0  # for one batch
     tend_every: float = 10.0  # between rounds of maintenance
     index_every: float = 10.0  # between two looks for an index to build
+    switch_every: float = 2.0  # between two looks at switches from one model to another
     backoff: float = 1.0  # the first wait after an error; it doubles
     backoff_limit: float = 300.0  # the longest wait after an error
     repair_wait: float = 15.0  # before a misconfigured model is tried again

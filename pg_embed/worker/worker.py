@@ -28,6 +28,7 @@ from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.settings import WorkerSettings
+from pg_embed.worker.switching import Switching
 
 SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
@@ -221,6 +222,7 @@ class _Session:
         self._stop = stop
         self._running = running
         self._indexing = indexing
+        self._switching = Switching(store, settings)
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -251,6 +253,7 @@ class _Session:
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
         """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
+        await self._switching.stop()
         await self._indexing.stop()
         if self._tending is not None:
             self._tending.cancel()
@@ -316,6 +319,7 @@ class _Session:
 
     async def _maintain(self) -> None:
         self._indexing.call()
+        self._switching.call()
         now = time.monotonic()
         if now >= self._next_renewal:
             self._next_renewal = now + self._settings.lease / 3

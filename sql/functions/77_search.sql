@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, with_input boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
-STABLE PARALLEL SAFE SECURITY DEFINER
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
@@ -21,12 +21,13 @@ DECLARE
     names text[] := '{}';
     legs jsonb := '{}';
 BEGIN
+    PERFORM embed._check_snapshot();
     FOR v IN
         SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, w AS vectorizer,
             (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
                 JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
         FROM embed._vectorizer AS w
-        WHERE w.source = _search_legs_v1.source ORDER BY w.name
+        WHERE w.source = _search_legs_v1.source AND w.shadow_of IS NULL ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         legs := legs || (
@@ -51,7 +52,8 @@ BEGIN
                     (SELECT jsonb_agg(p.leg) FROM jsonb_array_elements(e.value) AS p(leg) WHERE p.leg ->> 'name' = vectorizer) AS named
                 FROM jsonb_each(legs) AS e) AS l);
     END IF;
-    RETURN about || jsonb_build_object('alias', alias, 'home', home, 'names', names, 'legs', legs);
+    RETURN about || jsonb_build_object('alias', alias, 'home', home, 'names', names, 'legs', legs,
+        'switching', EXISTS (SELECT FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source AND w.shadow_of IS NOT NULL));
 END $$;
 COMMENT ON FUNCTION embed._search_legs_v1(oid, text, boolean) IS
     'What the vectorizers of a table give a search, by output: those of the vectorizer that is named, and of others only what it does not make.';
@@ -103,6 +105,11 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is no mode %L', mode), 'use ''hybrid'', ''dense'' or ''sparse''');
     END IF;
     told := embed._search_legs_v1(source, vectorizer, rerank <> 'multi');
+    IF (told ->> 'switching')::boolean THEN
+        -- columns may change places: held, and seen as they are now
+        PERFORM embed._hold(told ->> 'table');
+        told := embed._search_legs_v1(source, vectorizer, rerank <> 'multi');
+    END IF;
     IF told -> 'names' = '[]' THEN
         PERFORM embed._fail('PE003', format('table %s has no vectorizer', source), 'make one with embed.create_vectorizer(table, column)');
     ELSIF vectorizer IS NOT NULL AND NOT told -> 'names' ? vectorizer THEN
@@ -126,7 +133,7 @@ BEGIN
         SELECT NULL::text AS condition, '{}'::text[] AS bound INTO filtered;
     END IF;
     depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
-    RETURN told - 'legs' || plan || jsonb_build_object(
+    RETURN told - '{legs,switching}'::text[] || plan || jsonb_build_object(
         'source', source::oid,
         'mode', mode,
         'condition', NULLIF(concat_ws(' AND ', filtered.condition, '(' || condition || E'\n)'), ''),
