@@ -338,13 +338,14 @@ DECLARE
     seen record;
     behind bigint;
     live bigint;
-    live_before bigint;
+    late boolean;
 BEGIN
     SELECT * INTO s FROM embed._vectorizer AS c WHERE c.id = shadow;
     SELECT * INTO w FROM embed._switch AS c WHERE c.vectorizer_id = shadow;
-    SELECT COALESCE(sum(q.n) FILTER (WHERE q.vectorizer_id = shadow AND q.priority > 1), 0), COALESCE(sum(q.n) FILTER (WHERE q.vectorizer_id = shadow AND q.priority = 1), 0),
-        COALESCE(sum(q.n) FILTER (WHERE q.vectorizer_id <> shadow AND q.priority = 1), 0)
-    INTO behind, live, live_before FROM embed._queue AS q WHERE q.vectorizer_id IN (shadow, s.shadow_of);
+    -- What changes all the time is never done: the new vectors may be some seconds behind their texts, as any are.
+    SELECT COALESCE(sum(q.n) FILTER (WHERE q.priority > 1), 0), COALESCE(sum(q.n) FILTER (WHERE q.priority = 1), 0),
+        COALESCE(bool_or(q.enqueued_at <= greatest(w.since, clock_timestamp() - interval '5 seconds')), false)
+    INTO behind, live, late FROM embed._queue AS q WHERE q.vectorizer_id = shadow;
     SELECT behind + COALESCE(b.rows_left, embed._rows_by_statistics(s.source), 0) + 1 INTO behind FROM embed._backfill AS b WHERE b.vectorizer_id = shadow
     UNION ALL SELECT behind WHERE NOT EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = shadow);
     rows_left := behind + live;
@@ -355,8 +356,7 @@ BEGIN
     state := CASE
         WHEN w.stage = 'old' THEN 'swapped'
         WHEN s.state <> 'active' THEN s.state
-        -- what changes all the time is never done: the new vectors may be as far behind as those that are seen, and one entry
-        WHEN behind > 0 OR live > live_before + 240 OR embed._attached(s) <> '{}' THEN 'filling'
+        WHEN behind > 0 OR late OR embed._attached(s) <> '{}' THEN 'filling'
         WHEN index_state NOT IN ('none', 'valid', 'stale') THEN 'indexing'
         WHEN w.compared IS NULL THEN 'comparing'
         ELSE 'ready' END;
@@ -615,7 +615,7 @@ BEGIN
     v := embed._own_alone((SELECT c.name FROM embed._vectorizer AS c WHERE c.id = s.shadow_of), timeout);
     s := embed._shadow(v.name, 'old');
     PERFORM embed.resume(s.name);
-    UPDATE embed._switch AS c SET stage = 'next', auto = true, error = NULL, needs_owner = false, failures = 0, tried_at = NULL WHERE c.vectorizer_id = s.id;
+    UPDATE embed._switch AS c SET stage = 'next', auto = true, since = clock_timestamp(), error = NULL, needs_owner = false, failures = 0, tried_at = NULL WHERE c.vectorizer_id = s.id;
     IF (embed._switch_look_v1(s.id)).state = 'ready' THEN
         PERFORM embed.finish_switch(v.name, timeout => timeout);
     END IF;

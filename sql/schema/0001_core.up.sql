@@ -212,9 +212,10 @@ CREATE TABLE embed._switch (
     failures integer NOT NULL DEFAULT 0,
     tried_at timestamptz,
     started_at timestamptz NOT NULL DEFAULT now(),
+    since timestamptz NOT NULL DEFAULT now(),
     swapped_at timestamptz
 );
-COMMENT ON TABLE embed._switch IS 'One row a shadow: next are vectors that are to take the place of those that searches see, old those whose place was taken.';
+COMMENT ON TABLE embed._switch IS 'One row a shadow: next are vectors that are to take the place of those that searches see, old those whose place was taken. Rows that changed before since must be done before a swap.';
 
 -- A table of one row and the function embed._swaps_v1, which each swap writes anew, tell a transaction that its snapshot
 -- is older than the names of columns, which no snapshot holds.

@@ -239,7 +239,9 @@ def test_what_would_keep_the_old_column_is_refused_or_told(docs: Connection) -> 
     docs.execute("CREATE VIEW near AS SELECT id, embedding FROM docs")
     docs.execute("ALTER TABLE docs ADD COLUMN size float8 GENERATED ALWAYS AS (l2_norm(embedding)) STORED")
     told = refused(docs, "SELECT embed.switch_model('docs', 'wide')")[1]
-    assert told.endswith("old vectors of public.docs: default value for column size of table public.docs, view public.near")
+    assert told.endswith(
+        "old vectors of public.docs: default value for column size of table public.docs, view public.near"
+    )
     begin(docs, ", dependants => 'ignore'")
     finish(docs)
     assert value(docs, "SELECT array_length(embedding::vector::real[], 1) FROM near LIMIT 1") == 4
@@ -248,7 +250,9 @@ def test_what_would_keep_the_old_column_is_refused_or_told(docs: Connection) -> 
 def test_a_view_that_came_meanwhile_stops_the_swap(docs: Connection) -> None:
     begin(docs)
     docs.execute("CREATE VIEW near AS SELECT id, embedding FROM docs")
-    assert refused(docs, "SELECT embed.finish_switch('docs')")[1].endswith("old vectors of public.docs: view public.near")
+    assert refused(docs, "SELECT embed.finish_switch('docs')")[1].endswith(
+        "old vectors of public.docs: view public.near"
+    )
     docs.execute("DROP VIEW near")
     docs.execute("SELECT embed.finish_switch('docs')")
 
