@@ -63,7 +63,7 @@ DECLARE
     wanted integer := embed._vectorizer_id(vectorizer);
     source oid := (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = wanted);
     before text := current_setting('lock_timeout');
-    until timestamptz := clock_timestamp() + COALESCE(timeout, interval '60 seconds');
+    until timestamptz := clock_timestamp() + COALESCE(timeout, interval '10 seconds');
 BEGIN
     WHILE pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = source), 'USAGE') LOOP
         BEGIN
@@ -75,7 +75,7 @@ BEGIN
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > until THEN
                 PERFORM embed._fail('55P03', format('table %s was in use for %s, and nobody was made to wait for this', source::regclass, timeout),
-                    'try again, or with a longer timeout; a long transaction, a vacuum or an index that is being built is in the way');
+                    'try again, or with a longer timeout; a long transaction or a vacuum is in the way, or an index is being built, which itself waits for transactions such as this one');
             END IF;
         END;
         PERFORM pg_sleep(0.02 + random() * 0.08);
@@ -228,7 +228,7 @@ CREATE OR REPLACE FUNCTION embed.switch_model(
     index text DEFAULT NULL,
     column_type text DEFAULT NULL,
     dependants text DEFAULT 'refuse',
-    timeout interval DEFAULT '60 seconds'
+    timeout interval DEFAULT '10 seconds'
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -545,7 +545,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._refuse_unready(embed._vectorizer, embed._vectorizer) IS 'Refuse to swap to a space that lacks vectors or an index.';
 
-CREATE OR REPLACE FUNCTION embed.finish_switch(vectorizer text, force boolean DEFAULT false, timeout interval DEFAULT '60 seconds')
+CREATE OR REPLACE FUNCTION embed.finish_switch(vectorizer text, force boolean DEFAULT false, timeout interval DEFAULT '10 seconds')
 RETURNS text
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -576,7 +576,7 @@ END $$;
 COMMENT ON FUNCTION embed.finish_switch(text, boolean, interval) IS
     'End a switch that is ready: in one transaction the new vectors take the name of the old column, and the vectorizer has the new model; from then on searches and embed() without a model use it. The table is locked for some milliseconds, when nobody is in the way, which is tried until the time is over; in a transaction of yours it stays locked until that ends. force swaps though rows, their index or the comparison are missing.';
 
-CREATE OR REPLACE FUNCTION embed.abort_switch(vectorizer text, timeout interval DEFAULT '60 seconds')
+CREATE OR REPLACE FUNCTION embed.abort_switch(vectorizer text, timeout interval DEFAULT '10 seconds')
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -602,7 +602,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed.abort_switch(text, interval) IS 'Give a switch up before the swap: what it made is dropped. A rollback that waits for rows is given up, and the old vectors are kept.';
 
-CREATE OR REPLACE FUNCTION embed.rollback_switch(vectorizer text, timeout interval DEFAULT '60 seconds')
+CREATE OR REPLACE FUNCTION embed.rollback_switch(vectorizer text, timeout interval DEFAULT '10 seconds')
 RETURNS text
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -624,7 +624,7 @@ END $$;
 COMMENT ON FUNCTION embed.rollback_switch(text, interval) IS
     'Go back to the vectors from before a switch, and keep the new ones as these were kept: at once when all rows have them, else a worker embeds those that changed, and then it swaps, or embed.finish_switch does. Returns how it stands.';
 
-CREATE OR REPLACE FUNCTION embed.forget_switch(vectorizer text, timeout interval DEFAULT '60 seconds')
+CREATE OR REPLACE FUNCTION embed.forget_switch(vectorizer text, timeout interval DEFAULT '10 seconds')
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE

@@ -142,6 +142,7 @@ def test_searches_never_fail_through_a_switch_and_back(
     docs.execute("SELECT embed.create_index('docs', min_rows => 50)")
     start_worker(dsn, {}, **SOON)
     docs.execute("SELECT embed.wait('docs')")
+    until(lambda: value(docs, "SELECT state FROM embed.indexes") == "valid", "an index")
     with under_load(dsn) as searches:
         docs.execute("SELECT embed.switch_model('docs', 'wide', auto => true)")
         until(lambda: state(docs) == "swapped", "a swap")
