@@ -62,16 +62,22 @@ AS $$
 DECLARE
     wanted integer := embed._vectorizer_id(vectorizer);
     source oid := (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = wanted);
+    locking text := format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(source));
     before text := current_setting('lock_timeout');
     until timestamptz := clock_timestamp() + COALESCE(timeout, interval '10 seconds');
+    v embed._vectorizer;
 BEGIN
-    WHILE pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = source), 'USAGE') LOOP
+    IF locking IS NULL OR NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = source), 'USAGE') THEN
+        RETURN embed._own_vectorizer(vectorizer, lock_table => true);
+    END IF;
+    LOOP
         BEGIN
             -- whoever comes after us waits behind us: never for long, whatever we wait for
-            PERFORM set_config('lock_timeout', '30ms', true);
-            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(source));
+            PERFORM set_config('lock_timeout', '20ms', true);
+            EXECUTE locking;
+            SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = wanted FOR NO KEY UPDATE;
             PERFORM set_config('lock_timeout', before, true);
-            EXIT;
+            RETURN v;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > until THEN
                 PERFORM embed._fail('55P03', format('table %s was in use for %s, and nobody was made to wait for this', source::regclass, timeout),
@@ -80,10 +86,9 @@ BEGIN
         END;
         PERFORM pg_sleep(0.02 + random() * 0.08);
     END LOOP;
-    RETURN embed._own_vectorizer(vectorizer);
 END $$;
 COMMENT ON FUNCTION embed._own_alone(text, interval) IS
-    'A vectorizer, with its table locked against everybody: tried for 30 ms at a time, so that nobody waits longer, until the time is over.';
+    'A vectorizer, with its table locked against everybody: tried for 20 ms at a time, so that nobody waits longer, until the time is over.';
 
 CREATE OR REPLACE FUNCTION embed._free_column(source oid, name text, suffix text)
 RETURNS text
@@ -149,25 +154,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._refuse_dependants(embed._vectorizer, text) IS 'Refuse a switch whose table has objects that would keep the old column, or tell of them.';
 
-CREATE OR REPLACE FUNCTION embed._copy_rights(source regclass, giver smallint, taker smallint)
+CREATE OR REPLACE FUNCTION embed._rights_steps(source regclass, giver smallint, taker smallint)
+RETURNS text[]
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT format('GRANT %s (%s) ON %s TO %s%s', r.privilege_type, embed._column_name(source, taker), source,
+            CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END, CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM (
+            SELECT e.privilege_type, e.grantee, e.is_grantable FROM pg_attribute AS a, aclexplode(a.attacl) AS e WHERE a.attrelid = source AND a.attnum = giver
+            EXCEPT
+            SELECT e.privilege_type, e.grantee, e.is_grantable FROM pg_attribute AS a, aclexplode(a.attacl) AS e WHERE a.attrelid = source AND a.attnum = taker
+        ) AS r
+        WHERE r.grantee IS DISTINCT FROM to_regrole('embed_worker')::oid)
+$$;
+COMMENT ON FUNCTION embed._rights_steps(regclass, smallint, smallint) IS 'The statements that give the rights on one column for another, too, to those who have them on that column alone.';
+
+CREATE OR REPLACE FUNCTION embed._run_steps(steps text[])
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    r record;
+    step text;
 BEGIN
-    FOR r IN
-        SELECT e.privilege_type AS privilege, CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(e.grantee)) END AS grantee,
-            CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS further
-        FROM pg_attribute AS a, aclexplode(a.attacl) AS e
-        WHERE a.attrelid = source AND a.attnum = giver AND e.grantee IS DISTINCT FROM to_regrole('embed_worker')::oid
-    LOOP
-        EXECUTE format('GRANT %s (%s) ON %s TO %s%s', r.privilege, embed._column_name(source, taker), source, r.grantee, r.further);
+    FOREACH step IN ARRAY steps LOOP
+        EXECUTE step;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION embed._copy_rights(regclass, smallint, smallint) IS 'Give the rights on one column for another, too, to those who have them on that column alone.';
+COMMENT ON FUNCTION embed._run_steps(text[]) IS 'Run statements one by one, with the caller''s rights.';
 
 CREATE OR REPLACE FUNCTION embed._shadow(vectorizer text, stage text DEFAULT NULL)
 RETURNS embed._vectorizer
@@ -289,7 +307,7 @@ BEGIN
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);
-    PERFORM embed._copy_rights(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)]) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
+    PERFORM embed._run_steps(embed._rights_steps(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)])) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
     INSERT INTO embed._budget (vectorizer_id, tokens, cost, per, live) SELECT s.id, b.tokens, b.cost, b.per, b.live FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
     IF 'sparse' = ANY (s.outputs) AND (embed._posting_source_v1(v.id)).has_postings AND NOT (embed._posting_source_v1(s.id)).has_postings THEN
         PERFORM embed._make_postings(s.id);
@@ -325,6 +343,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._is_indexed(oid, smallint) IS 'Whether an index of pgvector''s is over a column, whoever made it.';
 
+CREATE OR REPLACE FUNCTION embed._is_behind_v1(shadow integer)
+RETURNS boolean
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- What changes all the time is never done: the new vectors may be some seconds behind their texts, as any are.
+    SELECT EXISTS (SELECT FROM embed._queue AS q, embed._switch AS w WHERE q.vectorizer_id = shadow AND w.vectorizer_id = shadow
+            AND (q.priority > 1 OR q.enqueued_at <= greatest(w.since, clock_timestamp() - interval '5 seconds')))
+        OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = shadow)
+        OR EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = shadow AND embed._attached(v) <> '{}')
+$$;
+COMMENT ON FUNCTION embed._is_behind_v1(integer) IS 'Whether a shadow lacks vectors, those of the last seconds left aside.';
+
 CREATE OR REPLACE FUNCTION embed._switch_look_v1(
     shadow integer, OUT state text, OUT explanation text, OUT rows_left bigint, OUT failed bigint, OUT failed_before bigint, OUT index_state text
 )
@@ -336,19 +368,11 @@ DECLARE
     s embed._vectorizer;
     w embed._switch;
     seen record;
-    behind bigint;
-    live bigint;
-    late boolean;
 BEGIN
     SELECT * INTO s FROM embed._vectorizer AS c WHERE c.id = shadow;
     SELECT * INTO w FROM embed._switch AS c WHERE c.vectorizer_id = shadow;
-    -- What changes all the time is never done: the new vectors may be some seconds behind their texts, as any are.
-    SELECT COALESCE(sum(q.n) FILTER (WHERE q.priority > 1), 0), COALESCE(sum(q.n) FILTER (WHERE q.priority = 1), 0),
-        COALESCE(bool_or(q.enqueued_at <= greatest(w.since, clock_timestamp() - interval '5 seconds')), false)
-    INTO behind, live, late FROM embed._queue AS q WHERE q.vectorizer_id = shadow;
-    SELECT behind + COALESCE(b.rows_left, embed._rows_by_statistics(s.source), 0) + 1 INTO behind FROM embed._backfill AS b WHERE b.vectorizer_id = shadow
-    UNION ALL SELECT behind WHERE NOT EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = shadow);
-    rows_left := behind + live;
+    SELECT COALESCE(sum(q.n), 0) INTO rows_left FROM embed._queue AS q WHERE q.vectorizer_id = shadow;
+    rows_left := rows_left + COALESCE((SELECT COALESCE(b.rows_left, embed._rows_by_statistics(s.source), 0) + 1 FROM embed._backfill AS b WHERE b.vectorizer_id = shadow), 0);
     SELECT count(*) FILTER (WHERE f.vectorizer_id = shadow), count(*) FILTER (WHERE f.vectorizer_id <> shadow) INTO failed, failed_before
     FROM embed._failure AS f WHERE f.vectorizer_id IN (shadow, s.shadow_of);
     SELECT l.state, l.explanation, l.wanted, l.error INTO seen FROM embed._index_look_v1(shadow, NULL, NULL, NULL, NULL, NULL) AS l;
@@ -356,7 +380,7 @@ BEGIN
     state := CASE
         WHEN w.stage = 'old' THEN 'swapped'
         WHEN s.state <> 'active' THEN s.state
-        WHEN behind > 0 OR late OR embed._attached(s) <> '{}' THEN 'filling'
+        WHEN embed._is_behind_v1(shadow) THEN 'filling'
         WHEN index_state NOT IN ('none', 'valid', 'stale') THEN 'indexing'
         WHEN w.compared IS NULL THEN 'comparing'
         ELSE 'ready' END;
@@ -489,6 +513,37 @@ END $$;
 COMMENT ON FUNCTION embed.compare_switch(text, text[], integer, double precision) IS
     'The share of the ten nearest rows that the old and the new model agree on, on the average of some rows taken at random, or of queries that are given; noted in embed.switches. NULL where there is nothing to compare. Different models differ: what matters is whether it is as low as between strangers, or who of the two is right.';
 
+CREATE OR REPLACE FUNCTION embed._swap_steps(v embed._vectorizer, s embed._vectorizer)
+RETURNS text[]
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    taker smallint;
+    name text;
+    next text;
+    kept text;
+    steps text[] := '{}';
+BEGIN
+    FOR i IN 1..cardinality(v.outputs) LOOP
+        taker := s.target_columns[array_position(s.outputs, v.outputs[i])];
+        steps := steps || embed._rights_steps(v.source, v.target_columns[i], taker);
+        SELECT a.attname INTO STRICT name FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = v.target_columns[i];
+        SELECT a.attname INTO STRICT next FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = taker;
+        kept := embed._free_column(v.source, name, '_old');
+        IF starts_with(next, left(name, 40) || '_old') THEN
+            -- the way back: both exchange names
+            kept := next;
+            next := embed._free_column(v.source, name, '_swap');
+            steps := steps || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, kept, next);
+        END IF;
+        steps := steps || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, name, kept) || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, next, name);
+    END LOOP;
+    RETURN steps;
+END $$;
+COMMENT ON FUNCTION embed._swap_steps(embed._vectorizer, embed._vectorizer) IS 'The statements by which the columns of two vectorizers exchange names.';
+
 CREATE OR REPLACE FUNCTION embed._swap(v embed._vectorizer, s embed._vectorizer)
 RETURNS void
 LANGUAGE plpgsql
@@ -496,27 +551,16 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    taker smallint;
-    name text;
     parked text;
     w embed._switch;
 BEGIN
-    FOR i IN 1..cardinality(v.outputs) LOOP
-        taker := s.target_columns[array_position(s.outputs, v.outputs[i])];
-        PERFORM embed._copy_rights(v.source, v.target_columns[i], taker);
-        SELECT a.attname INTO STRICT name FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = v.target_columns[i];
-        parked := embed._free_column(v.source, name, '_swap');
-        EXECUTE format('ALTER TABLE %s RENAME COLUMN %s TO %I', v.source, embed._column_name(v.source, taker), parked);
-        EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, name, embed._free_column(v.source, name, '_old'));
-        EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, parked, name);
-    END LOOP;
+    PERFORM embed._run_steps(embed._swap_steps(v, s));
     DELETE FROM embed._switch AS o WHERE o.vectorizer_id = s.id RETURNING o.* INTO STRICT w;
     UPDATE embed._vectorizer AS c SET name = embed._free_vectorizer(v.name, '_swap'), shadow_of = NULL WHERE c.id = s.id;
     UPDATE embed._vectorizer AS c SET name = embed._free_vectorizer(v.name, '_old'), shadow_of = s.id WHERE c.id = v.id RETURNING c.name INTO parked;
     UPDATE embed._vectorizer AS c SET name = v.name WHERE c.id = s.id;
     INSERT INTO embed._switch (vectorizer_id, stage, auto, keep, dependants, overlap, compared, started_at, swapped_at)
     VALUES (v.id, 'old', false, w.keep, w.dependants, w.overlap, w.compared, w.started_at, clock_timestamp());
-    PERFORM embed._count_swap_v1();
     IF w.keep = 'drop' THEN
         PERFORM embed.drop_vectorizer(parked, drop_column => true);
     ELSIF w.keep = 'frozen' THEN
@@ -558,17 +602,19 @@ DECLARE
 BEGIN
     SELECT c.* INTO v FROM embed._vectorizer AS c WHERE c.id = s.shadow_of;
     SELECT c.* INTO w FROM embed._switch AS c WHERE c.vectorizer_id = s.id;
-    PERFORM embed._refuse_dependants(v, w.dependants);
+    -- What is looked at under the lock was looked at before: in a session the first look takes longest.
+    PERFORM embed._refuse_dependants(v, w.dependants), embed._swap_steps(v, s), embed._is_behind_v1(s.id);
     IF NOT COALESCE(force, false) THEN
         IF (embed._switch_look_v1(s.id)).state = 'comparing' THEN
             PERFORM embed.compare_switch(v.name);
         END IF;
         PERFORM embed._refuse_unready(v, s);
     END IF;
+    PERFORM embed._count_swap_v1();
     v := embed._own_alone(v.name, timeout);
     s := embed._shadow(v.name, 'next');
-    IF NOT COALESCE(force, false) THEN
-        PERFORM embed._refuse_unready(v, s);  -- now that nobody writes
+    IF NOT COALESCE(force, false) AND embed._is_behind_v1(s.id) THEN
+        PERFORM embed._refuse_unready(v, s);
     END IF;
     PERFORM embed._refuse_dependants(v, w.dependants), embed._swap(v, s);
     RETURN v.name;
