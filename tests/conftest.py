@@ -4,6 +4,7 @@ from __future__ import annotations
 
 pytest_plugins = [
     "tests.fix_bcembedding",
+    "tests.fix_bm25s",
     "tests.fix_checkpoints",
     "tests.fix_chunks",
     "tests.fix_flag",
@@ -13,5 +14,6 @@ pytest_plugins = [
     "tests.fix_sdks",
     "tests.fix_second_server",
     "tests.fix_serve",
+    "tests.fix_sqlalchemy",
     "tests.fix_worker",
 ]

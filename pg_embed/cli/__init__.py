@@ -30,6 +30,7 @@ COMMANDS = (
     "recall",
     "switch",
     "search",
+    "eval",
     "embed",
     "rerank",
     "models",

@@ -62,9 +62,11 @@ RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
     SELECT CASE count(*) WHEN 1 THEN min(p.part) ELSE format('jsonb_build_array(%s)::text', string_agg(p.part, ', ' ORDER BY p.position)) END
     FROM (
+        -- planned once a session (plan_cache_mode), for planning takes longer than this;
         -- concat asks the type itself for its text; ::text would run a cast that the owner of an enum may have made
         SELECT k.position, format(CASE WHEN t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace THEN '%s.%s::text' ELSE 'concat(%s.%s)' END,
             alias, embed._column_name(source, k.attnum)) AS part

@@ -66,7 +66,7 @@ BEGIN
             embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_postings(text), embed.drop_postings(text), embed._make_postings(integer), embed._build_postings(integer),
+            embed.create_postings(text), embed.drop_postings(text), embed.refresh_postings(text), embed._count_postings_v1(integer, double precision), embed._make_postings(integer), embed._build_postings(integer),
             embed._close_postings(integer), embed._clear_postings(integer), embed._posting_triggers(integer), embed._drop_posting_triggers(integer),
             embed._sparse_column(embed._vectorizer), embed._vector_operator(text)
             TO embed_owner;
@@ -100,7 +100,7 @@ BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
         EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed.switches, embed._schema_version TO %s', role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text, text), embed.embed_document(text, text), embed.embed_sparse(text, text, text), embed.embed_multi(text, text, text), embed._vector(text, text, text, text, text), embed._hold(text), embed.switches(text), 
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text, text), embed.embed_document(text, text), embed.embed_sparse(text, text, text), embed.embed_multi(text, text, text), embed._vector(text, text, text, text, text), embed._column_model_v1(anyelement, text), embed._hold(text), embed.switches(text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
             embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
@@ -111,9 +111,9 @@ BEGIN
             embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer),
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),
-            embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, boolean),
+            embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
-            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
             embed._search_extended(jsonb, integer, integer, text, real, jsonb, text, integer), embed._search_ending(jsonb, text, text, text, text),
             embed._search_given(jsonb, text, text, text, text), embed._search_turns(jsonb, text),
             embed.explain_search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer, text, boolean),
@@ -121,6 +121,7 @@ BEGIN
             embed._search_explained(boolean, jsonb, boolean, double precision, double precision, text, text, text[], real, text, text, integer, text[]),
             embed._search_told(jsonb, boolean, double precision, double precision, text, text[], jsonb),
             embed._boost_expression(regclass, jsonb, text, text[]), embed._boost_column(regclass, text, jsonb, text, text[]),
+            embed._single_leg(jsonb, boolean, text, text, text, text, text), embed._dense_score(text, text), embed._dense_vector(text), embed._sparse_vector(text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
             embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),

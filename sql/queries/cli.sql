@@ -19,6 +19,14 @@ SELECT embed.create_model(%(name)s, %(family)s, %(options)s, %(card)s, %(is_defa
 -- How the database reaches its sidecar.
 SELECT t.kind, t.settings FROM embed._transport AS t;
 
+-- name: ping
+-- To the sidecar and back.
+SELECT embed._ask('{"op": "ping"}') ->> 'pong' AS pong;
+
+-- name: workers
+-- How many are connected.
+SELECT embed._workers() AS workers;
+
 -- name: create_vectorizer
 -- Keep vectors of columns or of a template.
 SELECT embed.create_vectorizer(

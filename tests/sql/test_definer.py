@@ -20,6 +20,8 @@ INLINED = {
     "embed_document",
     "embed_sparse",
     "embed_multi",
+    "_dense_vector",
+    "_sparse_vector",
     "_size",
     "_models",
     "_model_of",

@@ -72,7 +72,7 @@ def test_a_switch_adds_a_column_that_no_search_sees(docs: Connection) -> None:
     assert switch(docs, "vectorizer_name", "model", "other_model", "state", "shadow", "columns") == (
         "docs_embedding", "fake", "wide", "filling", "docs_embedding_next", ["embedding_next"],
     )  # fmt: skip
-    told = value(docs, "SELECT embed._search_legs_v1('docs'::regclass, NULL, false)")
+    told = value(docs, "SELECT embed._search_legs_v1('docs'::regclass, NULL, NULL, false)")
     assert told["names"] == ["docs_embedding"]
     assert [leg["column"] for leg in told["legs"]["dense"]] == ["embedding"]
     assert value(docs, "SELECT (embed._query_model('dense', NULL)).name") == "fake"
@@ -391,7 +391,7 @@ def test_a_pair_keeps_its_sparse_model_and_has_postings(docs: Connection) -> Non
     found = docs.execute("SELECT model, sparse_model, columns FROM embed.vectorizers").fetchall()
     assert found == [("wide", "bm25", ["embedding", "sparse"])]
     assert value(docs, "SELECT count(*) FROM embed._postings") == 2
-    told = value(docs, "SELECT embed._search_legs_v1('docs'::regclass, NULL, false)")
+    told = value(docs, "SELECT embed._search_legs_v1('docs'::regclass, NULL, NULL, false)")
     assert [leg["indexed"] for leg in told["legs"]["sparse"]] == [True]
     docs.execute("SELECT embed.rollback_switch('docs')")
 

@@ -349,6 +349,6 @@ def test_another_vectorizer_beside_it_must_be_told_apart(asked: Connection) -> N
         " FROM embed.search(NULL::docs, 'lamps', mode => 'sparse', vectorizer => 'docs_embedding')"
     ).fetchall()
     assert found == [(4,)]
-    legs = value(asked, "SELECT embed._search_legs_v1('docs'::regclass, 'other', false) -> 'legs'")
+    legs = value(asked, "SELECT embed._search_legs_v1('docs'::regclass, 'other', NULL, false) -> 'legs'")
     assert [legs[output][0]["model"] for output in ("dense", "sparse")] == ["fake", "two"]
     assert [len(legs[output]) for output in ("dense", "sparse")] == [1, 1]
