@@ -92,28 +92,38 @@ COMMENT ON FUNCTION embed._own_alone(text, interval) IS
 
 CREATE OR REPLACE FUNCTION embed._free_column(source oid, name text, suffix text)
 RETURNS text
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT c.name
-    FROM (SELECT n.i, left(_free_column.name, 40) || suffix || CASE n.i WHEN 1 THEN '' ELSE '_' || n.i END AS name FROM generate_series(1, 1700) AS n(i)) AS c
-    WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = c.name::name)
-    ORDER BY c.i LIMIT 1
-$$;
+DECLARE
+    free text := left(name, 40) || suffix;
+    number integer := 1;
+BEGIN
+    WHILE EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = free::name) LOOP
+        number := number + 1;
+        free := left(name, 40) || suffix || '_' || number;
+    END LOOP;
+    RETURN free;
+END $$;
 COMMENT ON FUNCTION embed._free_column(oid, text, text) IS 'A name that no column of a table has.';
 
 CREATE OR REPLACE FUNCTION embed._free_vectorizer(name text, suffix text)
 RETURNS text
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT c.name
-    FROM (SELECT n.i, _free_vectorizer.name || suffix || CASE n.i WHEN 1 THEN '' ELSE '_' || n.i END AS name FROM generate_series(1, 10000) AS n(i)) AS c
-    WHERE NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = c.name)
-    ORDER BY c.i LIMIT 1
-$$;
+DECLARE
+    free text := name || suffix;
+    number integer := 1;
+BEGIN
+    WHILE EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = free) LOOP
+        number := number + 1;
+        free := name || suffix || '_' || number;
+    END LOOP;
+    RETURN free;
+END $$;
 COMMENT ON FUNCTION embed._free_vectorizer(text, text) IS 'A name that no vectorizer has.';
 
 CREATE OR REPLACE FUNCTION embed._dependants(source oid, columns smallint[])

@@ -117,8 +117,9 @@ SELECT t.shadow, t.vectorizer_name AS name, t.step, t.may_do, t.tries, t.idle_se
 SELECT embed.compare_switch(%(vectorizer)s);
 
 -- name: switch_swap
--- End a switch, if the table is free soon.
-SELECT embed.finish_switch(%(vectorizer)s, timeout => make_interval(secs => %(seconds)s));
+-- End a switch, if the table is free soon. Readers do not wait for the disk: a crash in that moment undoes the swap whole.
+SELECT embed.finish_switch(%(vectorizer)s, timeout => make_interval(secs => %(seconds)s))
+WHERE pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL;
 
 -- name: switch_tried
 -- Note how an attempt to bring a switch further ended.

@@ -124,6 +124,7 @@ def test_a_switch_goes_on_in_a_restored_database(
         other.execute("SELECT embed.wait('docs')")
         assert broken_rows(other, dimensions=7) == []
         start_worker.end()
+        other.execute("DROP TABLE so_that_oids_differ")
         with restored(server, other_dsn) as (third, _):
             # what counts swaps is a function and a table, and both were dumped
             third.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
