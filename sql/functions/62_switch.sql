@@ -699,9 +699,13 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+    -- first what costs little, however long the queue is
+    WITH filled AS MATERIALIZED (
+        SELECT w.* FROM embed._switch AS w WHERE w.stage = 'next' AND NOT embed._is_behind_v1(w.vectorizer_id)
+    )
     SELECT s.id, v.name, v.source, CASE l.state WHEN 'comparing' THEN 'compare' ELSE 'swap' END, w.failures, extract(epoch FROM clock_timestamp() - w.tried_at)::double precision
-    FROM embed._switch AS w JOIN embed._vectorizer AS s ON s.id = w.vectorizer_id JOIN embed._vectorizer AS v ON v.id = s.shadow_of, LATERAL embed._switch_look_v1(s.id) AS l
-    WHERE w.stage = 'next' AND (l.state = 'comparing' OR (l.state = 'ready' AND w.auto AND l.failed <= l.failed_before))
+    FROM filled AS w JOIN embed._vectorizer AS s ON s.id = w.vectorizer_id JOIN embed._vectorizer AS v ON v.id = s.shadow_of, LATERAL embed._switch_look_v1(s.id) AS l
+    WHERE l.state = 'comparing' OR (l.state = 'ready' AND w.auto AND l.failed <= l.failed_before)
     ORDER BY w.tried_at NULLS FIRST, s.id
 $$;
 COMMENT ON FUNCTION embed._switch_todo_v1() IS 'The switches that a worker can bring further.';

@@ -32,14 +32,28 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    -- VOLATILE: the table is locked by now, and its columns have the names of now, which the statement's snapshot need not
-    -- agree with when it is a function's
-    named integer[] := CASE WHEN vectorizer IS NOT NULL THEN embed._find_vectorizers(vectorizer) END;
+    named integer[];
     used integer[];
     single integer;
     chosen embed._model;
 BEGIN
-    PERFORM embed._check_snapshot();
+    -- VOLATILE: the table is locked by now, and its columns have the names of now, which the statement's snapshot need not
+    -- agree with when it is a function's. First what most ask, for some plans ask it for each row.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM embed._check_snapshot();
+    END IF;
+    IF vectorizer IS NULL THEN
+        SELECT m.* INTO chosen FROM embed._model AS m
+        WHERE m.id = (SELECT min(u.id) FROM embed._vectorizer AS v CROSS JOIN LATERAL (SELECT embed._model_of(v, output) AS id) AS u
+            WHERE output = ANY (v.outputs) AND v.shadow_of IS NULL HAVING min(u.id) = max(u.id));
+    ELSE
+        SELECT m.* INTO chosen FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = embed._model_of(v, output)
+        WHERE v.name = vectorizer AND output = ANY (v.outputs);
+    END IF;
+    IF FOUND THEN
+        RETURN chosen;
+    END IF;
+    named := CASE WHEN vectorizer IS NOT NULL THEN embed._find_vectorizers(vectorizer) END;
     IF vectorizer IS NOT NULL AND named IS NULL THEN
         PERFORM embed._vectorizer_id(vectorizer);
     END IF;

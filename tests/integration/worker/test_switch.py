@@ -19,11 +19,13 @@ from tests.fix_worker import (
     GatedFake,
     StartWorker,
     broken_rows,
+    create_bm25_model,
     create_docs,
     create_fake_model,
     insert_docs,
 )
 from tests.sql.helpers import refused, value
+from tests.sql.test_postings import difference
 
 WIDE = 7
 SOON = {"index_every": 0.02, "switch_every": 0.02}
@@ -261,3 +263,25 @@ def test_a_worker_that_is_not_the_owner_leaves_the_swap_to_him(
     insert_docs(docs, "after")
     docs.execute("SELECT embed.wait('docs')")
     assert wrong(docs, dimensions=WIDE) == 0
+
+
+def test_a_pair_keeps_its_sparse_vectors_and_their_postings(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_bm25_model(docs)
+    docs.execute("SELECT embed.drop_vectorizer('docs', drop_column => true)")
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake', sparse => 'bm25')")
+    start_worker(dsn, {}, **SOON)
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("SELECT embed.switch_model('docs', 'wide', auto => true)")
+    until(lambda: state(docs) == "swapped", "a swap")
+    insert_docs(docs, "a lamp")
+    docs.execute("UPDATE docs SET body = 'another lamp' WHERE id < 20")
+    docs.execute("DELETE FROM docs WHERE id = 30")
+    docs.execute("SELECT embed.wait('docs')")
+    until(lambda: value(docs, "SELECT count(*) FROM embed._queue") == 0, "both spaces in step")
+    assert wrong(docs, dimensions=WIDE) == wrong(docs, "docs_embedding_old", "embedding_old") == 0
+    docs.execute("SELECT embed.forget_switch('docs')")
+    found = docs.execute("SELECT model, sparse_model, columns FROM embed.vectorizers").fetchall()
+    assert found == [("wide", "bm25", ["embedding", "sparse"])]
+    assert difference(docs, column="sparse") == 0
