@@ -286,6 +286,9 @@ BEGIN
     missing := ARRAY(SELECT o.output FROM unnest(v.outputs) AS o(output) WHERE o.output <> ALL (chosen.outputs) AND (o.output <> 'sparse' OR v.sparse_model_id IS NULL));
     IF v.shadow_of IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L is part of a switch itself', v.name), 'name the one that searches see');
+    ELSIF v.chunk_table IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L keeps chunks in a table of their own, and cannot be switched', v.name),
+            'make a second one with the new model and another chunk_table, search that when it is filled, and drop the first');
     ELSIF chosen.id = v.model_id THEN
         PERFORM embed._fail('PE003', format('vectorizer %L uses model %L already', v.name, model));
     ELSIF EXISTS (SELECT FROM embed._vectorizer AS w WHERE w.shadow_of = v.id) THEN

@@ -416,3 +416,11 @@ def test_queries_are_compared_that_are_given(docs: Connection) -> None:
     docs.execute("UPDATE docs SET embedding_next = NULL")
     assert value(docs, "SELECT embed.compare_switch('docs')") is None
     assert switch(docs, "overlap_at_10", "compared") == (None, 0)
+
+
+def test_chunks_are_not_switched(docs: Connection) -> None:
+    docs.execute("CREATE TABLE texts (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('texts', 'body', model => 'fake', storage => 'table')")
+    _, message, hint = refused(docs, "SELECT embed.switch_model('texts', 'wide')")
+    assert "keeps chunks in a table of their own" in message
+    assert hint.startswith("make a second one with the new model")
