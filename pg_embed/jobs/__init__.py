@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Kept, Made, Reading
+from pg_embed.jobs.figures import STATES, Figures, LaneFigures, VectorizerFigures
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
 from pg_embed.jobs.switches import SwitchJob
 
 __all__ = [
+    "STATES",
     "Batch",
     "Chunked",
     "Dead",
     "Document",
+    "Figures",
     "IndexBuild",
     "IndexJob",
     "Kept",
     "Lane",
+    "LaneFigures",
     "Made",
     "Outcome",
     "Reading",
@@ -24,5 +28,6 @@ __all__ = [
     "Share",
     "Store",
     "SwitchJob",
+    "VectorizerFigures",
     "Work",
 ]
