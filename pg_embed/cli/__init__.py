@@ -28,6 +28,7 @@ COMMANDS = (
     "backfill",
     "index",
     "recall",
+    "switch",
     "search",
     "eval",
     "embed",

@@ -7,6 +7,7 @@ from pg_embed.jobs.documents import Chunked, Document, Kept, Made, Reading
 from pg_embed.jobs.figures import STATES, Figures, LaneFigures, VectorizerFigures
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
+from pg_embed.jobs.switches import SwitchJob
 
 __all__ = [
     "STATES",
@@ -26,6 +27,7 @@ __all__ = [
     "Refused",
     "Share",
     "Store",
+    "SwitchJob",
     "VectorizerFigures",
     "Work",
 ]

@@ -17,6 +17,7 @@ from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Reading
 from pg_embed.jobs.figures import Figures, figures
 from pg_embed.jobs.indexes import IndexJob, index_job
+from pg_embed.jobs.switches import SwitchJob, switch_job
 from pg_embed.records import Embeddings, ModelSpec, Output
 
 SQL = statements.load("jobs")
@@ -180,6 +181,25 @@ class Store:
     async def index_needs_owner(self, job: IndexJob) -> None:
         """Tell in the catalog that this worker may not build it."""
         await self._run("index_done", {"vectorizer": job.vectorizer, "error": None, "needs_owner": True})
+
+    async def switches(self) -> list[SwitchJob]:
+        """The switches of models that can be brought further now."""
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await _execute(cursor, "switch_todo", {})
+            return [switch_job(row) for row in await cursor.fetchall()]
+
+    async def compare_switch(self, job: SwitchJob) -> float | None:
+        """Compare both models; the overlap of their nearest rows, None where there is nothing to compare."""
+        overlap = await self._run("switch_compare", {"vectorizer": job.name})
+        return None if overlap is None else float(overlap)
+
+    async def swap_switch(self, job: SwitchJob, seconds: float) -> None:
+        """Swap, if the table is free within `seconds`; an error of psycopg's if it is not."""
+        await self._run("switch_swap", {"vectorizer": job.name, "seconds": seconds})
+
+    async def switch_tried(self, job: SwitchJob, error: str | None, *, needs_owner: bool = False) -> None:
+        """Tell in the catalog how a step ended, or that this worker may not do it."""
+        await self._run("switch_tried", {"shadow": job.shadow, "error": error, "needs_owner": needs_owner})
 
     async def _run(self, statement: str, parameters: dict[str, Any]) -> Any:
         async with self._pool.connection() as connection, connection.cursor() as cursor:

@@ -31,6 +31,7 @@ from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.observer import Observer, Silence
 from pg_embed.worker.reusing import ReusingModels
 from pg_embed.worker.settings import WorkerSettings
+from pg_embed.worker.switching import Switching
 from pg_embed.worker.watching import Watch
 
 SQL = statements.load("jobs")
@@ -243,6 +244,7 @@ class _Session:
         self._stop = stop
         self._running = running
         self._indexing = indexing
+        self._switching = Switching(store, settings)
         self._watch = watch
         self._observer = observer
         self._dispatchers: dict[int, Dispatcher] = {}
@@ -275,6 +277,7 @@ class _Session:
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
         """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
+        await self._switching.stop()
         await self._indexing.stop()
         if self._tending is not None:
             self._tending.cancel()
@@ -350,6 +353,7 @@ class _Session:
 
     async def _maintain(self) -> None:
         self._indexing.call()
+        self._switching.call()
         self._watch.call(self._store)
         now = time.monotonic()
         if now >= self._next_renewal:

@@ -13,15 +13,17 @@ BEGIN
     SELECT array_agg(v.id) INTO found FROM embed._vectorizer AS v WHERE v.name = vectorizer;
     -- to_regclass raises an error for what cannot be a name
     IF found IS NULL AND vectorizer ~ '^\s*("(?:[^"]|"")+"|[^\s".]+)(\s*\.\s*("(?:[^"]|"")+"|[^\s".]+))?\s*$' THEN
-        SELECT array_agg(v.id ORDER BY v.id) INTO found FROM embed._vectorizer AS v WHERE v.source = to_regclass(vectorizer);
+        SELECT array_agg(v.id ORDER BY v.id) INTO found FROM embed._vectorizer AS v
+        WHERE v.source = to_regclass(vectorizer) AND v.shadow_of IS NULL;
     END IF;
     IF found IS NULL THEN
         SELECT array_agg(v.id ORDER BY v.id) INTO found
-        FROM embed._vectorizer AS v JOIN pg_class AS c ON c.oid = v.source WHERE c.relname = vectorizer OR quote_ident(c.relname) = vectorizer;
+        FROM embed._vectorizer AS v JOIN pg_class AS c ON c.oid = v.source
+        WHERE v.shadow_of IS NULL AND (c.relname = vectorizer OR quote_ident(c.relname) = vectorizer);
     END IF;
     RETURN found;
 END $$;
-COMMENT ON FUNCTION embed._find_vectorizers(text) IS 'The ids of vectorizers by their name or by their table''s; NULL when there is none.';
+COMMENT ON FUNCTION embed._find_vectorizers(text) IS 'The ids of vectorizers by their name or by their table''s; NULL when there is none. A shadow is found by its own name only.';
 
 CREATE OR REPLACE FUNCTION embed._vectorizer_id(vectorizer text)
 RETURNS integer
@@ -587,6 +589,8 @@ BEGIN
         PERFORM embed._grant_columns(v.id);
         PERFORM embed._start_backfill(v.id, 'all');
     END IF;
+    -- a shadow is of the same text
+    PERFORM embed.alter_vectorizer(s.name, input, alter_vectorizer.template, alter_vectorizer.filter, alter_vectorizer.max_attempts) FROM embed._vectorizer AS s WHERE s.shadow_of = v.id;
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, v.name);
 END $$;
@@ -653,6 +657,9 @@ BEGIN
         RETURN;
     END IF;
     v := embed._own_vectorizer(vectorizer, lock_table => true);
+    -- what a switch has added goes with it
+    PERFORM embed.drop_vectorizer(s.name, drop_column OR w.stage = 'next')
+    FROM embed._vectorizer AS s JOIN embed._switch AS w ON w.vectorizer_id = s.id WHERE s.shadow_of = v.id;
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
         PERFORM embed._drop_triggers(v.id), embed._drop_posting_triggers(v.id), embed._revoke_columns(v.id);
         IF v.chunk_table IS NOT NULL THEN
@@ -696,7 +703,7 @@ DECLARE
 BEGIN
     FOR dropped IN
         SELECT v.id FROM embed._vectorizer AS v WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source)
-        ORDER BY v.id FOR UPDATE SKIP LOCKED
+        ORDER BY v.shadow_of, v.id FOR UPDATE SKIP LOCKED  -- shadows first: they go with what they belong to
     LOOP
         DELETE FROM embed._vectorizer AS v WHERE v.id = dropped;
         PERFORM embed._forget_v1(dropped);
@@ -738,5 +745,6 @@ SELECT
     v.chunking,
     v.chunk_table,
     v.chunk_view
-FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id;
+FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
+WHERE v.shadow_of IS NULL;
 COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';

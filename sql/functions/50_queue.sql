@@ -320,6 +320,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._problem(embed._vectorizer) IS 'What keeps a vectorizer from working, with the way out; NULL when nothing does.';
 
+CREATE OR REPLACE FUNCTION embed._source_table_v1(vectorizer integer)
+RETURNS text
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT embed._source_name(v.source) FROM embed._vectorizer AS v WHERE v.id = vectorizer $$;
+COMMENT ON FUNCTION embed._source_table_v1(integer) IS 'The table of a vectorizer as it stands in FROM.';
+
+CREATE OR REPLACE FUNCTION embed._held_source(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT filled text)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    relation text := embed._source_table_v1(vectorizer);
+BEGIN
+    IF relation IS NOT NULL THEN
+        PERFORM embed._hold(relation);
+    END IF;
+    SELECT s.name, s.input, s.match, s.targets, s.kinds, s.outputs, s.filled
+    INTO name, input, match, targets, kinds, outputs, filled FROM embed._source_v1(vectorizer) AS s;
+END $$;
+COMMENT ON FUNCTION embed._held_source(integer) IS
+    'embed._source_v1 with the table locked first: vectors must not go where another column took a name between its reading and its use.';
+
 CREATE OR REPLACE FUNCTION embed._finish_v1(
     worker integer,
     vectorizer integer,
@@ -345,7 +370,7 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    source record := embed._source_v1(vectorizer);
+    source record := embed._held_source(vectorizer);
     done text[] := '{}';
     held text[];
     busy text[] := '{}';

@@ -365,20 +365,20 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT
         COALESCE((SELECT sum(q.n) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
-            WHERE v.source = _waiting_v1.source AND (q.enqueued_at <= upto OR q.priority = 2)), 0)::bigint
+            WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL AND (q.enqueued_at <= upto OR q.priority = 2)), 0)::bigint
         + COALESCE((SELECT sum(COALESCE(b.rows_left, 1) + 1) FROM embed._backfill AS b JOIN embed._vectorizer AS v ON v.id = b.vectorizer_id
-            WHERE v.source = _waiting_v1.source), 0)::bigint
-        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint
-        + (SELECT count(*) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.state = 'active' AND embed._must_sweep(v)),
+            WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL), 0)::bigint
+        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL), 0)::bigint
+        + (SELECT count(*) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL AND v.state = 'active' AND embed._must_sweep(v)),
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
-            WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
-        (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),
-        COALESCE((SELECT COALESCE(v.reason, embed._holdup(v.id)) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source
+            WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
+        (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL),
+        COALESCE((SELECT COALESCE(v.reason, embed._holdup(v.id)) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL
                 AND v.state = 'active' AND COALESCE(v.reason, embed._holdup(v.id)) IS NOT NULL LIMIT 1),
             (SELECT q.last_error FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
-                WHERE v.source = _waiting_v1.source AND q.last_error IS NOT NULL LIMIT 1)),
+                WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL AND q.last_error IS NOT NULL LIMIT 1)),
         (SELECT string_agg(v.name || ': ' || COALESCE(v.reason, v.state), '; ') FROM embed._vectorizer AS v
-            WHERE v.source = _waiting_v1.source AND v.state <> 'active' AND (EXISTS (SELECT FROM embed._queue AS q WHERE q.vectorizer_id = v.id)
+            WHERE v.source = _waiting_v1.source AND v.shadow_of IS NULL AND v.state <> 'active' AND (EXISTS (SELECT FROM embed._queue AS q WHERE q.vectorizer_id = v.id)
                 OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) OR embed._attached(v) <> '{}'))
 $$;
 COMMENT ON FUNCTION embed._waiting_v1(regclass, timestamptz) IS 'How many rows of a table are not settled yet, of those that changed up to a time.';

@@ -25,55 +25,78 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._ask(jsonb) IS 'Ask the sidecar; its errors become errors of SQL, with their SQLSTATE and hint.';
 
-CREATE OR REPLACE FUNCTION embed._query_model_id(output text)
-RETURNS integer
+CREATE OR REPLACE FUNCTION embed._query_model(output text, vectorizer text)
+RETURNS embed._model
 LANGUAGE plpgsql
-STABLE PARALLEL SAFE
+VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    used text;
+    named integer[];
+    used integer[];
     single integer;
+    chosen embed._model;
 BEGIN
-    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = embed._model_of(v, output)
-    WHERE output = ANY (v.outputs);
-    IF used IS NOT NULL THEN
-        PERFORM embed._fail('PE002', 'this database''s vectorizers use several models',
-            'name one of: ' || used || ' in embed(text, model), or set embed.default_model');
+    -- VOLATILE: the table is locked by now, and its columns have the names of now, which the statement's snapshot need not
+    -- agree with when it is a function's. First what most ask, for some plans ask it for each row.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM embed._check_snapshot();
     END IF;
-    IF output <> 'dense' THEN
+    IF vectorizer IS NULL THEN
+        SELECT m.* INTO chosen FROM embed._model AS m
+        WHERE m.id = (SELECT min(u.id) FROM embed._vectorizer AS v CROSS JOIN LATERAL (SELECT embed._model_of(v, output) AS id) AS u
+            WHERE output = ANY (v.outputs) AND v.shadow_of IS NULL HAVING min(u.id) = max(u.id));
+    ELSE
+        SELECT m.* INTO chosen FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = embed._model_of(v, output)
+        WHERE v.name = vectorizer AND output = ANY (v.outputs);
+    END IF;
+    IF FOUND THEN
+        RETURN chosen;
+    END IF;
+    named := CASE WHEN vectorizer IS NOT NULL THEN embed._find_vectorizers(vectorizer) END;
+    IF vectorizer IS NOT NULL AND named IS NULL THEN
+        PERFORM embed._vectorizer_id(vectorizer);
+    END IF;
+    used := ARRAY(SELECT DISTINCT embed._model_of(v, output) FROM embed._vectorizer AS v
+        WHERE output = ANY (v.outputs) AND CASE WHEN vectorizer IS NULL THEN v.shadow_of IS NULL ELSE v.id = ANY (named) END);
+    IF cardinality(used) > 1 THEN
+        PERFORM embed._fail('PE002', CASE WHEN vectorizer IS NULL THEN 'this database''s vectorizers use several models' ELSE format('the vectorizers of %s use several models', vectorizer) END,
+            format('name one of: %s in embed(text, model), or set embed.default_model, or name a vectorizer in embed(text, vectorizer => ...)',
+                (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m WHERE m.id = ANY (used))));
+    ELSIF vectorizer IS NOT NULL AND used = '{}' THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L keeps no %s', vectorizer, embed._output_names(ARRAY[output])), 'name another, or a model');
+    END IF;
+    single := used[1];
+    IF single IS NULL AND output <> 'dense' THEN
         SELECT min(m.id) INTO single FROM embed._model AS m WHERE output = ANY (m.outputs) HAVING count(*) = 1;
-        IF single IS NOT NULL THEN
-            RETURN single;
-        END IF;
     END IF;
-    RETURN embed._default_model_id();
+    single := COALESCE(single, embed._default_model_id());
+    SELECT m.* INTO chosen FROM embed._model AS m WHERE m.id = single;
+    RETURN chosen;
 END $$;
-COMMENT ON FUNCTION embed._query_model_id(text) IS 'The model of a query where the vectorizers do not agree on one: an error, or the default while there are none.';
+COMMENT ON FUNCTION embed._query_model(text, text) IS
+    'The model of a query that names none: that of a vectorizer, or the one that all vectorizers agree on, or the default while there are none; else an error.';
 
-CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text, output text)
+CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text, output text, vectorizer text DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
 STABLE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    chosen record;
-    wanted text := COALESCE(model, NULLIF(current_setting('embed.default_model', true), ''));
+    chosen embed._model;
+    wanted text := COALESCE(model, CASE WHEN vectorizer IS NULL THEN NULLIF(current_setting('embed.default_model', true), '') END);
     memo text;
     slot text;
 BEGIN
     IF input IS NULL THEN
         RETURN NULL;
+    ELSIF model IS NOT NULL AND vectorizer IS NOT NULL THEN
+        PERFORM embed._fail('PE003', 'both a model and a vectorizer are named', 'name one of them: a vectorizer has its model');
     ELSIF wanted IS NULL THEN
-        SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m
-        WHERE m.id = (SELECT min(u.id) FROM embed._vectorizer AS v CROSS JOIN LATERAL (SELECT embed._model_of(v, output) AS id) AS u
-            WHERE output = ANY (v.outputs) HAVING min(u.id) = max(u.id));
-        IF NOT FOUND THEN
-            SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m WHERE m.id = embed._query_model_id(output);
-        END IF;
+        chosen := embed._query_model(output, vectorizer);
     ELSE
-        SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m WHERE m.name = wanted;
+        SELECT m.* INTO chosen FROM embed._model AS m WHERE m.name = wanted;
         IF NOT FOUND THEN
             PERFORM embed._model_id(wanted);
         END IF;
@@ -92,7 +115,7 @@ BEGIN
     END IF;
     RETURN embed._vector_asked(input, chosen.name, chosen.family, chosen.options, chosen.space_id, kind, output, memo, slot);
 END $$;
-COMMENT ON FUNCTION embed._vector(text, text, text, text) IS 'The vector of a text, in the text form of its type, remembered in the session.';
+COMMENT ON FUNCTION embed._vector(text, text, text, text, text) IS 'The vector of a text, in the text form of its type, remembered in the session.';
 
 CREATE OR REPLACE FUNCTION embed._vector_asked(
     input text, name text, family text, options jsonb, space_id text, kind text, output text, memo text, slot text
@@ -114,13 +137,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
 
-CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL, vectorizer text DEFAULT NULL)
 RETURNS vector
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'dense')::vector $$;
-COMMENT ON FUNCTION embed.embed(text, text) IS
-    'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). Without a model, the one that the vectorizers use. No SET clause: it must inline.';
+AS $$ SELECT embed._vector(query, model, 'query', 'dense', vectorizer)::vector $$;
+COMMENT ON FUNCTION embed.embed(text, text, text) IS
+    'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). The model is that of a vectorizer, by its name or its table''s, which follows a switch of models; without either, the one that the vectorizers use. No SET clause: it must inline.';
 
 CREATE OR REPLACE FUNCTION embed.embed_document(document text, model text DEFAULT NULL)
 RETURNS vector
@@ -129,20 +152,20 @@ STABLE PARALLEL UNSAFE
 AS $$ SELECT embed._vector(document, model, 'document', 'dense')::vector $$;
 COMMENT ON FUNCTION embed.embed_document(text, text) IS 'The vector of a text as a vectorizer would store it. No SET clause: it must inline.';
 
-CREATE OR REPLACE FUNCTION embed.embed_sparse(query text, model text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION embed.embed_sparse(query text, model text DEFAULT NULL, vectorizer text DEFAULT NULL)
 RETURNS sparsevec
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'sparse')::sparsevec $$;
-COMMENT ON FUNCTION embed.embed_sparse(text, text) IS
+AS $$ SELECT embed._vector(query, model, 'query', 'sparse', vectorizer)::sparsevec $$;
+COMMENT ON FUNCTION embed.embed_sparse(text, text, text) IS
     'The sparse vector of a query, to compare with a column of sparse vectors: ORDER BY sparse <#> embed_sparse(''...''). Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
 
-CREATE OR REPLACE FUNCTION embed.embed_multi(query text, model text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION embed.embed_multi(query text, model text DEFAULT NULL, vectorizer text DEFAULT NULL)
 RETURNS halfvec[]
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'multi')::halfvec[] $$;
-COMMENT ON FUNCTION embed.embed_multi(text, text) IS
+AS $$ SELECT embed._vector(query, model, 'query', 'multi', vectorizer)::halfvec[] $$;
+COMMENT ON FUNCTION embed.embed_multi(text, text, text) IS
     'A vector for each token of a query, to compare with a column of token vectors. Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
 
 CREATE OR REPLACE FUNCTION embed._column_model_v1(source anyelement, column_name text)

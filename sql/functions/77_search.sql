@@ -29,7 +29,7 @@ COMMENT ON FUNCTION embed._leg_index(oid, smallint, text) IS
 CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, mode text, with_input boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
-STABLE PARALLEL SAFE SECURITY DEFINER
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 SET enable_seqscan = off
 AS $$
@@ -51,6 +51,7 @@ DECLARE
     indexed jsonb;
     legs jsonb := '{}';
 BEGIN
+    PERFORM embed._check_snapshot();
     SELECT c.relkind, format('%s.%I', c.relnamespace::regnamespace, c.relname), greatest(c.reltuples, 0),
         (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector'),
         (SELECT true FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'r0')
@@ -66,7 +67,7 @@ BEGIN
     END IF;
     FOR v IN
         SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, w AS vectorizer
-        FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source ORDER BY w.name
+        FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source AND w.shadow_of IS NULL ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
         keys := '{}';
@@ -106,7 +107,8 @@ BEGIN
                     (SELECT jsonb_agg(p.leg) FROM jsonb_array_elements(e.value) AS p(leg) WHERE p.leg ->> 'name' = vectorizer) AS named
                 FROM jsonb_each(legs) AS e) AS l);
     END IF;
-    RETURN jsonb_build_object('table', name, 'rows', rows, 'alias', alias, 'home', home, 'names', names, 'legs', legs);
+    RETURN jsonb_build_object('table', name, 'rows', rows, 'alias', alias, 'home', home, 'names', names, 'legs', legs,
+        'switching', EXISTS (SELECT FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source AND w.shadow_of IS NOT NULL));
 END $$;
 COMMENT ON FUNCTION embed._search_legs_v1(oid, text, text, boolean) IS
     'What the vectorizers of a table give a search of a mode, by output: those of the vectorizer that is named, and of others only what it does not make. Whether there is an index is looked up for the mode''s outputs only.';
@@ -159,6 +161,11 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is no mode %L', mode), 'use ''hybrid'', ''dense'' or ''sparse''');
     END IF;
     told := embed._search_legs_v1(source, vectorizer, mode, rerank <> 'multi');
+    IF (told ->> 'switching')::boolean THEN
+        -- columns may change places: held, and seen as they are now
+        PERFORM embed._hold(told ->> 'table');
+        told := embed._search_legs_v1(source, vectorizer, mode, rerank <> 'multi');
+    END IF;
     IF told -> 'names' = '[]' THEN
         PERFORM embed._fail('PE003', format('table %s has no vectorizer', source), 'make one with embed.create_vectorizer(table, column)');
     ELSIF vectorizer IS NOT NULL AND NOT told -> 'names' ? vectorizer THEN
@@ -180,7 +187,7 @@ BEGIN
         SELECT f.condition, f.bound INTO chosen, bound FROM embed._filter_condition(source, filter, told ->> 'alias', '{}') AS f;
     END IF;
     depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
-    RETURN told - 'legs' || plan || jsonb_build_object(
+    RETURN told - '{legs,switching}'::text[] || plan || jsonb_build_object(
         'source', source::oid,
         'mode', mode,
         'condition', NULLIF(concat_ws(' AND ', chosen, '(' || condition || E'\n)'), ''),

@@ -10,6 +10,7 @@ ALTER TABLE embed._budget ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._index ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
+ALTER TABLE embed._switch ENABLE ROW LEVEL SECURITY;
 
 DO $$
 DECLARE
@@ -17,7 +18,7 @@ DECLARE
 BEGIN
     DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
     DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
-    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
+    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
         EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
     END LOOP;
     IF to_regrole('embed_owner') IS NOT NULL THEN
@@ -26,12 +27,12 @@ BEGIN
             USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
             WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
                 AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
-        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
+        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
         END LOOP;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._budget, embed._failure, embed._queue, embed._index TO embed_owner;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON embed._vectorizer, embed._backfill, embed._budget, embed._failure, embed._queue, embed._index, embed._switch TO embed_owner;
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
@@ -55,6 +56,15 @@ BEGIN
             embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
             embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
+            TO embed_owner;
+        GRANT EXECUTE ON FUNCTION
+            embed.switch_model(text, text, boolean, text, text, text, text, interval), embed.finish_switch(text, boolean, interval), embed.abort_switch(text, interval),
+            embed.rollback_switch(text, interval), embed.forget_switch(text, interval), embed.compare_switch(text, text[], integer, double precision),
+            embed._own_alone(text, interval), embed._free_column(oid, text, text), embed._free_vectorizer(text, text), embed._dependants(oid, smallint[]),
+            embed._refuse_dependants(embed._vectorizer, text), embed._rights_steps(regclass, smallint, smallint), embed._run_steps(text[]), embed._swap_steps(embed._vectorizer, embed._vectorizer), embed._is_behind_v1(integer), embed._shadow(text, text),
+            embed._warn_of_switch(embed._vectorizer, text, text), embed._is_indexed(oid, smallint), embed._switch_look_v1(integer), embed._swap(embed._vectorizer, embed._vectorizer),
+            embed._refuse_unready(embed._vectorizer, embed._vectorizer), embed._count_swap_v1(), embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer),
+            embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
             embed._chunking(jsonb, integer), embed._is_between(jsonb, integer, integer), embed._check_storage(text, jsonb, text, text), embed._chunk_name(regclass, text, text),
@@ -85,7 +95,9 @@ BEGIN
             embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
             embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1(),
             embed._reused_v1(integer), embed._recall_v1(text, uuid[], text[], integer[]), embed._remember_v1(text, uuid[], bytea[], bytea[], bytea[]), embed._evict_v1(integer),
-            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
+            embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean),
+            embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean), embed.compare_switch(text, text[], integer, double precision),
+            embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer), embed._source_table_v1(integer), embed._held_source(integer)
             TO embed_worker;
     END IF;
 END $$;
@@ -96,8 +108,8 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
-        EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed._schema_version TO %s', role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), embed._column_model_v1(anyelement, text),
+        EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed.switches, embed._schema_version TO %s', role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text, text), embed.embed_document(text, text), embed.embed_sparse(text, text, text), embed.embed_multi(text, text, text), embed._vector(text, text, text, text, text), embed._column_model_v1(anyelement, text), embed._hold(text), embed.switches(text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
             embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),

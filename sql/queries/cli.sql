@@ -147,3 +147,45 @@ SELECT
     r.tried,
     r.remarks
 FROM embed.recall(%(vectorizer)s, %(k)s, %(samples)s, %(seconds)s) AS r;
+
+-- name: switches
+-- The switches from one model to another, and how far they are.
+SELECT
+    s.vectorizer_name AS vectorizer,
+    s.source::text AS "table",
+    s.model,
+    s.other_model,
+    s.state,
+    s.rows_left,
+    s.failed,
+    s.index_state,
+    s.overlap_at_10::float8 AS overlap_at_10,
+    s.compared,
+    s.auto,
+    s.keep,
+    s.shadow,
+    s.columns,
+    s.started_at,
+    s.swapped_at,
+    s.explanation
+FROM embed.switches(%(vectorizer)s) AS s;
+
+-- name: switch_begin
+-- Begin to change a vectorizer's model.
+SELECT embed.switch_model(%(vectorizer)s, %(model)s, auto => %(auto)s, keep => %(keep)s, dependants => %(dependants)s) AS shadow;
+
+-- name: switch_finish
+-- Swap.
+SELECT embed.finish_switch(%(vectorizer)s, force => %(force)s) AS vectorizer;
+
+-- name: switch_abort
+-- Give a switch up.
+SELECT embed.abort_switch(%(vectorizer)s);
+
+-- name: switch_rollback
+-- Go back to the old vectors.
+SELECT embed.rollback_switch(%(vectorizer)s) AS told;
+
+-- name: switch_forget
+-- Drop the old vectors.
+SELECT embed.forget_switch(%(vectorizer)s);

@@ -34,7 +34,7 @@ SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('embed_reader
 SELECT s.nspname
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace
-WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model)', ' SELECT embed._vector(query, model, ''query'', ''dense'')::vector ')
+WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model, vectorizer)', ' SELECT embed._vector(query, model, ''query'', ''dense'', vectorizer)::vector ')
 ORDER BY s.nspname = 'embed'
 LIMIT 1;
 
@@ -51,7 +51,7 @@ BEGIN
     FOR ours IN
         SELECT p.oid FROM pg_catalog.pg_proc AS p
         WHERE p.proname IN ('embed', 'embed_sparse', 'embed_multi')
-            AND p.prosrc = 'SELECT embed.' OPERATOR(pg_catalog.||) p.proname OPERATOR(pg_catalog.||) '(query, model)'
+            AND p.prosrc = 'SELECT embed.' OPERATOR(pg_catalog.||) p.proname OPERATOR(pg_catalog.||) '(query, model, vectorizer)'
     LOOP
         EXECUTE pg_catalog.format('DROP FUNCTION %s', ours);
     END LOOP;

@@ -129,3 +129,20 @@ WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout');
 SELECT pg_catalog.set_config(s.name, s.value, false)
 FROM (VALUES ('maintenance_work_mem', %(memory)s::text), ('max_parallel_maintenance_workers', %(workers)s::text)) AS s(name, value)
 WHERE s.value IS NOT NULL;
+
+-- name: switch_todo
+-- The switches that can be brought further.
+SELECT t.shadow, t.vectorizer_name AS name, t.step, t.may_do, t.tries, t.idle_seconds FROM embed._switch_todo() AS t;
+
+-- name: switch_compare
+-- Compare the nearest rows of both models.
+SELECT embed.compare_switch(%(vectorizer)s);
+
+-- name: switch_swap
+-- End a switch, if the table is free soon. Readers do not wait for the disk: a crash in that moment undoes the swap whole.
+SELECT embed.finish_switch(%(vectorizer)s, timeout => make_interval(secs => %(seconds)s))
+WHERE pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL;
+
+-- name: switch_tried
+-- Note how an attempt to bring a switch further ended.
+SELECT embed._switch_tried_v1(%(shadow)s, %(error)s, %(needs_owner)s);

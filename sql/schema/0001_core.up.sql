@@ -47,11 +47,12 @@ CREATE TABLE embed._vectorizer (
     reason text,
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
     created_at timestamptz NOT NULL DEFAULT now(),
+    shadow_of integer UNIQUE REFERENCES embed._vectorizer (id) ON DELETE CASCADE CHECK (shadow_of <> id),
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (
@@ -250,3 +251,30 @@ CREATE TABLE embed._postings (
     counted_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE embed._postings IS 'Vectorizers whose sparse vectors have an inverted index: the partitions it was made for, and how many of its rows had changed when its terms were counted.';
+
+CREATE TABLE embed._switch (
+    vectorizer_id integer PRIMARY KEY REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
+    stage text NOT NULL DEFAULT 'next' CHECK (stage IN ('next', 'old')),
+    auto boolean NOT NULL,
+    keep text NOT NULL CHECK (keep IN ('in step', 'frozen', 'drop')),
+    dependants text NOT NULL CHECK (dependants IN ('refuse', 'ignore')),
+    overlap real,
+    compared integer,
+    error text,
+    needs_owner boolean NOT NULL DEFAULT false,
+    failures integer NOT NULL DEFAULT 0,
+    tried_at timestamptz,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    since timestamptz NOT NULL DEFAULT now(),
+    swapped_at timestamptz
+);
+COMMENT ON TABLE embed._switch IS 'One row a shadow: next are vectors that are to take the place of those that searches see, old those whose place was taken. Rows that changed before since must be done before a swap.';
+
+-- A table of one row and the function embed._swaps_v1, which each swap writes anew, tell a transaction that its snapshot
+-- is older than the names of columns, which no snapshot holds.
+CREATE TABLE embed._swapped (
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    swaps bigint NOT NULL DEFAULT 0
+);
+INSERT INTO embed._swapped DEFAULT VALUES;
+COMMENT ON TABLE embed._swapped IS 'How often columns of vectors changed places.';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -99,3 +100,35 @@ def test_both_models_go_on_in_a_restored_database(
         same = "SELECT count(DISTINCT t.term) FROM docs, embed._sparse_terms(sparse::text) AS t"
         assert value(other, same) == 4, "two, fish, three, lamp"
         start_worker.end()
+
+
+def test_a_switch_goes_on_in_a_restored_database(
+    db: Connection, server: Server, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(db)
+    create_fake_model(db, "wide", dimensions=7)
+    create_docs(db, "one", "two")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake')")
+    start_worker(dsn).stop()
+    db.execute("SELECT embed.switch_model('docs', 'wide')")
+    with restored(server, dsn) as (other, other_dsn):
+        assert value(other, "SELECT state FROM embed.switches") == "filling"
+        insert_docs(other, "three")
+        other.execute("UPDATE embed._switch SET auto = true")
+        start_worker(other_dsn, switch_every=0.02)
+        for _ in range(500):
+            if value(other, "SELECT state FROM embed.switches") == "swapped":
+                break
+            time.sleep(0.02)
+        assert value(other, "SELECT model FROM embed.vectorizers") == "wide"
+        other.execute("SELECT embed.wait('docs')")
+        assert broken_rows(other, dimensions=7) == []
+        start_worker.end()
+        other.execute("DROP TABLE so_that_oids_differ")
+        with restored(server, other_dsn) as (third, _):
+            # what counts swaps is a function and a table, and both were dumped
+            third.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            assert value(third, "SELECT (embed._query_model('dense', NULL)).name") == "wide"
+            third.execute("COMMIT")
+            assert value(third, "SELECT embed.rollback_switch('docs')").startswith("swapped")
+            assert broken_rows(third) == []

@@ -255,3 +255,18 @@ def test_a_reload_makes_no_call(docs15: Connection, dsn15: str, start_worker: St
     while value(docs15, "SELECT rows FROM embed.reuse") > 2:
         assert time.monotonic() < deadline, "nothing is evicted"
         time.sleep(0.01)
+
+
+def test_a_switch_of_models_and_back(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(docs15, "wide", dimensions=7)
+    docs15.execute("SELECT embed.create_index('docs', 'hnsw')")
+    start_worker(dsn15, index_every=0.02, switch_every=0.02)
+    docs15.execute("SELECT embed.switch_model('docs', 'wide', auto => true)")
+    for model, dimensions, step in (("wide", 7, "rollback_switch"), ("fake", 4, "forget_switch")):
+        deadline = time.monotonic() + PATIENCE
+        while docs15.execute("SELECT model, state FROM embed.switches").fetchall() != [(model, "swapped")]:
+            assert time.monotonic() < deadline, "it was never swapped"
+            time.sleep(0.02)
+        assert broken_rows(docs15, dimensions=dimensions) == []
+        assert value(docs15, "SELECT model FROM embed.vectorizers") == model
+        docs15.execute(f"SELECT embed.{step}('docs')".encode())

@@ -41,6 +41,7 @@ READER_MAY = {
     "_check_index", "_vectorizer_id_v1", "_vector_schema", "_index_tree", "_index_look_v1", "_index_estimate",
     "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_index_recalled_v1",
     "_search_forms", "_timed", "_hits",
+    "switches", "_hold",
     "_sparse_top_v1", "_sparse_ids_v1", "_sparse_query_v1", "_sparse_terms", "_shares", "_posting_counts_v1",
     "_posting_source_v1", "_reads_all_v1", "_seen_ids_v1", "_seen_keys_v1", "_vector_operator",
 }  # fmt: skip
@@ -87,7 +88,7 @@ def owned(docs: Connection, owner: Role) -> Iterator[Connection]:
 
 
 def test_a_reader_may_look(reader: Connection, docs: Connection) -> None:
-    for view in ("models", "limits", "vectorizers", "status", "failures", "indexes"):
+    for view in ("models", "limits", "vectorizers", "status", "failures", "indexes", "switches"):
         reader.execute(f"SELECT * FROM embed.{view}")
     reader.execute("SELECT * FROM embed.status('docs_embedding')")
     reader.execute("SELECT * FROM embed.failures('docs_embedding')")
@@ -140,6 +141,11 @@ def test_a_reader_has_no_right_to_write_to_any_table_of_ours(reader: Connection)
         "SELECT embed.pause('docs')",
         "SELECT embed.resume('docs')",
         "SELECT embed.create_index('docs')",
+        "SELECT embed.switch_model('docs', 'fake')",
+        "SELECT embed.finish_switch('docs')",
+        "SELECT embed.rollback_switch('docs')",
+        "SELECT embed._count_swap_v1()",
+        "SELECT embed._switch_compared_v1(1, 1, 1)",
         "SELECT embed._index_done_v1(1, 'x', false)",
         "SELECT * FROM embed._work_v1()",
         "SELECT * FROM embed._claim_v1(1, 1, 1, 10, '1 second')",

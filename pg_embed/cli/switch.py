@@ -1,0 +1,59 @@
+"""`pg-embed switch`: from one model to another while everybody searches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pg_embed.cli.app import app
+from pg_embed.cli.options import DsnOption, Json
+
+
+@app.command()
+def switch(
+    dsn: DsnOption,
+    vectorizer: Annotated[
+        str | None, typer.Argument(help="By its name or its table's; without, all switches are listed.")
+    ] = None,
+    model: Annotated[str | None, typer.Argument(help="The new model: begin a switch to it.")] = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Swap when all rows are there and compared, without a further word."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it is ready, or with --auto until it is done.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Say how far it is, and nothing else.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Swap now.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Give it up, and drop what was made.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the old vectors.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop the old vectors.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Swap though rows or their index are missing; with --finish.")
+    ] = False,
+    keep: Annotated[
+        str, typer.Option(help="What becomes of the old vectors: 'in step', 'frozen' or 'drop'.")
+    ] = "in step",
+    ignore_dependants: Annotated[
+        bool, typer.Option("--ignore-dependants", help="Let views and the like keep the old column.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Change the model of a vectorizer: fill new columns, compare, swap; or go back."""
+    from pg_embed.cli.switching import act, show, until_ready
+    from pg_embed.errors import InvalidArgument
+
+    steps = {"finish": finish, "abort": abort, "rollback": rollback, "forget": forget}
+    wished = [step for step, wish in steps.items() if wish] + (["begin"] if model else [])
+    if len(wished) > 1 or (wished and status):
+        raise InvalidArgument("several things are asked for at once", hint="name one of them")
+    if vectorizer is None and (wished or wait):
+        raise InvalidArgument("no vectorizer is named", hint="name one that pg-embed status lists")
+    if wished and vectorizer is not None:
+        dependants = "ignore" if ignore_dependants else "refuse"
+        given = {"model": model, "auto": auto, "keep": keep, "dependants": dependants, "force": force}
+        act(dsn, wished[0], vectorizer, **given)
+    if wait and vectorizer is not None:
+        until_ready(dsn, vectorizer)
+    show(dsn, vectorizer, as_json=as_json)
