@@ -114,6 +114,55 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
 
+CREATE OR REPLACE FUNCTION embed._asked_model_v1(model text, output text)
+RETURNS TABLE (name text, family text, options jsonb, space_id text)
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    wanted text := COALESCE(model, NULLIF(current_setting('embed.default_model', true), ''));
+    found integer;
+    outputs text[];
+BEGIN
+    IF wanted IS NOT NULL THEN
+        found := embed._model_id(wanted);
+    ELSE
+        found := (SELECT min(u.id) FROM embed._vectorizer AS v CROSS JOIN LATERAL (SELECT embed._model_of(v, output) AS id) AS u
+            WHERE output = ANY (v.outputs) HAVING min(u.id) = max(u.id));
+        IF found IS NULL THEN
+            found := embed._query_model_id(output);
+        END IF;
+    END IF;
+    SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO name, family, options, space_id, outputs FROM embed._model AS m WHERE m.id = found;
+    IF output <> ALL (outputs) THEN
+        PERFORM embed._fail('PE003', format('model %L makes no %s', name, embed._output_names(ARRAY[output])),
+            format('it makes %s', embed._output_names(outputs)));
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION embed._asked_model_v1(text, text) IS 'The model that embed() would take, for those who ask it themselves.';
+
+CREATE OR REPLACE FUNCTION embed._vectors_v1(texts text[], model text, kind text, output text)
+RETURNS SETOF text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    chosen record;
+    vectors jsonb;
+BEGIN
+    SELECT a.name, a.family, a.options, a.space_id INTO chosen FROM embed._asked_model_v1(model, output) AS a;
+    vectors := embed._ask(jsonb_build_object('op', 'embed', 'kind', kind, 'output', output, 'texts', texts, 'space_id', chosen.space_id,
+        'model', jsonb_build_object('name', chosen.name, 'family', chosen.family, 'options', chosen.options))) -> 'vectors';
+    IF jsonb_typeof(vectors) IS DISTINCT FROM 'array' OR jsonb_array_length(vectors) <> cardinality(texts) THEN
+        PERFORM embed._fail('PE020', 'the sidecar answered with another number of vectors', 'see the sidecar''s log');
+    END IF;
+    RETURN QUERY SELECT t.vector FROM jsonb_array_elements_text(vectors) WITH ORDINALITY AS t (vector, place) ORDER BY t.place;
+END $$;
+COMMENT ON FUNCTION embed._vectors_v1(text[], text, text, text) IS 'The vectors of several texts, in their order and the text form of their type: one request.';
+
 CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL)
 RETURNS vector
 LANGUAGE sql
