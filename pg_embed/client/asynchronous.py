@@ -106,7 +106,7 @@ class AsyncClient:
         if self._way.in_process:
             return await self._local.embed(await self._found(asked), asked, self._way.seconds)
         vectors: list[str] = []
-        async with self._connection() as connection, _limited(connection, self._way.timeout):
+        async with self.connection() as connection, _limited(connection, self._way.timeout):
             for parameters in asked.batches():
                 vectors += [row[0] for row in await _rows(connection, "vectors", parameters)]
         return read(vectors, output)
@@ -114,24 +114,24 @@ class AsyncClient:
     async def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
         """See `Client.search`."""
         search = Search(table, query, **options)
-        async with self._connection() as connection, _limited(connection, self._way.timeout):
+        async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_async(connection)
 
     async def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
         """See `Client.similar`."""
         search = Search(table, key=key, **options)
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             return await search.run_async(connection)
 
     async def status(self, table: Table | None = None) -> list[Status]:
         """See `Client.status`."""
         parameters = {"table": None if table is None else table_text(table)}
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             return [Status(*row) for row in await _rows(connection, "status", parameters)]
 
     async def wait(self, table: Table, timeout: float = 60.0) -> None:
         """See `Client.wait`."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             await _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     async def vectorize(
@@ -154,8 +154,22 @@ class AsyncClient:
         """See `Client.vectorize`."""
         told = {name: value for name, value in locals().items() if name not in ("self", "table", "columns")}
         parameters = {**told, "table": table_text(table), "columns": list(columns) or None}
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             return str((await _rows(connection, "create_vectorizer", parameters))[0][0])
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """See `Client.connection`."""
+        if self._database is None:
+            raise no_database()
+        with db.translated():
+            if isinstance(self._database, AsyncConnectionPool):
+                async with self._database.connection() as connection:
+                    yield connection
+                return
+            async with self._lock:
+                given = self._database
+                yield await self._opened(given) if isinstance(given, str) else given
 
     async def close(self) -> None:
         """Let go of what the client has opened, not of what it was given."""
@@ -188,23 +202,10 @@ class AsyncClient:
     async def _found(self, asked: Question) -> Found:
         if self._database is None:
             return Found(find(asked.model, self._way.models))
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             parameters = {"model": asked.model, "output": asked.output}
             ((*spec, space_id),) = await _rows(connection, "model", parameters)
         return Found(ModelSpec(*spec), space_id)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        if self._database is None:
-            raise no_database()
-        with db.translated():
-            if isinstance(self._database, AsyncConnectionPool):
-                async with self._database.connection() as connection:
-                    yield connection
-                return
-            async with self._lock:
-                given = self._database
-                yield await self._opened(given) if isinstance(given, str) else given
 
     async def _opened(self, dsn: str) -> Connection:
         if self._own is None or self._own.closed:

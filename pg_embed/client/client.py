@@ -117,7 +117,7 @@ class Client:
         if self._way.in_process:
             return self._in_process(asked)
         vectors: list[str] = []
-        with self._connection() as connection, _limited(connection, self._way.timeout):
+        with self.connection() as connection, _limited(connection, self._way.timeout):
             for parameters in asked.batches():
                 vectors += [row[0] for row in _rows(connection, "vectors", parameters)]
         return read(vectors, output)
@@ -128,19 +128,19 @@ class Client:
         The database embeds the query, by its transport.
         """
         search = Search(table, query, **options)
-        with self._connection() as connection, _limited(connection, self._way.timeout):
+        with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run(connection)
 
     def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
         """The rows of a table that are most like one of it; no model is asked."""
         search = Search(table, key=key, **options)
-        with self._connection() as connection:
+        with self.connection() as connection:
             return search.run(connection)
 
     def status(self, table: Table | None = None) -> list[Status]:
         """How far the vectorizers are, of one table or of all."""
         parameters = {"table": None if table is None else table_text(table)}
-        with self._connection() as connection:
+        with self.connection() as connection:
             return [Status(*row) for row in _rows(connection, "status", parameters)]
 
     def wait(self, table: Table, timeout: float = 60.0) -> None:
@@ -148,7 +148,7 @@ class Client:
 
         Raises `WaitTimeout` after so many seconds, with what holds the rows up.
         """
-        with self._connection() as connection:
+        with self.connection() as connection:
             _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     def vectorize(
@@ -175,8 +175,21 @@ class Client:
         """
         told = {name: value for name, value in locals().items() if name not in ("self", "table", "columns")}
         parameters = {**told, "table": table_text(table), "columns": list(columns) or None}
-        with self._connection() as connection:
+        with self.connection() as connection:
             return str(_rows(connection, "create_vectorizer", parameters)[0][0])
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection to the database, for statements of one's own; what it raises is ours."""
+        if self._database is None:
+            raise no_database()
+        with db.translated():
+            if isinstance(self._database, ConnectionPool):
+                with self._database.connection() as connection:
+                    yield connection
+                return
+            with self._lock:
+                yield self._opened(self._database) if isinstance(self._database, str) else self._database
 
     def close(self) -> None:
         """Let go of what the client has opened, not of what it was given."""
@@ -220,22 +233,10 @@ class Client:
     def _found(self, asked: Question) -> Found:
         if self._database is None:
             return Found(find(asked.model, self._way.models))
-        with self._connection() as connection:
+        with self.connection() as connection:
             parameters = {"model": asked.model, "output": asked.output}
             ((*spec, space_id),) = _rows(connection, "model", parameters)
         return Found(ModelSpec(*spec), space_id)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        if self._database is None:
-            raise no_database()
-        with db.translated():
-            if isinstance(self._database, ConnectionPool):
-                with self._database.connection() as connection:
-                    yield connection
-                return
-            with self._lock:
-                yield self._opened(self._database) if isinstance(self._database, str) else self._database
 
     def _opened(self, dsn: str) -> Connection:
         if self._own is None or self._own.closed:
