@@ -61,7 +61,11 @@ SELECT
     s.rows_per_second::float8 AS rows_per_second,
     extract(epoch FROM s.oldest)::float8 AS oldest_seconds,
     extract(epoch FROM s.time_left)::float8 AS seconds_left,
-    s.last_error
+    s.last_error,
+    s.index_kind,
+    s.index_state,
+    s.index_rows,
+    s.index_error
 FROM embed.status(%(vectorizer)s) AS s;
 
 -- name: failures

@@ -182,6 +182,8 @@ CREATE TABLE embed._index (
     memory bigint CHECK (memory > 0),
     parallel_workers integer CHECK (parallel_workers >= 0),
     rows bigint,
+    built_rows bigint,
+    ef_search integer,
     error text,
     needs_owner boolean NOT NULL DEFAULT false,
     failures integer NOT NULL DEFAULT 0,

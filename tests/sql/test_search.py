@@ -500,7 +500,7 @@ def test_postings_find_the_rows_that_a_scan_finds(docs: Connection, mode: str) -
         " 100, NULL, NULL, NULL), false)",
         mode,
     )
-    assert "_sparse_top_v1" in plan
+    assert "_sparse_near_v1" in plan
     found = search(docs, arguments)
     assert ids(found) == ids(scanned)
     for new, old in zip(found, scanned, strict=True):
