@@ -213,9 +213,9 @@ def _filter(query: VectorStoreQuery, id_column: str) -> dict[str, Any] | None:
     parts: list[dict[str, Any]] = []
     if query.filters is not None:
         parts.append(_filters(query.filters))
-    if query.node_ids is not None:
+    if query.node_ids:  # an index without nodes of its own tells of no ids
         parts.append({id_column: {"in": query.node_ids}})
-    if query.doc_ids is not None:
+    if query.doc_ids:
         parts.append({SOURCE: {"in": query.doc_ids}})
     return {"and": parts} if parts else None
 

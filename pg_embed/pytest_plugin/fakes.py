@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pg_embed import db
+from psycopg.types.json import Jsonb
+
+from pg_embed import db, statements
 from pg_embed.cli.doors import chosen
 from pg_embed.cli.running import in_background
 from pg_embed.cli.service import Plan
 from pg_embed.client import Client
 from pg_embed.config import Settings
 from pg_embed.errors import InvalidArgument
-from pg_embed.install import install, transports
+from pg_embed.install import transports
 from pg_embed.models import hashing
 from pg_embed.pytest_plugin.servers import Server
 from pg_embed.records import ModelSpec
@@ -31,7 +33,16 @@ def running(server: Server, dsn: str, options: Mapping[str, Any]) -> Iterator[Cl
     except TypeError as exc:
         raise InvalidArgument(f"the marker pg_embed_fake: {exc}") from exc
     transport = None if server.spool else _transport(dsn)
-    install(dsn, models=[(spec, card)], transport=transport)
+    with db.connect(dsn) as connection, db.translated():
+        if transport is not None:
+            transports.set_up(connection, transport)
+        told = {
+            **spec.__dict__,
+            "options": Jsonb(spec.options),
+            "card": Jsonb(card.as_dict()),
+            "is_default": True,
+        }
+        connection.execute(statements.load("cli")["create_model"], told)
     settings = Settings.model_construct()  # not those of the developer's environment
     doors = chosen(settings.serve, dsn) if transport != "none" else None
     plan = Plan(settings, doors, worker_dsn=dsn, directory=CatalogDirectory(dsn), warm=[spec])

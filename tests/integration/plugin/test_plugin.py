@@ -35,6 +35,12 @@ USED = """
         assert pg_embed_fake.status() == []
         assert pg_embed_fake.embed(["x"]).shape == (1, 5)
         assert len(pg_embed_fake.embed(["x"], output="sparse")) == 1
+        pg_embed_db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+        pg_embed_db.execute("INSERT INTO docs VALUES (1, 'red fox')")
+        pg_embed_fake.vectorize("docs", "body", sparse_column="words")
+        pg_embed_fake.wait("docs", timeout=30)
+        row = pg_embed_db.execute("SELECT embedding IS NOT NULL, words IS NOT NULL FROM docs").fetchone()
+        assert row == (True, True)
         with psycopg.connect(pg_embed_dsn) as connection:
             assert connection.info.dbname == pg_embed_db.info.dbname
 
