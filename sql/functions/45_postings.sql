@@ -41,7 +41,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT COALESCE(array_agg(g.tgname::text), '{}')
-    FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = v.source
+    FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = embed._home(v)
     WHERE v.id = vectorizer AND NOT g.tgisinternal AND starts_with(g.tgname, 'pg_embed_' || v.id || '_posting_')
 $$;
 COMMENT ON FUNCTION embed._posting_triggers(integer) IS 'The triggers that keep a vectorizer''s postings; only the table''s owner can make or drop them.';
@@ -53,7 +53,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT format('SELECT %s, ($1).%s::text', embed._key_value(v.source, v.key_columns, '($1)'), embed._column_name(v.source, embed._sparse_column(v)))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._of_chunks(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._posting_command_v1(integer) IS
     'What the trigger of the postings runs to read a row after a column was renamed, until the postings are made anew; NULL when a column is gone.';
@@ -74,7 +74,7 @@ DECLARE
     columns integer;
 BEGIN
     PERFORM embed._clear_postings(vectorizer);
-    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
     SELECT pg_get_userbyid(c.relowner), c.relkind = 'p' INTO STRICT table_owner, partitioned FROM pg_class AS c WHERE c.oid = v.source;
     whole := embed._key_is_whole(v.source, v.key_columns);
     EXECUTE format('CREATE TABLE embed.%I (term integer NOT NULL, id bigint NOT NULL, weight real NOT NULL) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', name);
@@ -100,8 +100,8 @@ BEGIN
         format($body$
         DECLARE
             -- the columns still have the names that stand below, and the table is ours
-            known boolean := (SELECT count(*) = %3$s FROM embed._vectorizer AS v JOIN pg_attribute AS a ON a.attrelid = v.source
-                WHERE v.id = %1$s AND v.source = %4$s AND (a.attnum, a.attname) IN (%2$s));
+            known boolean := (SELECT count(*) = %3$s FROM embed._vectorizer AS v JOIN pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source)
+                WHERE v.id = %1$s AND COALESCE(v.chunk_table, v.source) = %4$s AND (a.attnum, a.attname) IN (%2$s));
             command text;
             given %5$s;
             terms text;
@@ -251,7 +251,7 @@ DECLARE
     trigger_name text;
 BEGIN
     FOREACH trigger_name IN ARRAY embed._posting_triggers(vectorizer) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = vectorizer));
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, (SELECT embed._home(v) FROM embed._vectorizer AS v WHERE v.id = vectorizer));
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._drop_posting_triggers(integer) IS 'Remove the triggers of the postings from the table, with the rights of the caller.';
@@ -273,7 +273,7 @@ DECLARE
     sparse text;
     place text;
 BEGIN
-    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
     sparse := embed._column_name(v.source, embed._sparse_column(v));
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'postings are an index over a column of sparse vectors');

@@ -205,10 +205,10 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT v.source, a.attnum, a.attname, t.typname, a.atttypmod, m.metric
+    SELECT embed._home(v), a.attnum, a.attname, t.typname, a.atttypmod, m.metric
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
-    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_columns[array_position(v.outputs, 'dense')] AND NOT a.attisdropped
+    JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = v.target_columns[array_position(v.outputs, 'dense')] AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid AND t.typname IN ('vector', 'halfvec')
     WHERE v.id = vectorizer
 $$;

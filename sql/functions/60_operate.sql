@@ -277,7 +277,7 @@ AS $$
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._has_vectors(v.source, v.target_columns, 'r', true),
+            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._is_filled(v, 'r', true),
             embed._key_text(v.source, v.key_columns, 'r')] END
     FROM embed._vectorizer AS v WHERE v.source = _why_v1.source ORDER BY v.name
 $$;
@@ -325,7 +325,8 @@ AS $$
             WHERE v.source = _waiting_v1.source AND (q.enqueued_at <= upto OR q.priority = 2)), 0)::bigint
         + COALESCE((SELECT sum(COALESCE(b.rows_left, 1) + 1) FROM embed._backfill AS b JOIN embed._vectorizer AS v ON v.id = b.vectorizer_id
             WHERE v.source = _waiting_v1.source), 0)::bigint
-        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint,
+        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint
+        + (SELECT count(*) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.state = 'active' AND embed._must_sweep(v)),
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
         (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),

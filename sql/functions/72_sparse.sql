@@ -19,7 +19,7 @@ COMMENT ON FUNCTION embed._has_postings(integer, oid) IS 'Whether postings of a 
 
 CREATE OR REPLACE FUNCTION embed._posting_source_v1(
     vectorizer integer, OUT source regclass, OUT name text, OUT key text, OUT id text, OUT match text, OUT sparse text, OUT columns smallint[],
-    OUT is_whole boolean, OUT has_postings boolean, OUT model text, OUT family text
+    OUT is_whole boolean, OUT has_postings boolean, OUT model text, OUT family text, OUT governed regclass
 )
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE SECURITY DEFINER
@@ -32,6 +32,8 @@ BEGIN
     IF v.id IS NULL THEN
         PERFORM embed._fail('PE003', format('there is no vectorizer of number %s', vectorizer));
     END IF;
+    governed := v.source;
+    v := embed._of_chunks(v);
     source := v.source;
     name := embed._source_name(v.source);
     key := embed._key_text(v.source, v.key_columns, 'r');
@@ -55,7 +57,7 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT NOT row_security_active(s.source)
+    SELECT NOT row_security_active(s.governed) AND (s.governed = s.source OR has_table_privilege(s.governed, 'SELECT'))
         AND (SELECT bool_and(has_column_privilege(s.source, c.attnum, 'SELECT')) FROM unnest(s.columns) AS c(attnum))
     FROM embed._posting_source_v1(vectorizer) AS s
 $$;

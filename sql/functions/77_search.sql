@@ -41,6 +41,7 @@ DECLARE
     rows double precision;
     alias text := 'r0';
     taken boolean;
+    stored oid;
     v record;
     model record;
     names text[] := '{}';
@@ -75,23 +76,27 @@ BEGIN
             keys := array_append(keys, target);
         END LOOP;
         CONTINUE WHEN array_position(keys, NULL) IS NOT NULL;
+        stored := embed._home(v.vectorizer);
         FOR place IN 1..cardinality(v.outputs) LOOP
             SELECT quote_ident(a.attname), t.typname INTO target, target_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-            WHERE a.attrelid = source AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
+            WHERE a.attrelid = stored AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
             CONTINUE WHEN NOT FOUND;
             SELECT m.name, m.family, m.metric INTO model FROM embed._model AS m WHERE m.id = embed._model_of(v.vectorizer, v.outputs[place]);
             indexed := 'false';
             IF v.outputs[place] = 'sparse' AND mode IS DISTINCT FROM 'dense' THEN
-                indexed := to_jsonb(embed._has_postings(v.id, source));
+                indexed := to_jsonb(embed._has_postings(v.id, stored));
             ELSIF v.outputs[place] = 'dense' AND mode IS DISTINCT FROM 'sparse' THEN
-                indexed := COALESCE(embed._leg_index(source, v.target_columns[place], model.metric)
+                indexed := COALESCE(embed._leg_index(stored, v.target_columns[place], model.metric)
                     || jsonb_build_object('ef_search', (SELECT i.ef_search FROM embed._index AS i WHERE i.vectorizer_id = v.id)), 'false');
+                IF stored <> source AND (indexed ->> 'partial')::boolean THEN
+                    indexed := 'false';  -- no condition over rows tells that it has all of their chunks
+                END IF;
             END IF;
-            legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || jsonb_build_object(
+            legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || (jsonb_build_object(
                 'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
                 'keys', keys, 'key_columns', v.key_columns, 'column', target,
                 'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
-                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END));
+                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END) || embed._leg_chunks(v.vectorizer, alias)));
         END LOOP;
     END LOOP;
     IF vectorizer IS NOT NULL THEN
@@ -241,7 +246,7 @@ BEGIN
     RETURN format(CASE dense #>> '{indexed,kind}' WHEN 'binary' THEN '(%1$s.binary_quantize(%2$s)::bit(%3$s)) OPERATOR(%1$s.<~>) %1$s.binary_quantize($1::%4$s)::bit(%3$s)'
             WHEN 'halfvec' THEN '(%2$s::%1$s.halfvec(%3$s)) OPERATOR(%1$s.%5$s) $1::%1$s.halfvec(%3$s)'
             ELSE '%2$s OPERATOR(%1$s.%5$s) $1::%4$s' END,
-        plan ->> 'home', (plan ->> 'alias') || '.' || (dense ->> 'column'), dense #>> '{indexed,size}', dense ->> 'type',
+        plan ->> 'home', embed._leg_vector(dense, plan ->> 'alias'), dense #>> '{indexed,size}', dense ->> 'type',
         CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END);
 END $$;
 COMMENT ON FUNCTION embed._nearness(jsonb) IS 'The expression by which the index of a search is ordered; without one, the distance.';
@@ -279,7 +284,9 @@ DECLARE
     partial boolean := (dense #>> '{indexed,partial}')::boolean;
     depth record;
 BEGIN
-    IF kind IS NULL THEN
+    IF kind IS NOT NULL AND dense ? 'chunks' THEN
+        RETURN embed._chunk_leg(plan, keys, keyed, distance);
+    ELSIF kind IS NULL THEN
         RETURN format('%s ORDER BY d, %s LIMIT $4', found, keys);
     END IF;
     depth := embed._dense_depth(dense -> 'indexed', (plan ->> 'candidates')::integer, LEAST((plan ->> 'share')::float8, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE 0.99 END));
@@ -312,7 +319,9 @@ DECLARE
     condition text := COALESCE(plan ->> 'condition', 'true');
     found text := format('SELECT %s, NULL::float8 AS d, %s AS s FROM', keyed, score);
 BEGIN
-    IF NOT (sparse ->> 'indexed')::boolean THEN
+    IF (sparse ->> 'indexed')::boolean AND sparse ? 'chunks' AND plan ->> 'condition' IS NULL THEN
+        RETURN embed._chunk_words(plan, keys, keyed);
+    ELSIF NOT (sparse ->> 'indexed')::boolean OR sparse ? 'chunks' THEN
         RETURN format('%s %s WHERE %s ORDER BY s, %s LIMIT $4', found, relation, condition, keys);
     END IF;
     -- the best by the postings may fail the condition: where too few are left, and there may be more, all that meet it are scored
@@ -360,11 +369,11 @@ BEGIN
     INTO keys, placed, keyed, matched, joined, paired
     FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
     IF dense IS NOT NULL THEN
-        distance := format('%s.%s OPERATOR(%s.%s) $1::%s', alias, dense ->> 'column', plan ->> 'home',
-            CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type');
+        distance := embed._leg_row(dense, format('%s OPERATOR(%s.%s) $1::%s', embed._leg_vector(dense, alias), plan ->> 'home',
+            CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type'), 'min');
     END IF;
     IF sparse IS NOT NULL THEN
-        product := format('%s.%s OPERATOR(%s.<#>) $2::%s', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+        product := embed._leg_row(sparse, format('%s OPERATOR(%s.<#>) $2::%s', embed._leg_vector(sparse, alias), plan ->> 'home', sparse ->> 'type'), 'min');
     END IF;
     IF (dense IS NULL OR sparse IS NULL) AND NOT (plan ->> 'reranked')::boolean AND NOT plan ? 'last' THEN
         RETURN embed._single_leg(plan, exact, keys, placed, keyed, CASE WHEN sparse IS NULL THEN distance ELSE product END, matched);
@@ -443,7 +452,7 @@ DECLARE
     relation text := format('%s AS %s', plan ->> 'table', alias);
     condition text := plan ->> 'condition';
     -- the index gives the rows themselves; from any other order they are read when the best are known
-    direct boolean := dense AND NOT exact AND NOT COALESCE((plan ->> 'filtered')::boolean, true)
+    direct boolean := dense AND NOT exact AND NOT COALESCE((plan ->> 'filtered')::boolean, true) AND NOT plan -> 'dense' ? 'chunks'
         AND COALESCE(plan #>> '{dense,indexed,kind}' = 'column' AND NOT (plan #>> '{dense,indexed,partial}')::boolean, false);
     score text := CASE WHEN dense THEN embed._dense_score(plan #>> '{dense,metric}', 'p.d') ELSE '- p.s' END;
     leg text;
@@ -482,9 +491,9 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
     -- one aggregate a token of the query is six times as fast as a join of the tokens
-    RETURN format('SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s.%s) AS u(v))) AS x(best)',
+    RETURN embed._leg_row(plan -> 'multi', format('(SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s) AS u(v))) AS x(best))',
         (SELECT string_agg(format('max(- (u.v OPERATOR(%s.<#>) $11[%s]::%s.halfvec))', plan ->> 'home', n, plan ->> 'home'), ', ' ORDER BY n)
-            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), alias, plan #>> '{multi,column}');
+            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), embed._leg_vector(plan -> 'multi', alias)), 'max');
 END $$;
 COMMENT ON FUNCTION embed._late_score(jsonb, text) IS
     'How well stored token vectors answer those of a query, as an expression: for each of the query its best product, and the mean of these.';
@@ -550,6 +559,7 @@ DECLARE
     tokens text[];
     filtered boolean;
     wanted integer;
+    near integer;
     seen integer;
     total double precision;
     met double precision;
@@ -595,7 +605,8 @@ BEGIN
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
-    seen := (embed._dense_depth(plan #> '{dense,indexed}', wanted, 1)).seen;
+    near := CASE WHEN plan -> 'dense' ? 'chunks' THEN 4 * wanted ELSE wanted END;  -- one row may have several of the nearest
+    seen := (embed._dense_depth(plan #> '{dense,indexed}', near, 1)).seen;
     exact := COALESCE(plan #> '{dense,indexed}', 'false') = 'false' AND COALESCE(plan #> '{sparse,indexed}', 'false') = 'false';
     filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
     IF NOT exact THEN
@@ -605,10 +616,10 @@ BEGIN
         heavy := GREATEST(1, COALESCE((plan #>> '{dense,indexed,bytes}')::float8, 0) / 1536);
         most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
             GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(3 * seen * GREATEST(total, met) / heavy)));
-        exact := met <= most;
+        exact := met * COALESCE((plan #>> '{dense,chunks,per_row}')::float8, 1) <= most;
         plan := plan || pg_catalog.jsonb_build_object('filtered', filtered, 'share', LEAST(1, GREATEST(met, 1) / GREATEST(total, met, 1)));
         IF filtered THEN
-            seen := (embed._dense_depth(plan #> '{dense,indexed}', wanted, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE (plan ->> 'share')::float8 END)).seen;
+            seen := (embed._dense_depth(plan #> '{dense,indexed}', near, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE (plan ->> 'share')::float8 END)).seen;
         END IF;
     END IF;
     IF NOT exact AND COALESCE((plan #>> '{dense,indexed,partial}')::boolean, false) AND NOT embed._serves(plan, dense_query, bound) THEN
@@ -675,6 +686,9 @@ DECLARE
     matched text := embed._key_match((plan ->> 'source')::oid,
         ARRAY(SELECT jsonb_array_elements_text(COALESCE(plan -> 'dense', plan -> 'sparse') -> 'key_columns')::smallint), alias, format('$3[%s]', cardinality(bound)));
 BEGIN
+    IF COALESCE(plan -> 'dense' ? 'chunks', false) OR COALESCE(plan -> 'sparse' ? 'chunks', false) THEN
+        PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', (plan ->> 'source')::oid::regclass), 'search with the text of a chunk: embed.search');
+    END IF;
     RETURN format('SELECT %s, %s, $2 || jsonb_build_object(''condition'', %L::text) FROM %s AS %s WHERE %s AND $1 IS NULL',
         CASE WHEN plan ? 'dense' THEN format('%s.%s::text', alias, plan #>> '{dense,column}') ELSE 'NULL::text' END,
         CASE WHEN plan ? 'sparse' THEN format('%s.%s::text', alias, plan #>> '{sparse,column}') ELSE 'NULL::text' END,

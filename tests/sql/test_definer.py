@@ -15,6 +15,7 @@ from tests.sql.helpers import queued, refused, value
 
 INLINED = {
     "_hash",
+    "_home",
     "_keys",
     "embed",
     "embed_document",
@@ -33,6 +34,7 @@ INLINED = {
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",
+    "search_chunks",
     "_search_estimate",
     "_search_settings",
     "_search_explained",

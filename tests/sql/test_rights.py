@@ -38,6 +38,7 @@ READER_MAY = {
     "_late_score",
     "_filter_condition", "_filter_column", "_filter_term", "_filter_value",
     "_output_names", "_vector_type", "_column_number",
+    "search_chunks", "_search_chunks", "_leg_vector", "_leg_row", "_leg_input", "_chunk_leg", "_chunk_words",
     "_check_index", "_vectorizer_id_v1", "_vector_schema", "_index_tree", "_index_look_v1", "_index_estimate",
     "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_index_recalled_v1",
     "_search_forms", "_timed", "_hits",
