@@ -26,6 +26,7 @@ from pg_embed.client.requests import (
     question,
     read,
     table_text,
+    vectorizing,
 )
 from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
@@ -150,10 +151,14 @@ class AsyncClient:
         backfill: bool = True,
         if_not_exists: bool = False,
         index: str = "none",
+        storage: str = "column",
+        chunking: Mapping[str, Any] | None = None,
+        chunk_table: str | None = None,
+        chunk_view: str | None = None,
     ) -> str:
         """See `Client.vectorize`."""
         told = {name: value for name, value in locals().items() if name not in ("self", "table", "columns")}
-        parameters = {**told, "table": table_text(table), "columns": list(columns) or None}
+        parameters = vectorizing(table, columns, told)
         async with self.connection() as connection:
             return str((await _rows(connection, "create_vectorizer", parameters))[0][0])
 

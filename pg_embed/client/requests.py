@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, get_args
 
 import numpy as np
 import orjson
+from psycopg.types.json import Jsonb
 
 from pg_embed import statements
 from pg_embed.errors import InvalidArgument, ModelUnavailable, SpaceMismatch
@@ -120,6 +121,12 @@ def read(vectors: Sequence[str], output: Output) -> Vectors:
 def table_text(table: Table) -> str:
     """The table as regclass reads it."""
     return identifier(table).as_string()
+
+
+def vectorizing(table: Table, columns: Sequence[str], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a new vectorizer."""
+    chunking = None if told["chunking"] is None else Jsonb(told["chunking"])
+    return {**told, "table": table_text(table), "columns": list(columns) or None, "chunking": chunking}
 
 
 def find(name: str | None, models: Sequence[ModelSpec]) -> ModelSpec:

@@ -50,5 +50,9 @@ SELECT embed.create_vectorizer(
     backfill => %(backfill)s::boolean,
     if_not_exists => %(if_not_exists)s::boolean,
     index => %(index)s::text,
-    sparse => %(sparse)s::text
+    sparse => %(sparse)s::text,
+    storage => %(storage)s::text,
+    chunking => %(chunking)s::jsonb,
+    chunk_table => %(chunk_table)s::text,
+    chunk_view => %(chunk_view)s::text
 ) AS vectorizer;

@@ -187,6 +187,18 @@ def test_rows_from_nothing_to_found(served: Place, start_worker: StartWorker, db
         assert client.vectorize("docs", "body", model="all", if_not_exists=True) == "docs_embedding"
 
 
+def test_long_texts_in_chunks(served: Place, start_worker: StartWorker, db: Connection) -> None:
+    create_docs(db, "red fox. " * 20, "green dog")
+    start_worker(served.dsn)
+    with Client(served.dsn) as client:
+        chunking = {"size": 16, "overlap": 0}
+        client.vectorize("docs", "body", model="all", storage="table", chunking=chunking)
+        client.wait("docs", timeout=30)
+        assert [hit.row["id"] for hit in client.search("docs", "green dog", k=1)] == [2]
+    row = db.execute("SELECT count(*) > 3 FROM docs_embedding").fetchone()
+    assert row == (True,)
+
+
 async def test_rows_from_nothing_to_found_asynchronously(
     served: Place, start_worker: StartWorker, db: Connection
 ) -> None:
