@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.fix_alembic",
     "tests.fix_bcembedding",
     "tests.fix_bm25s",
     "tests.fix_checkpoints",

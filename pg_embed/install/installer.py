@@ -114,6 +114,17 @@ def install_sql(models: Sequence[tuple[ModelSpec, Card]] = ()) -> str:
         "-- pg_embed: run with psql, as the role that shall own it.",
         "\\set ON_ERROR_STOP on",
         "BEGIN;",
+        installation_steps(),
+        *(_literal(SQL["seed_model"], _seed(spec, card)) + ";" for spec, card in models),
+        "RESET search_path;",
+        "COMMIT;",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def installation_steps() -> str:
+    """What of it stands in the transaction, for somebody else's script; it leaves a search_path behind."""
+    parts = [
         script.read("install", "roles.sql"),
         script.read("install", "prepare.sql"),
         SQL["is_fresh"] + " \\gset",
@@ -124,11 +135,33 @@ def install_sql(models: Sequence[tuple[ModelSpec, Card]] = ()) -> str:
         _literal(SQL["check_revision"], {"revision": migrate.head()}) + ";",
         "\\endif",
         script.functions(),
-        *(_literal(SQL["seed_model"], _seed(spec, card)) + ";" for spec, card in models),
-        "RESET search_path;",
-        "COMMIT;",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
+
+
+def install_within(connection: sa.Connection) -> None:
+    """Install or upgrade in somebody else's transaction; no transport is set up, and one that is there stays.
+
+    It leaves a search_path behind.
+    """
+
+    def run(text: str) -> sa.CursorResult[Any]:
+        return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+
+    run(SQL["lock_installation"])
+    run(script.read("install", "roles.sql"))
+    run(script.read("install", "prepare.sql"))
+    fresh = run(SQL["is_fresh"]).scalar()
+    migrate.upgrade(connection)
+    if fresh:
+        run(script.read("transports", "none.sql"))
+    run(script.functions())
+
+
+def removal_steps() -> list[str]:
+    """The statements that remove pg_embed."""
+    loopback = statements.load("transports")["drop_loopback"]
+    return [SQL["drop_vectorizers"], loopback, SQL["drop_query_functions"], SQL["drop_schema"]]
 
 
 def upgrade_sql(revision: str) -> str:
@@ -149,9 +182,7 @@ def upgrade_sql(revision: str) -> str:
 
 def uninstall_sql() -> str:
     """The removal as text that psql runs."""
-    loopback = statements.load("transports")["drop_loopback"]
-    parts = [SQL["drop_vectorizers"], loopback, SQL["drop_query_functions"], SQL["drop_schema"]]
-    return "\n\n".join(["\\set ON_ERROR_STOP on", "BEGIN;", *parts, "COMMIT;"]) + "\n"
+    return "\n\n".join(["\\set ON_ERROR_STOP on", "BEGIN;", *removal_steps(), "COMMIT;"]) + "\n"
 
 
 def installed_revision(dsn: str) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import op
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
@@ -49,9 +51,21 @@ def downgrade(connection: sa.Connection, target: str = "base") -> None:
     _run(connection, lambda revision, context: script._downgrade_revs(target, revision))
 
 
+@contextmanager
+def _operations(context: MigrationContext) -> Iterator[None]:
+    """Let `op` be ours for a while; in a migration of somebody else's it is theirs again afterwards."""
+    theirs = getattr(op, "_proxy", None)
+    try:
+        with Operations.context(context):
+            yield
+    finally:
+        if theirs is not None:
+            theirs._install_proxy()
+
+
 def _run(connection: sa.Connection, steps: Callable[[Any, Any], Any]) -> None:
     context = MigrationContext.configure(connection, opts=_options(steps))
-    with Operations.context(context):
+    with _operations(context):
         context.run_migrations()
 
 
@@ -72,6 +86,6 @@ def upgrade_sql(start: str | None = None) -> str:
             "transactional_ddl": False,
         },
     )
-    with Operations.context(context):
+    with _operations(context):
         context.run_migrations()
     return text.getvalue()

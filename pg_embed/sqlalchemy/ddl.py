@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Table, event, text
+from sqlalchemy.sql.ddl import SchemaDropper, SchemaGenerator
 
 from pg_embed import statements
 from pg_embed.errors import NotInstalled
@@ -16,7 +18,7 @@ from pg_embed.sqlalchemy.declarations import Vectorizer, declared
 @event.listens_for(Table, "before_create")
 def check_installed(table: Table, connection: Connection, **kw: Any) -> None:
     """Say what is missing before a type of pgvector is."""
-    if declared(table) and not _ask(connection, "installed"):
+    if not _is_migration(kw) and declared(table) and not _ask(connection, "installed"):
         hint = f"run: pg-embed install DSN, before {table} is created"
         raise NotInstalled("pg_embed is not installed in this database", hint=hint)
 
@@ -24,6 +26,8 @@ def check_installed(table: Table, connection: Connection, **kw: Any) -> None:
 @event.listens_for(Table, "after_create")
 def create_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
     """Make what a table is declared to have, and the models of it that the database lacks."""
+    if _is_migration(kw):
+        return
     for vectorizer in declared(table):
         if vectorizer.model is not None:
             _create_model(connection, vectorizer.model)
@@ -33,8 +37,13 @@ def create_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
 @event.listens_for(Table, "before_drop")
 def drop_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
     """Remove all vectorizers of a table that was declared to have any."""
-    if declared(table) and _ask(connection, "installed"):
+    if not _is_migration(kw) and declared(table) and _ask(connection, "installed"):
         _ask(connection, "drop_vectorizers", source=_name(table, connection))
+
+
+def _is_migration(kw: Mapping[str, Any]) -> bool:
+    """Whether it is Alembic that makes the table: a migration says itself what becomes of vectorizers."""
+    return not isinstance(kw.get("_ddl_runner"), (SchemaGenerator, SchemaDropper))
 
 
 def _create_model(connection: Connection, name: str) -> None:

@@ -170,6 +170,8 @@ BEGIN
     added := present.attnum IS NULL;
     IF added THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', source, column_name, wanted);
+        -- tells pg_embed.alembic that no migration of the table's owner has added it
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', source, column_name, 'pg_embed: added for a vectorizer');
         IF output = 'multi' THEN
             -- numbers that do not compress: trying would cost time with every row
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', source, column_name);

@@ -1,0 +1,114 @@
+"""What a database has of ours, read for a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from pg_embed import statements
+from pg_embed.alembic.operations import quoted
+from pg_embed.records import Output
+
+SQL = statements.load("alembic")
+Name = tuple[str | None, str]  # schema, None for the default one, and name
+
+
+@dataclass(frozen=True)
+class Present:
+    """A vectorizer that the database has; `added` are columns of its table that pg_embed added itself."""
+
+    name: str
+    schema: str | None
+    table: str
+    template: str
+    filter: str | None
+    models: dict[str, str]  # the model of each output
+    columns: dict[str, Output]  # outputs by column
+    index: str
+    max_attempts: int
+    added: frozenset[str]
+    chunking: dict[str, Any] | None = (
+        None  # how it splits texts, if it has a table of chunks, with the columns
+    )
+    chunk_table: str | None = None
+    chunk_view: str | None = None
+
+    @property
+    def key(self) -> Name:
+        """Its table."""
+        return self.schema, self.table
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All that a database has of ours."""
+
+    vectorizers: tuple[Present, ...] = ()
+    indexes: frozenset[Name] = frozenset()
+    models: frozenset[str] = frozenset()
+    installed: bool = False
+
+    def of(self, table: Name) -> list[Present]:
+        """The vectorizers of a table."""
+        return [present for present in self.vectorizers if present.key == table]
+
+
+def read(connection: Connection) -> Catalog:
+    """The catalog of a database, an empty one where nothing is installed."""
+    if not _rows(connection, "installed")[0].installed:
+        return Catalog()
+    default = connection.dialect.default_schema_name
+    return Catalog(
+        vectorizers=tuple(_present(row, default) for row in _rows(connection, "vectorizers")),
+        indexes=frozenset(
+            (None if row.schema == default else row.schema, row.name) for row in _rows(connection, "indexes")
+        ),
+        models=frozenset(row.name for row in _rows(connection, "models")),
+        installed=True,
+    )
+
+
+def spell_filter(connection: Connection, table: Name, condition: str) -> str | None:
+    """A condition as Postgres spells it; None where it cannot be read, say for a column that is to come."""
+    schema, name = table
+    parameters = {"source": quoted(name, schema), "filter": condition}
+    savepoint = connection.begin_nested()
+    try:
+        spelled = connection.execute(text(SQL["spell_filter"]), parameters).scalar()
+    except DBAPIError:
+        return None
+    finally:
+        savepoint.rollback()
+    return None if spelled is None else str(spelled)
+
+
+def _rows(connection: Connection, statement: str) -> Any:
+    return connection.execute(text(SQL[statement])).all()
+
+
+def _present(row: Any, default: str | None) -> Present:
+    models: dict[str, str] = dict.fromkeys(row.outputs, row.model)
+    if row.sparse_model is not None:
+        models["sparse"] = row.sparse_model
+    return Present(
+        name=row.name,
+        schema=None if row.schema == default else row.schema,
+        table=row.table_name,
+        template=row.template,
+        filter=row.filter,
+        models=models,
+        columns={
+            column: output
+            for column, output in zip(row.columns or [], row.outputs, strict=False)
+            if column is not None
+        },
+        index=row.index,
+        max_attempts=row.max_attempts,
+        added=frozenset(row.added or ()),
+        chunking=row.chunking,
+        chunk_table=row.chunk_table,
+        chunk_view=row.chunk_view,
+    )

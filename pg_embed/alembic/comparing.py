@@ -1,0 +1,183 @@
+"""Autogenerate: what the models declare, against what the database has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from alembic import util
+from alembic.autogenerate import comparators
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations import ops
+from sqlalchemy import Column, Connection, Table
+
+from pg_embed.alembic import arranging
+from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_filter
+from pg_embed.alembic.differences import Changes, Names, columns_of, compare, drop, is_left_over
+from pg_embed.alembic.operations import CreateModelOp, EmbedUpgradeOp, VectorTypesOp
+from pg_embed.alembic.vector_types import uses_vectors
+from pg_embed.models.presets import presets
+from pg_embed.sqlalchemy.declarations import Vectorizer, declared
+
+
+def _compare_vectorizers(
+    context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Collection[str | None]
+) -> None:
+    """Behind Alembic's own comparison of tables."""
+    if context.connection is None or context.dialect.name != "postgresql":
+        return
+    catalog = read(context.connection)
+    tables = _tables(context, schemas)
+    arranging.without_ours(upgrade_ops, catalog, _left(context, catalog, tables))
+    names = Names(present.name for present in catalog.vectorizers)
+    wanted = {key: _declared(context, table) for key, table in tables.items()}
+    names.taken |= {vectorizer.name for found in wanted.values() for vectorizer in found if vectorizer.name}
+    changes = {
+        key: _compare_table(context, context.connection, catalog, key, table, wanted[key], names)
+        for key, table in tables.items()
+    }
+    _arrange(context, upgrade_ops, catalog, changes)
+    if any(wanted.values()) and not catalog.installed:
+        upgrade_ops.ops.insert(0, EmbedUpgradeOp())
+    if any(uses_vectors(op) for op in upgrade_ops.ops):
+        upgrade_ops.ops.append(VectorTypesOp([]))
+
+
+def _tables(context: AutogenContext, schemas: Collection[str | None]) -> dict[Name, Table]:
+    """The tables of the models that Alembic looks at, by the names that it gives them."""
+    default = context.dialect.default_schema_name
+    found = {
+        (None if table.schema == default else table.schema, str(table.name)): table
+        for table in context.sorted_tables
+    }
+    return {
+        key: table
+        for key, table in found.items()
+        if key[0] in schemas and context.run_object_filters(table, table.name, "table", False, None)
+    }
+
+
+def _declared(context: AutogenContext, table: Table) -> list[Vectorizer]:
+    return [wanted for wanted in declared(table) if _is_included(context, table, wanted)]
+
+
+def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> bool:
+    """What the user's include_object says of a vectorizer that is declared, and of its columns."""
+    columns = [table.columns[_key(table, name)] for name in columns_of(wanted)]
+    name = wanted.name or Names(()).free(wanted)
+    return context.run_object_filters(wanted, name, "vectorizer", False, None) and all(  # type: ignore[arg-type]
+        context.run_object_filters(column, column.name, "column", False, None) for column in columns
+    )
+
+
+def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
+    """What it says of one that the database has."""
+    served = [wanted for wanted in ([] if table is None else declared(table)) if _serves(present, [wanted])]
+    return context.run_object_filters(
+        present,  # type: ignore[arg-type]
+        present.name,
+        "vectorizer",  # type: ignore[arg-type]
+        True,
+        served[0] if served else None,  # type: ignore[arg-type]
+    )
+
+
+def _key(table: Table, name: str) -> str:
+    return next(column.key for column in table.columns if column.name == name)
+
+
+def _names(table: Table) -> frozenset[str]:
+    return frozenset(str(column.name) for column in table.columns)
+
+
+def _left(context: AutogenContext, catalog: Catalog, tables: dict[Name, Table]) -> frozenset[str]:
+    """The vectorizers that somebody else cares for: their columns stay, whether models have them or not."""
+    return frozenset(
+        present.name
+        for key, table in tables.items()
+        for present in catalog.of(key)
+        if not _is_looked_at(context, present, table)
+        or not (_serves(present, declared(table)) or is_left_over(present, _names(table)))
+    )
+
+
+def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
+    return present.chunking is None and any(columns_of(other).keys() & present.columns for other in wanted)
+
+
+def _compare_table(
+    context: AutogenContext,
+    connection: Connection,
+    catalog: Catalog,
+    key: Name,
+    table: Table,
+    wanted: list[Vectorizer],
+    names: Names,
+) -> Changes:
+    others = [other for other in declared(table) if other not in wanted]
+    seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
+    passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
+    present = [found for found in seen if found not in passed]
+    wanted = [
+        vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
+    ]
+    spell = partial(spell_filter, connection, key)
+    return compare(wanted, present, _names(table), names, spell)
+
+
+def _arrange(
+    context: AutogenContext, upgrade_ops: ops.UpgradeOps, catalog: Catalog, changes: dict[Name, Changes]
+) -> None:
+    first: list[ops.MigrateOperation] = [
+        drop(present)
+        for table in arranging.dropped_tables(upgrade_ops)
+        for present in catalog.of(table)
+        if _is_looked_at(context, present)
+    ]
+    then: list[ops.MigrateOperation] = []
+    last: list[ops.MigrateOperation] = []
+    for table, changed in changes.items():
+        first += changed.drops
+        if changed.replaced:
+            pairs = [_anew(context, table, name) for name in changed.replaced]
+            arranging.replace_columns(upgrade_ops, table, pairs)
+        if changed.alters:
+            last += arranging.drop_last(upgrade_ops, table)
+        then += [*changed.alters, *changed.creates]
+    models = _models(catalog, then)
+    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
+
+
+def _anew(context: AutogenContext, table: Name, name: str) -> tuple[ops.DropColumnOp, ops.AddColumnOp]:
+    schema, table_name = table
+    described = context.inspector.get_columns(table_name, schema=schema)
+    before = next(column for column in described if column["name"] == name)
+    old: Column[Any] = Column(name, before["type"], nullable=before["nullable"])
+    model = _tables(context, {schema})[table]
+    new = model.columns[_key(model, name)]
+    return (
+        ops.DropColumnOp.from_column_and_tablename(schema, table_name, old),
+        ops.AddColumnOp.from_column_and_tablename(schema, table_name, new),
+    )
+
+
+def _models(catalog: Catalog, then: list[ops.MigrateOperation]) -> list[CreateModelOp]:
+    """Models that pg_embed knows by the names that new vectorizers give, and the database lacks."""
+    named = dict.fromkeys(op.options.get("model") for op in then if hasattr(op, "options"))
+    known = presets()
+    return [
+        CreateModelOp(name, if_not_exists=True)
+        for name in named
+        if name in known and name not in catalog.models
+    ]
+
+
+def _register() -> None:
+    # since 1.18 the functions of others would run before Alembic's own
+    priority = getattr(util, "DispatchPriority", None)
+    last = {} if priority is None else {"priority": priority.LAST}
+    comparators.dispatch_for("schema", **last)(_compare_vectorizers)
+
+
+_register()

@@ -1,0 +1,191 @@
+"""What one table's vectorizers lack or have too much: plain values in, operations out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pg_embed.alembic.catalog import Present
+from pg_embed.alembic.operations import (
+    AlterVectorizerOp,
+    CreateVectorizerOp,
+    DropVectorizerOp,
+)
+from pg_embed.sqlalchemy.declarations import Vectorizer
+
+Spell = Callable[[str], str | None]
+
+
+@dataclass
+class Changes:
+    """The operations for one table, and the columns whose vectors are of no use to a new model."""
+
+    drops: list[DropVectorizerOp] = field(default_factory=list)
+    creates: list[CreateVectorizerOp] = field(default_factory=list)
+    alters: list[AlterVectorizerOp] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+
+class Names:
+    """Names for vectorizers that are declared without one, as the database would choose them."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = set(taken)
+
+    def free(self, wanted: Vectorizer) -> str:
+        """`table_column`, or `schema_table_column` where that is taken."""
+        first = wanted.dense or wanted.sparse
+        plain = f"{wanted.table}_{first}"
+        longer = f"{wanted.schema or 'public'}_{plain}"
+        numbered = (f"{longer}_{number}" for number in range(2, 10_000))
+        chosen = next(name for name in (plain, longer, *numbered) if name not in self.taken)
+        self.taken.add(chosen)
+        return chosen
+
+
+def columns_of(wanted: Vectorizer) -> dict[str, str]:
+    """The outputs of a declared vectorizer by column."""
+    named = {"dense": wanted.dense, "sparse": wanted.sparse}
+    return {str(column): output for output, column in named.items() if column is not None}
+
+
+def compare(
+    declared: Sequence[Vectorizer],
+    present: Sequence[Present],
+    columns: frozenset[str],
+    names: Names,
+    spell: Spell,
+) -> Changes:
+    """How to come from what a table has to what it is declared to have; `columns` are those of the model."""
+    changes = Changes()
+    kept: list[tuple[Present, list[Vectorizer]]] = []
+    for found in present:
+        served = [
+            wanted
+            for wanted in declared
+            if found.chunking is None and columns_of(wanted).keys() & found.columns
+        ]
+        if served and fits(found, served, columns):
+            kept.append((found, served))
+        elif served or is_left_over(found, columns):
+            _drop(found, served, columns, changes)
+    missing = _missing(declared, kept, columns, changes)
+    for found, served in kept:
+        _alter(found, served, spell, names, changes)
+    names.taken -= {drop.name for drop in changes.drops}
+    changes.creates = [create(wanted, names) for wanted in missing]
+    return changes
+
+
+def fits(found: Present, served: Sequence[Vectorizer], columns: frozenset[str]) -> bool:
+    """Whether a vectorizer has the columns of what it serves, by the right models, and lost none."""
+    one_text = len({(wanted.template, wanted.filter) for wanted in served}) == 1
+    outputs = {column: output for wanted in served for column, output in columns_of(wanted).items()}
+    whole = all(found.columns.get(column) == output for column, output in outputs.items())
+    lost = found.columns.keys() - columns - found.added
+    return one_text and whole and not lost and not _misled(found, served)
+
+
+def is_left_over(found: Present, columns: frozenset[str]) -> bool:
+    """Whether nobody declares a vectorizer any more: no model has its columns, which a migration has added.
+
+    One that was made in SQL, with columns of its own or on columns that a model has, is its maker's.
+    """
+    return found.chunking is None and not found.columns.keys() & (columns | found.added)
+
+
+def create(wanted: Vectorizer, names: Names) -> CreateVectorizerOp:
+    """The operation that makes a declared vectorizer."""
+    told: dict[str, Any] = {"template": wanted.template, "model": wanted.model, "filter": wanted.filter}
+    options = {name: value for name, value in told.items() if value is not None}
+    options["column_name"] = wanted.dense
+    if wanted.sparse is not None:
+        options["sparse_column"] = wanted.sparse
+    if wanted.index != "none":
+        options["index"] = wanted.index
+    options["name"] = wanted.name or names.free(wanted)
+    return CreateVectorizerOp(wanted.table, schema=wanted.schema, **options)
+
+
+def recreated(found: Present) -> CreateVectorizerOp:
+    """The operation that makes a vectorizer again as it is, for the way back."""
+    places = {output: column for column, output in found.columns.items()}
+    options: dict[str, Any] = {
+        "template": found.template,
+        "model": found.models.get("dense") or next(iter(found.models.values())),
+        "column_name": places.get("dense"),
+    }
+    for output in ("sparse", "multi"):
+        if output in places:
+            options[f"{output}_column"] = places[output]
+    if found.models.get("sparse", options["model"]) != options["model"]:
+        options["sparse"] = found.models["sparse"]
+    if found.filter is not None:
+        options["filter"] = found.filter
+    if found.index != "none":
+        options["index"] = found.index
+    if found.max_attempts != 10:
+        options["max_attempts"] = found.max_attempts
+    if found.chunking is not None:
+        chunks = {"chunk_table": found.chunk_table, "chunk_view": found.chunk_view}
+        options |= {"storage": "table", "chunking": found.chunking, **chunks}
+    return CreateVectorizerOp(found.table, schema=found.schema, **options, name=found.name)
+
+
+def drop(found: Present) -> DropVectorizerOp:
+    """The operation that drops a vectorizer, and knows how it was; its chunks would keep the table."""
+    return DropVectorizerOp(found.name, drop_column=found.chunking is not None, created=recreated(found))
+
+
+def _misled(found: Present, served: Sequence[Vectorizer]) -> set[str]:
+    """Columns whose vectors are of another model than is declared."""
+    return {
+        column
+        for wanted in served
+        for column in columns_of(wanted).keys() & found.columns
+        if wanted.model not in (None, found.models[found.columns[column]])
+    }
+
+
+def _drop(found: Present, served: Sequence[Vectorizer], columns: frozenset[str], changes: Changes) -> None:
+    changes.drops.append(drop(found))
+    changes.replaced += sorted(_misled(found, served) & columns)
+
+
+def _missing(
+    declared: Sequence[Vectorizer],
+    kept: list[tuple[Present, list[Vectorizer]]],
+    columns: frozenset[str],
+    changes: Changes,
+) -> list[Vectorizer]:
+    """What is to be made, as its columns are not filled; what fills a part of them goes, and so on."""
+    while True:
+        filled = {column for found, _ in kept for column in found.columns}
+        missing = [wanted for wanted in declared if columns_of(wanted).keys() - filled]
+        torn = [pair for pair in kept if any(wanted in missing for wanted in pair[1])]
+        if not torn:
+            return missing
+        for pair in torn:
+            kept.remove(pair)
+            _drop(*pair, columns, changes)
+
+
+def _alter(
+    found: Present, served: Sequence[Vectorizer], spell: Spell, names: Names, changes: Changes
+) -> None:
+    wanted = served[0]
+    altered: dict[str, Any] = {}
+    if wanted.template != found.template:
+        altered |= {"template": wanted.template, "existing_template": found.template}
+    if wanted.filter != found.filter and (wanted.filter is None or spell(wanted.filter) != found.filter):
+        altered |= {"filter": wanted.filter or "", "existing_filter": found.filter or ""}
+    asked = next((other.index for other in served if other.index != "none"), "none")
+    if asked not in ("none", found.index):  # "none" is said by models that say nothing
+        altered |= {"index": asked, "existing_index": found.index}
+    named = next((other.name for other in served if other.name is not None), found.name)
+    if named != found.name:
+        altered["rename_to"] = named
+        names.taken.add(named)
+    if altered:
+        changes.alters.append(AlterVectorizerOp(found.name, **altered))

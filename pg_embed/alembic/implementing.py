@@ -1,0 +1,132 @@
+"""What the operations send: plain SQL, the same with a connection and with --sql."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from alembic.operations import Operations
+from psycopg import sql
+
+from pg_embed import statements
+from pg_embed.alembic.operations import (
+    AlterVectorizerOp,
+    CreateModelOp,
+    CreateVectorizerOp,
+    DropModelOp,
+    DropVectorizerOp,
+    EmbedDowngradeOp,
+    EmbedUpgradeOp,
+    VectorTypesOp,
+    quoted,
+)
+from pg_embed.install import install_within, installation_steps, removal_steps
+from pg_embed.models.presets import presets
+
+SQL = statements.load("alembic")
+
+
+@Operations.implementation_for(CreateVectorizerOp)
+def _create_vectorizer(operations: Operations, op: CreateVectorizerOp) -> None:
+    source = sql.SQL("{}::regclass").format(sql.Literal(quoted(op.table_name, op.schema)))
+    given = {} if op.input is None else {"input": op.input}
+    _call(operations, "create_vectorizer", source, **given, **op.options)
+
+
+@Operations.implementation_for(DropVectorizerOp)
+def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
+    told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
+    _call(operations, "drop_vectorizer", op.name, **_true(told))
+
+
+@Operations.implementation_for(AlterVectorizerOp)
+def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
+    changes = {key: value for key, value in op.changes.items() if key != "index"}
+    if op.rename_to is not None:
+        changes["rename_to"] = op.rename_to
+    if changes:
+        _call(operations, "alter_vectorizer", op.name, **changes)
+    if "index" in op.changes:
+        _call(operations, "create_index", op.rename_to or op.name, kind=op.changes["index"])
+
+
+@Operations.implementation_for(CreateModelOp)
+def _create_model(operations: Operations, op: CreateModelOp) -> None:
+    told = {"family": op.family, "options": op.options, "card": op.card}
+    preset = presets().get(op.name)
+    if op.family is None and preset is not None and preset.card is not None:
+        told = {"family": preset.family, "options": dict(preset.options), "card": preset.card.as_dict()}
+    flags = _true({"is_default": op.is_default, "if_not_exists": op.if_not_exists})
+    given = {name: value for name, value in told.items() if value is not None}
+    _call(operations, "create_model", op.name, **given, **flags)
+
+
+@Operations.implementation_for(DropModelOp)
+def _drop_model(operations: Operations, op: DropModelOp) -> None:
+    if op.if_unused:
+        _send(operations, sql.SQL(SQL["drop_unused_model"]).format(name=sql.Literal(op.name)))
+    else:
+        _call(operations, "drop_model", op.name, **_true({"if_exists": op.if_exists}))
+
+
+@Operations.implementation_for(EmbedUpgradeOp)
+def _embed_upgrade(operations: Operations, op: EmbedUpgradeOp) -> None:
+    _send(operations, sql.SQL(SQL["keep_path"]))
+    if operations.migration_context.as_sql:
+        _print(operations, installation_steps())
+    else:
+        install_within(operations.get_bind())
+    _send(operations, sql.SQL(SQL["restore_path"]))
+
+
+@Operations.implementation_for(EmbedDowngradeOp)
+def _embed_downgrade(operations: Operations, op: EmbedDowngradeOp) -> None:
+    for statement in removal_steps():
+        _send(operations, sql.SQL(statement))
+
+
+@Operations.implementation_for(VectorTypesOp)
+def _vector_types(operations: Operations, op: VectorTypesOp) -> None:
+    return None
+
+
+def _true(flags: Mapping[str, bool]) -> dict[str, bool]:
+    return {name: flag for name, flag in flags.items() if flag}
+
+
+def _call(operations: Operations, function: str, /, first: Any, **named: Any) -> None:
+    arguments = [_literal(first)] + [
+        sql.SQL("{} => {}").format(sql.Identifier(name), _literal(value)) for name, value in named.items()
+    ]
+    call = sql.SQL(SQL["call"]).format(
+        function=sql.Identifier(function), arguments=sql.SQL(", ").join(arguments)
+    )
+    _send(operations, call)
+
+
+def _literal(value: Any) -> sql.Composable:
+    """A value as SQL writes it, with the type that tells our overloaded functions apart."""
+    if isinstance(value, sql.Composable):
+        return value
+    if isinstance(value, Mapping):
+        return sql.SQL("{}::jsonb").format(sql.Literal(orjson.dumps(dict(value)).decode()))
+    if isinstance(value, str):
+        return sql.SQL("{}::text").format(sql.Literal(str(value)))
+    if isinstance(value, (list, tuple)):
+        items = sql.SQL(", ").join(sql.Literal(str(item)) for item in value)
+        return sql.SQL("ARRAY[{}]::text[]").format(items)
+    return sql.Literal(value)
+
+
+def _send(operations: Operations, statement: sql.Composable) -> None:
+    """Neither Alembic's nor the driver's placeholders are looked for: the text reaches Postgres as it is."""
+    text = statement.as_string(None)
+    if operations.migration_context.as_sql:
+        _print(operations, text.rstrip().rstrip(";") + ";")
+    else:
+        operations.get_bind().exec_driver_sql(text, execution_options={"no_parameters": True})
+
+
+def _print(operations: Operations, text: str) -> None:
+    operations.migration_context.impl.static_output(text)

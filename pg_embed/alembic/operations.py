@@ -1,0 +1,293 @@
+"""The operations: what each says, and how it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alembic.operations import Operations
+from alembic.operations.ops import MigrateOperation, OpContainer
+from psycopg import sql
+
+from pg_embed.errors import InvalidArgument
+
+Input = str | Sequence[str]
+OPTIONS = (
+    "template",
+    "model",
+    "filter",
+    "column_name",
+    "column_type",
+    "sparse_column",
+    "multi_column",
+    "sparse",
+    "index",
+    "name",
+    "max_attempts",
+    "backfill",
+    "if_not_exists",
+    "storage",
+    "chunking",
+    "chunk_table",
+    "chunk_view",
+)  # of embed.create_vectorizer
+ALTERABLE = ("input", "template", "filter", "max_attempts", "index")
+
+
+def quoted(table: str, schema: str | None) -> str:
+    """A table as SQL names it."""
+    return sql.Identifier(*([] if schema is None else [str(schema)]), str(table)).as_string(None)
+
+
+@Operations.register_operation("create_vectorizer")
+class CreateVectorizerOp(MigrateOperation):
+    """A vectorizer for a table that is there."""
+
+    def __init__(
+        self, table_name: str, input: Input | None = None, *, schema: str | None = None, **options: Any
+    ) -> None:
+        if unknown := sorted(set(options) - set(OPTIONS)):
+            hint = f"there are: {', '.join(OPTIONS)}"
+            raise InvalidArgument(f"create_vectorizer has no option {unknown[0]!r}", hint=hint)
+        self.table_name = table_name
+        self.input = input
+        self.schema = schema
+        self.options = options
+
+    @classmethod
+    def create_vectorizer(
+        cls,
+        operations: Operations,
+        table_name: str,
+        input: Input | None = None,
+        *,
+        schema: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Embed a table's text: `op.create_vectorizer("docs", "body", model="bge-m3")`.
+
+        `input` is a column or several, or else the option `template` names them; the options are those of
+        embed.create_vectorizer, which adds the columns of vectors that the table lacks.
+        """
+        return operations.invoke(cls(table_name, input, schema=schema, **options))
+
+    def reverse(self) -> DropVectorizerOp:
+        """Drop it; the vectors stay."""
+        name = self.options.get("name") or quoted(self.table_name, self.schema)
+        return DropVectorizerOp(name, created=self)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "create_vectorizer", self.schema, self.table_name, self.options.get("name")
+
+
+@Operations.register_operation("drop_vectorizer")
+class DropVectorizerOp(MigrateOperation):
+    """No vectorizer any more."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        drop_column: bool = False,
+        if_exists: bool = False,
+        created: CreateVectorizerOp | None = None,
+    ) -> None:
+        self.name = name
+        self.drop_column = drop_column
+        self.if_exists = if_exists
+        self.created = created
+
+    @classmethod
+    def drop_vectorizer(
+        cls, operations: Operations, name: str, *, drop_column: bool = False, if_exists: bool = False
+    ) -> Any:
+        """Stop embedding: triggers and queue go, the vectors stay unless `drop_column` is true.
+
+        `name` may be a table's, as SQL writes it, if that has no other vectorizer.
+        """
+        return operations.invoke(cls(name, drop_column=drop_column, if_exists=if_exists))
+
+    def reverse(self) -> CreateVectorizerOp:
+        """What was dropped, if that is known."""
+        if self.created is None:
+            raise ValueError("operation is not reversible; the vectorizer is not present")
+        return self.created
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "drop_vectorizer", self.name
+
+
+@Operations.register_operation("alter_vectorizer")
+class AlterVectorizerOp(MigrateOperation):
+    """Another text, filter, number of attempts, index or name."""
+
+    def __init__(self, name: str, *, rename_to: str | None = None, **changes: Any) -> None:
+        known = (*ALTERABLE, *(f"existing_{change}" for change in ALTERABLE))
+        if unknown := sorted(set(changes) - set(known)):
+            hint = f"there are: {', '.join(known)}"
+            raise InvalidArgument(f"alter_vectorizer has no option {unknown[0]!r}", hint=hint)
+        self.name = name
+        self.rename_to = rename_to
+        self.changes = {key: value for key, value in changes.items() if key in ALTERABLE}
+        self.existing = {
+            key.removeprefix("existing_"): value for key, value in changes.items() if key not in ALTERABLE
+        }
+
+    @classmethod
+    def alter_vectorizer(
+        cls, operations: Operations, name: str, *, rename_to: str | None = None, **changes: Any
+    ) -> Any:
+        """Change `input`, `template`, `filter` ("" takes it away), `max_attempts` or `index`, or the name.
+
+        When the text changes, all rows are embedded again behind live rows. What was before may be told
+        (`existing_template`, ...), so that the operation can be reversed.
+        """
+        return operations.invoke(cls(name, rename_to=rename_to, **changes))
+
+    def reverse(self) -> AlterVectorizerOp:
+        """What was before, if that is known."""
+        if missing := sorted(set(self.changes) - set(self.existing)):
+            raise ValueError(f"operation is not reversible; existing_{missing[0]} is not present")
+        told = {f"existing_{key}": value for key, value in self.changes.items()}
+        before = {key: self.existing[key] for key in self.changes}
+        renamed = {} if self.rename_to is None else {"rename_to": self.name}
+        return AlterVectorizerOp(self.rename_to or self.name, **renamed, **before, **told)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "alter_vectorizer", self.name, self.rename_to, self.changes, self.existing
+
+
+@Operations.register_operation("create_model")
+class CreateModelOp(MigrateOperation):
+    """A model in the catalog."""
+
+    def __init__(
+        self,
+        name: str,
+        family: str | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
+        is_default: bool = False,
+        if_not_exists: bool = False,
+    ) -> None:
+        self.name = name
+        self.family = family
+        self.options = options
+        self.card = card
+        self.is_default = is_default
+        self.if_not_exists = if_not_exists
+
+    @classmethod
+    def create_model(
+        cls,
+        operations: Operations,
+        name: str,
+        family: str | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
+        is_default: bool = False,
+        if_not_exists: bool = False,
+    ) -> Any:
+        """Name a configuration of a model; without a family it is one that pg_embed knows by its name.
+
+        Where neither `card` nor pg_embed itself tells what the model makes, the sidecar does, which must be
+        running then.
+        """
+        told = {"options": options, "card": card, "is_default": is_default, "if_not_exists": if_not_exists}
+        return operations.invoke(cls(name, family, **told))  # type: ignore[arg-type]
+
+    def reverse(self) -> DropModelOp:
+        """Drop it; one that may have been there before only if nothing uses it."""
+        return DropModelOp(self.name, if_unused=self.if_not_exists, created=self)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "create_model", self.name
+
+
+@Operations.register_operation("drop_model")
+class DropModelOp(MigrateOperation):
+    """A model less."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        if_exists: bool = False,
+        if_unused: bool = False,
+        created: CreateModelOp | None = None,
+    ) -> None:
+        self.name = name
+        self.if_exists = if_exists
+        self.if_unused = if_unused
+        self.created = created
+
+    @classmethod
+    def drop_model(
+        cls, operations: Operations, name: str, *, if_exists: bool = False, if_unused: bool = False
+    ) -> Any:
+        """Remove a model that no vectorizer uses; with `if_unused` one that is used stays."""
+        return operations.invoke(cls(name, if_exists=if_exists, if_unused=if_unused))
+
+    def reverse(self) -> CreateModelOp:
+        """What was dropped, if that is known."""
+        if self.created is None:
+            raise ValueError("operation is not reversible; the model is not present")
+        return self.created
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "drop_model", self.name
+
+
+@Operations.register_operation("embed_upgrade")
+class EmbedUpgradeOp(MigrateOperation):
+    """pg_embed's own schema, of the version of this package."""
+
+    @classmethod
+    def embed_upgrade(cls, operations: Operations) -> Any:
+        """Install pg_embed, or bring it up to date, in the migration's transaction.
+
+        The transport stays as it is. A new installation has none, so that the workers embed rows and embed()
+        answers nothing until `pg-embed upgrade DSN` was told where the sidecar is.
+        """
+        return operations.invoke(cls())
+
+    def reverse(self) -> EmbedDowngradeOp:
+        """Take it away."""
+        return EmbedDowngradeOp()
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return ("embed_upgrade",)
+
+
+@Operations.register_operation("embed_downgrade")
+class EmbedDowngradeOp(MigrateOperation):
+    """No pg_embed any more."""
+
+    @classmethod
+    def embed_downgrade(cls, operations: Operations) -> Any:
+        """Remove pg_embed: vectorizers, models, functions and schema embed. Columns of vectors stay."""
+        return operations.invoke(cls())
+
+    def reverse(self) -> EmbedUpgradeOp:
+        """Install it again."""
+        return EmbedUpgradeOp()
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return ("embed_downgrade",)
+
+
+class VectorTypesOp(OpContainer):
+    """Nothing to do: its renderer adds the import that other operations of the revision need."""
+
+    def reverse(self) -> VectorTypesOp:
+        """The same, for the way back."""
+        return self

@@ -1,0 +1,74 @@
+-- name: call
+-- One of the functions that users call.
+SELECT embed.{function}({arguments})
+
+-- name: drop_unused_model
+-- Remove a model, if it is there and no vectorizer uses it.
+SELECT embed.drop_model(m.name) FROM embed.models AS m
+WHERE m.name = {name} AND NOT EXISTS (SELECT FROM embed.vectorizers AS v WHERE m.name IN (v.model, v.sparse_model))
+
+-- name: keep_path
+-- Remember the search_path of a migration.
+SELECT pg_catalog.set_config('pg_embed.search_path', pg_catalog.current_setting('search_path'), false)
+
+-- name: restore_path
+-- Set the search_path as it was.
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pg_embed.search_path'), false)
+
+-- name: installed
+-- Whether our schema is there.
+SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed
+
+-- name: vectorizers
+-- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
+-- columns of its own table that pg_embed added itself.
+SELECT
+    v.name,
+    s.nspname::text AS schema,
+    c.relname::text AS table_name,
+    v.model,
+    v.sparse_model,
+    v.template,
+    v.filter,
+    v.outputs::text[] AS outputs,
+    v.columns::text[] AS columns,
+    v.max_attempts,
+    COALESCE(i.wanted, 'none') AS index,
+    v.chunking,
+    (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
+    (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
+    (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = v.source AND NOT a.attisdropped
+            AND starts_with(pg_catalog.col_description(a.attrelid, a.attnum), 'pg_embed:')) AS added
+FROM embed.vectorizers AS v
+JOIN pg_catalog.pg_class AS c ON c.oid = v.source
+JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
+LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
+ORDER BY v.name
+
+-- name: indexes
+-- The indexes that pg_embed made, those of partitions included.
+WITH RECURSIVE ours AS (
+    SELECT c.oid, c.relnamespace, c.relname FROM pg_catalog.pg_class AS c
+    WHERE c.relkind IN ('i', 'I') AND starts_with(pg_catalog.obj_description(c.oid, 'pg_class'), 'pg_embed:')
+    UNION ALL
+    SELECT c.oid, c.relnamespace, c.relname
+    FROM ours AS o JOIN pg_catalog.pg_inherits AS h ON h.inhparent = o.oid JOIN pg_catalog.pg_class AS c ON c.oid = h.inhrelid
+)
+SELECT s.nspname::text AS schema, o.relname::text AS name
+FROM ours AS o JOIN pg_catalog.pg_namespace AS s ON s.oid = o.relnamespace
+
+-- name: models
+-- The names of all models.
+SELECT m.name FROM embed.models AS m
+
+-- name: spell_filter
+-- A condition as Postgres spells it for the catalog.
+SELECT string_agg(
+    CASE jsonb_typeof(p.piece)
+        WHEN 'number' THEN embed._column_name(CAST(t.source AS oid), CAST(p.piece #>> '{}' AS smallint))
+        ELSE p.piece #>> '{}'
+    END, '' ORDER BY p.position)
+FROM (SELECT CAST(CAST(:source AS text) AS regclass) AS source) AS t,
+    embed._filter(t.source, CAST(:filter AS text)) AS f,
+    jsonb_array_elements(f.pieces) WITH ORDINALITY AS p (piece, position)

@@ -1,0 +1,228 @@
+"""The operations in migrations: each with a connection, with --sql, and taken back."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import Operations, ops
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text
+
+from pg_embed.alembic import (
+    AlterVectorizerOp,
+    CreateModelOp,
+    CreateVectorizerOp,
+    DropModelOp,
+    DropVectorizerOp,
+)
+from pg_embed.embedded.binaries import find_binaries
+from pg_embed.errors import InvalidArgument
+from pg_embed.models.hashing import FakeEmbedder, FakeOptions
+from pg_embed.sqlalchemy import embedded_column
+from tests.fix_alembic import Project
+from tests.fix_search import OPTIONS, play_sidecar
+from tests.fix_worker import Connection
+
+ODD = "it's 100%% \\ :x {body}\n$$ %(y)s"
+CARD = FakeEmbedder(FakeOptions(**OPTIONS)).card.as_dict()
+NOTHING = "metadata = MetaData()\n"
+UP = f"""
+op.execute('CREATE SCHEMA "Shop 1"')
+op.create_model("odd 'name", "fake", options={ {**OPTIONS, "note": ODD}!r}, card={CARD!r}, is_default=True)
+op.create_model("odd 'name", "fake", if_not_exists=True, card={CARD!r})
+no, body = sa.Column("No", sa.Integer(), primary_key=True), sa.Column("body", sa.Text())
+op.create_table("docs", no, body, schema="Shop 1")
+place = {{"multi_column": "tok'ens", "index": "auto", "max_attempts": 3}}
+op.create_vectorizer("docs", ["body", "body"], schema="Shop 1", **place)
+place = {{"column_name": None, "sparse_column": "words", "name": "se'cond"}}
+op.create_vectorizer("docs", template={ODD!r}, schema="Shop 1", **place)
+op.alter_vectorizer("docs_embedding", input="body", filter='"No" > 5', index="hnsw", rename_to="first")
+op.drop_vectorizer("third", if_exists=True)
+"""
+DOWN = """
+op.drop_vectorizer("first", drop_column=True)
+op.drop_vectorizer("se'cond")
+op.drop_model("odd 'name")
+op.drop_model("odd 'name", if_exists=True)
+op.drop_model("odd 'name", if_unused=True)
+"""
+MADE = """
+SELECT v.name, v.source::text, v.model, v.template, v.filter, v.columns::text, v.max_attempts, i.wanted
+FROM embed.vectorizers AS v LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name ORDER BY v.name
+"""
+
+
+def made(db: Connection) -> list[Any]:
+    return db.execute(MADE).fetchall()
+
+
+def columns(db: Connection, table: str = "docs") -> list[str]:
+    found = db.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = (SELECT oid FROM pg_class WHERE relname = %s)"
+        " AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        [table],
+    )
+    return [row[0] for row in found]
+
+
+def psql(dsn: str, text: str) -> None:
+    """Run a script as a DBA would."""
+    done = subprocess.run(
+        [find_binaries() / "bin" / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", dsn],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+def test_each_operation_with_a_connection_and_as_sql(
+    db: Connection, dsn: str, project: Project, way: str
+) -> None:
+    project.models(NOTHING)
+    project.write(UP, DOWN)
+    if way == "connected":
+        project.upgrade()
+    else:
+        psql(dsn, project.sql())
+    assert made(db) == [
+        ("first", '"Shop 1".docs', "odd 'name", "{body}", '("No" > 5)', "{embedding,tok'ens}", 3, "hnsw"),
+        ("se'cond", '"Shop 1".docs', "odd 'name", ODD, None, "{words}", 10, None),
+    ]
+    told = db.execute("SELECT options, is_default FROM embed.models").fetchall()
+    assert told == [({**OPTIONS, "note": ODD}, True)]
+    if way == "connected":
+        project.downgrade("base")
+    else:
+        psql(dsn, project.sql("head:base", down=True))
+    assert made(db) == []
+    assert columns(db) == ["No", "body", "words"]
+    assert db.execute("SELECT FROM embed.models").fetchall() == []
+
+
+def test_a_used_model_stays_where_that_was_asked(db: Connection, project: Project) -> None:
+    play_sidecar(db)
+    project.models(NOTHING)
+    project.write("op.execute('CREATE TABLE docs (id int PRIMARY KEY, body text)')")
+    project.write("op.create_vectorizer('docs', 'body')", "op.drop_model('three', if_unused=True)")
+    project.upgrade()
+    project.downgrade()
+    assert [row[2] for row in made(db)] == ["three"]
+
+
+INSTALL = """
+op.execute("SET search_path = mine, public")
+op.embed_upgrade()
+op.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+op.create_model("bm25")
+op.create_vectorizer("docs", "body")
+"""
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+def test_the_installation_in_a_migration(
+    bare_db: Connection, bare_dsn: str, bare_project: Project, way: str
+) -> None:
+    bare_db.execute("CREATE SCHEMA mine")
+    bare_project.models(NOTHING)
+    bare_project.write(INSTALL, "op.embed_downgrade()")
+    bare_project.write("op.embed_upgrade()")  # once more
+    if way == "connected":
+        bare_project.upgrade()
+    else:
+        psql(bare_dsn, bare_project.sql())
+    assert [row[:3] for row in made(bare_db)] == [("docs_embedding", "mine.docs", "bm25")]
+    assert bare_db.execute("SELECT version_num FROM embed._schema_version").fetchall() == [("0001",)]
+    heads = [(head,) for head in bare_project.heads()]
+    assert bare_db.execute("SELECT version_num FROM alembic_version").fetchall() == heads
+    if way == "connected":
+        bare_project.downgrade("base")
+    else:
+        psql(bare_dsn, bare_project.sql("head:base", down=True))
+    assert bare_db.execute("SELECT to_regnamespace('embed')").fetchall() == [(None,)]
+    assert columns(bare_db) == ["id", "body", "embedding"]
+
+
+def test_an_installation_keeps_its_transport(db: Connection, project: Project) -> None:
+    db.execute("UPDATE embed._transport SET kind = 'spool'; " + STAND_IN)
+    project.models(NOTHING)
+    project.write("op.embed_upgrade()")
+    project.upgrade()
+    assert db.execute("SELECT embed._call('x', 1)").fetchall() == [("answer",)]
+
+
+STAND_IN = """
+CREATE OR REPLACE FUNCTION embed._call(request text, timeout double precision) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, embed, pg_temp AS $$ SELECT 'answer' $$
+"""
+
+
+def test_operations_that_are_run_at_once_make_no_second_vectorizer(db: Connection, engine: Engine) -> None:
+    play_sidecar(db)
+    metadata = MetaData()
+    columns = (Column("id", Integer, primary_key=True), Column("body", Text))
+    vectors = embedded_column("embedding", "{body}", model="three", dimensions=8)
+    Table("docs", metadata, *columns, vectors)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        script = produce_migrations(context, metadata)
+        assert isinstance(script.upgrade_ops, ops.UpgradeOps)
+        run(Operations(context), script.upgrade_ops)
+        assert produce_migrations(context, metadata).upgrade_ops.is_empty()  # type: ignore[union-attr]
+    assert [row[:2] for row in made(db)] == [("docs_embedding", "docs")]
+    with engine.begin() as connection:
+        assert isinstance(script.downgrade_ops, ops.DowngradeOps)
+        run(Operations(MigrationContext.configure(connection)), script.downgrade_ops)
+    assert made(db) == []
+
+
+def run(operations: Operations, container: ops.OpContainer) -> None:
+    """What a migration would do."""
+    for op in container.ops:
+        if isinstance(op, ops.OpContainer):
+            run(operations, op)
+        else:
+            operations.invoke(op)
+
+
+def test_vectors_stay_unless_told_otherwise(db: Connection, project: Project) -> None:
+    play_sidecar(db)
+    project.models(NOTHING)
+    project.write("op.execute('CREATE TABLE docs (id int PRIMARY KEY, body text)')")
+    project.write("op.create_vectorizer('docs', 'body', column_type='vector')", "op.drop_vectorizer('docs')")
+    project.upgrade()
+    db.execute("INSERT INTO docs VALUES (1, 'x', '[1,2,3,4,5,6,7,8]')")
+    project.downgrade()
+    assert made(db) == []
+    project.upgrade()
+    assert db.execute("SELECT embedding::text FROM docs").fetchall() == [("[1,2,3,4,5,6,7,8]",)]
+
+
+def test_operations_know_their_reverse() -> None:
+    created = CreateVectorizerOp("docs", "body", schema="s", model="m")
+    assert created.reverse().name == '"s"."docs"'
+    assert created.reverse().reverse() is created
+    model = CreateModelOp("bm25", if_not_exists=True)
+    assert model.reverse().if_unused
+    assert model.reverse().reverse() is model
+    altered = AlterVectorizerOp("a", rename_to="b", template="{x}", existing_template="{y}")
+    back = altered.reverse()
+    assert (back.name, back.rename_to, back.changes, back.existing) == (
+        "b",
+        "a",
+        {"template": "{y}"},
+        {"template": "{x}"},
+    )
+    for op in (DropVectorizerOp("x"), DropModelOp("x"), AlterVectorizerOp("x", template="{y}")):
+        with pytest.raises(ValueError, match="not reversible"):
+            op.reverse()
+    with pytest.raises(InvalidArgument, match="'colum_name'"):
+        CreateVectorizerOp("docs", "body", colum_name="x")
+    with pytest.raises(InvalidArgument, match="'modell'"):
+        AlterVectorizerOp("docs", modell="x")
