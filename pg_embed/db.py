@@ -24,6 +24,11 @@ def _by_sqlstate() -> dict[str, type[errors.PgEmbedError]]:
     return {cls.sqlstate: cls for cls in classes}
 
 
+def error_class(sqlstate: str) -> type[errors.PgEmbedError]:
+    """The class of ours that has a SQLSTATE; `PgEmbedError` itself where none has."""
+    return _by_sqlstate().get(sqlstate, errors.PgEmbedError)
+
+
 def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbedError:
     """The error of ours that says what Postgres said. Something of ours that is missing means that nothing is
     installed, unless an installation is what failed."""

@@ -137,6 +137,50 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._vector_asked(text, text, text, jsonb, text, text, text, text, text) IS 'The vector of a text from the sidecar, as text, put into the session''s memory.';
 
+CREATE OR REPLACE FUNCTION embed._asked_model_v1(model text, output text)
+RETURNS TABLE (name text, family text, options jsonb, space_id text)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    wanted text := COALESCE(model, NULLIF(current_setting('embed.default_model', true), ''));
+    found integer := CASE WHEN wanted IS NOT NULL THEN embed._model_id(wanted) END;
+    chosen embed._model;
+BEGIN
+    IF found IS NULL THEN
+        chosen := embed._query_model(output, NULL);
+    ELSE
+        SELECT m.* INTO chosen FROM embed._model AS m WHERE m.id = found;
+    END IF;
+    IF output <> ALL (chosen.outputs) THEN
+        PERFORM embed._fail('PE003', format('model %L makes no %s', chosen.name, embed._output_names(ARRAY[output])),
+            format('it makes %s', embed._output_names(chosen.outputs)));
+    END IF;
+    RETURN QUERY SELECT chosen.name, chosen.family, chosen.options, chosen.space_id;
+END $$;
+COMMENT ON FUNCTION embed._asked_model_v1(text, text) IS 'The model that embed() would take, for those who ask it themselves.';
+
+CREATE OR REPLACE FUNCTION embed._vectors_v1(texts text[], model text, kind text, output text)
+RETURNS SETOF text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    chosen record;
+    vectors jsonb;
+BEGIN
+    SELECT a.name, a.family, a.options, a.space_id INTO chosen FROM embed._asked_model_v1(model, output) AS a;
+    vectors := embed._ask(jsonb_build_object('op', 'embed', 'kind', kind, 'output', output, 'texts', texts, 'space_id', chosen.space_id,
+        'model', jsonb_build_object('name', chosen.name, 'family', chosen.family, 'options', chosen.options))) -> 'vectors';
+    IF jsonb_typeof(vectors) IS DISTINCT FROM 'array' OR jsonb_array_length(vectors) <> cardinality(texts) THEN
+        PERFORM embed._fail('PE020', 'the sidecar answered with another number of vectors', 'see the sidecar''s log');
+    END IF;
+    RETURN QUERY SELECT t.vector FROM jsonb_array_elements_text(vectors) WITH ORDINALITY AS t (vector, place) ORDER BY t.place;
+END $$;
+COMMENT ON FUNCTION embed._vectors_v1(text[], text, text, text) IS 'The vectors of several texts, in their order and the text form of their type: one request.';
+
 CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL, vectorizer text DEFAULT NULL)
 RETURNS vector
 LANGUAGE sql

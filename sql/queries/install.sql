@@ -19,8 +19,9 @@ END $check$
 
 -- name: seed_model
 -- Enter a model that the package knows, unless there is one of its name; the first is the default.
-INSERT INTO embed._model (name, family, options, card, outputs, dimensions, metric, space_id, is_default)
-SELECT m.name, m.family, m.options, m.card, embed._card_outputs(m.card), (m.card ->> 'dimensions')::integer, m.card ->> 'metric', m.card ->> 'space_id',
+INSERT INTO embed._model (name, family, options, card, outputs, dimensions, sparse_dimensions, multi_dimensions, metric, space_id, is_default)
+SELECT m.name, m.family, m.options, m.card, embed._card_outputs(m.card), (m.card ->> 'dimensions')::integer,
+    (m.card ->> 'sparse_dimensions')::integer, (m.card ->> 'multi_dimensions')::integer, m.card ->> 'metric', m.card ->> 'space_id',
     NOT EXISTS (SELECT FROM embed._model AS d WHERE d.is_default)
 FROM (SELECT %(name)s::text AS name, %(family)s::text AS family, %(options)s::jsonb AS options, %(card)s::jsonb AS card) AS m
 ON CONFLICT (name) DO NOTHING;

@@ -17,6 +17,8 @@ from pg_embed import install as installing
 from pg_embed.embedded.binaries import find_binaries
 from pg_embed.errors import NotInstalled
 from pg_embed.install import migrate
+from pg_embed.models import hashing
+from pg_embed.records import ModelSpec
 from pg_embed.resources import sql_dir
 
 Connection = psycopg.Connection[Any]
@@ -63,6 +65,14 @@ def test_installing_again_changes_nothing(bare_dsn: str) -> None:
     again = installing.install(bare_dsn)
     assert shape(bare_dsn) == before
     assert again.revision == first.revision == migrate.head() == installing.installed_revision(bare_dsn)
+
+
+def test_a_model_that_is_entered_has_the_size_of_each_output(bare_dsn: str, bare_db: Connection) -> None:
+    options = {"dimensions": 4, "sparse_dimensions": 100, "multi_dimensions": 3}
+    spec = ModelSpec("three", "fake", options)
+    installing.install(bare_dsn, models=[(spec, hashing.load(spec).card)])
+    query = "SELECT m.dimensions, m.sparse_dimensions, m.multi_dimensions FROM embed._model AS m"
+    assert bare_db.execute(query).fetchall() == [(4, 100, 3)]
 
 
 def test_twenty_installations_at_once_make_one(bare_dsn: str, dsn: str) -> None:

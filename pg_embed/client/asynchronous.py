@@ -1,0 +1,253 @@
+"""The client of programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal, Self, cast, overload
+
+import httpx
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+from pg_embed import db
+from pg_embed.client.local import Local
+from pg_embed.client.requests import (
+    SQL,
+    Found,
+    Question,
+    Status,
+    Vectors,
+    find,
+    question,
+    read,
+    table_text,
+    vectorizing,
+)
+from pg_embed.client.settings import no_database, way
+from pg_embed.client.sidecar import PATH, Sidecar, joined
+from pg_embed.errors import InvalidArgument
+from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
+from pg_embed.search import Hit, Search, Table
+
+Connection = psycopg.AsyncConnection[Any]
+Database = str | Connection | AsyncConnectionPool[Any]
+
+
+class AsyncClient:
+    """`Client` for one event loop, over asynchronous connections and pools; its calls may run at once.
+
+    async with AsyncClient("postgresql://localhost/shop") as client:
+        hits = await client.search("docs", "how do I get my money back?", k=5)
+    """
+
+    def __init__(
+        self,
+        database: Database | None = None,
+        *,
+        sidecar: str | None = None,
+        token: str | None = None,
+        in_process: bool = False,
+        models: Sequence[ModelSpec] = (),
+        timeout: float | None = None,
+    ) -> None:
+        self._database = _checked(database)
+        self._way = way(database is not None, sidecar, token, in_process, models, timeout)
+        self._own: Connection | None = None
+        self._lock = asyncio.Lock()
+        self._http: httpx.AsyncClient | None = None
+        self._local = Local()
+
+    @overload
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["dense"] = "dense",
+    ) -> Float32: ...
+
+    @overload
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["sparse"],
+    ) -> SparseVectors: ...
+
+    @overload
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["multi"],
+    ) -> TokenVectors: ...
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Output = "dense",
+    ) -> Vectors:
+        """See `Client.embed`."""
+        asked = question(texts, model, kind, output)
+        if self._way.sidecar is not None:
+            return await self._by_sidecar(self._way.sidecar, asked)
+        if self._way.in_process:
+            return await self._local.embed(await self._found(asked), asked, self._way.seconds)
+        vectors: list[str] = []
+        async with self.connection() as connection, _limited(connection, self._way.timeout):
+            for parameters in asked.batches():
+                vectors += [row[0] for row in await _rows(connection, "vectors", parameters)]
+        return read(vectors, output)
+
+    async def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+        """See `Client.search`."""
+        search = Search(table, query, **options)
+        async with self.connection() as connection, _limited(connection, self._way.timeout):
+            return await search.run_async(connection)
+
+    async def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+        """See `Client.similar`."""
+        search = Search(table, key=key, **options)
+        async with self.connection() as connection:
+            return await search.run_async(connection)
+
+    async def status(self, table: Table | None = None) -> list[Status]:
+        """See `Client.status`."""
+        parameters = {"table": None if table is None else table_text(table)}
+        async with self.connection() as connection:
+            return [Status(*row) for row in await _rows(connection, "status", parameters)]
+
+    async def wait(self, table: Table, timeout: float = 60.0) -> None:
+        """See `Client.wait`."""
+        async with self.connection() as connection:
+            await _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
+
+    async def vectorize(
+        self,
+        table: Table,
+        *columns: str,
+        template: str | None = None,
+        model: str | None = None,
+        filter: str | None = None,
+        column: str | None = "embedding",
+        column_type: str | None = None,
+        sparse: str | None = None,
+        sparse_column: str | None = None,
+        multi_column: str | None = None,
+        name: str | None = None,
+        backfill: bool = True,
+        if_not_exists: bool = False,
+        index: str = "none",
+        storage: str = "column",
+        chunking: Mapping[str, Any] | None = None,
+        chunk_table: str | None = None,
+        chunk_view: str | None = None,
+    ) -> str:
+        """See `Client.vectorize`."""
+        told = {name: value for name, value in locals().items() if name not in ("self", "table", "columns")}
+        parameters = vectorizing(table, columns, told)
+        async with self.connection() as connection:
+            return str((await _rows(connection, "create_vectorizer", parameters))[0][0])
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """See `Client.connection`."""
+        if self._database is None:
+            raise no_database()
+        with db.translated():
+            if isinstance(self._database, AsyncConnectionPool):
+                async with self._database.connection() as connection:
+                    yield connection
+                return
+            async with self._lock:
+                given = self._database
+                yield await self._opened(given) if isinstance(given, str) else given
+
+    async def close(self) -> None:
+        """Let go of what the client has opened, not of what it was given."""
+        async with self._lock:
+            if self._own is not None:
+                await self._own.close()
+                self._own = None
+            if self._http is not None:
+                await self._http.aclose()
+                self._http = None
+            await self._local.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
+        self._http = self._http or httpx.AsyncClient(**sidecar.settings)
+        parts = []
+        with sidecar.translated():
+            for body in sidecar.bodies(asked):
+                response = await self._http.post(PATH, json=body)
+                parts.append(sidecar.vectors(response, len(body["input"])))
+        return joined(parts)
+
+    async def _found(self, asked: Question) -> Found:
+        if self._database is None:
+            return Found(find(asked.model, self._way.models))
+        async with self.connection() as connection:
+            parameters = {"model": asked.model, "output": asked.output}
+            ((*spec, space_id),) = await _rows(connection, "model", parameters)
+        return Found(ModelSpec(*spec), space_id)
+
+    async def _opened(self, dsn: str) -> Connection:
+        if self._own is None or self._own.closed:
+            self._own = await psycopg.AsyncConnection.connect(
+                dsn,
+                autocommit=True,
+                connect_timeout=db.CONNECT_TIMEOUT,
+                application_name=db.APPLICATION_NAME,
+            )
+        return self._own
+
+
+def _checked(database: Any) -> Database | None:
+    if isinstance(database, str):
+        return db.checked(database)
+    if database is None or isinstance(database, psycopg.AsyncConnection | AsyncConnectionPool):
+        return cast("Database | None", database)
+    raise InvalidArgument(
+        f"an AsyncClient takes no {type(database).__name__}",
+        hint="give a DSN, a psycopg.AsyncConnection or a psycopg_pool.AsyncConnectionPool",
+    )
+
+
+async def _rows(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(SQL[name], parameters)
+        return await cursor.fetchall()
+
+
+@asynccontextmanager
+async def _limited(connection: Connection, timeout: float | None) -> AsyncIterator[None]:
+    if timeout is None:
+        yield
+        return
+    inside = connection.info.transaction_status != TransactionStatus.IDLE
+    async with connection.transaction():
+        ((before, _),) = await _rows(connection, "limit_time", {"timeout": f"{timeout:g}"})
+        yield
+        if inside:
+            await _rows(connection, "limit_time", {"timeout": before})

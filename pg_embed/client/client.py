@@ -1,0 +1,279 @@
+"""The client of programs that wait for each answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, Self, cast, overload
+
+import httpx
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from pg_embed import db
+from pg_embed.client.local import Local, Loop
+from pg_embed.client.requests import (
+    SQL,
+    Found,
+    Question,
+    Status,
+    Vectors,
+    find,
+    question,
+    read,
+    table_text,
+    vectorizing,
+)
+from pg_embed.client.settings import no_database, way
+from pg_embed.client.sidecar import PATH, Sidecar, joined
+from pg_embed.errors import InvalidArgument
+from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
+from pg_embed.search import Hit, Search, Table
+
+Connection = psycopg.Connection[Any]
+Database = str | Connection | ConnectionPool[Any]
+
+
+class Client:
+    """Embeds texts and searches tables; may be used by several threads.
+
+        with Client("postgresql://localhost/shop") as client:
+            hits = client.search("docs", "how do I get my money back?", k=5)
+
+    `database` is a DSN (one connection, opened when it is needed and again when it was lost), a connection of
+    psycopg, whose transactions stay the caller's, or a pool. Texts are embedded by way of the database's
+    transport; with `sidecar` by that address's HTTP door, which a `token` opens; with `in_process` by models
+    that this process loads, those of the database's catalog or, without a database, `models`. `timeout` is in
+    seconds for each question to a model, by default the database's (elsewhere 30).
+    """
+
+    def __init__(
+        self,
+        database: Database | None = None,
+        *,
+        sidecar: str | None = None,
+        token: str | None = None,
+        in_process: bool = False,
+        models: Sequence[ModelSpec] = (),
+        timeout: float | None = None,
+    ) -> None:
+        self._database = _checked(database)
+        self._way = way(database is not None, sidecar, token, in_process, models, timeout)
+        self._own: Connection | None = None
+        self._lock = threading.RLock()
+        self._http: httpx.Client | None = None
+        self._loop: Loop | None = None
+        self._local = Local()
+
+    @overload
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["dense"] = "dense",
+    ) -> Float32: ...
+
+    @overload
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["sparse"],
+    ) -> SparseVectors: ...
+
+    @overload
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Literal["multi"],
+    ) -> TokenVectors: ...
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        kind: Kind = "query",
+        *,
+        output: Output = "dense",
+    ) -> Vectors:
+        """The vectors of texts, in their order: float32 of shape (texts, dimensions), or `SparseVectors`.
+
+        Without a model, by the one that the database's vectorizers use. `kind` is "document" for texts as a
+        vectorizer would store them.
+        """
+        asked = question(texts, model, kind, output)
+        if self._way.sidecar is not None:
+            return self._by_sidecar(self._way.sidecar, asked)
+        if self._way.in_process:
+            return self._in_process(asked)
+        vectors: list[str] = []
+        with self.connection() as connection, _limited(connection, self._way.timeout):
+            for parameters in asked.batches():
+                vectors += [row[0] for row in _rows(connection, "vectors", parameters)]
+        return read(vectors, output)
+
+    def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+        """The rows of a table that answer a query best; the options are those of `pg_embed.search.Search`.
+
+        The database embeds the query, by its transport.
+        """
+        search = Search(table, query, **options)
+        with self.connection() as connection, _limited(connection, self._way.timeout):
+            return search.run(connection)
+
+    def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+        """The rows of a table that are most like one of it; no model is asked."""
+        search = Search(table, key=key, **options)
+        with self.connection() as connection:
+            return search.run(connection)
+
+    def status(self, table: Table | None = None) -> list[Status]:
+        """How far the vectorizers are, of one table or of all."""
+        parameters = {"table": None if table is None else table_text(table)}
+        with self.connection() as connection:
+            return [Status(*row) for row in _rows(connection, "status", parameters)]
+
+    def wait(self, table: Table, timeout: float = 60.0) -> None:
+        """Until every committed row of a table is embedded, or listed in embed.failures.
+
+        Raises `WaitTimeout` after so many seconds, with what holds the rows up.
+        """
+        with self.connection() as connection:
+            _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
+
+    def vectorize(
+        self,
+        table: Table,
+        *columns: str,
+        template: str | None = None,
+        model: str | None = None,
+        filter: str | None = None,
+        column: str | None = "embedding",
+        column_type: str | None = None,
+        sparse: str | None = None,
+        sparse_column: str | None = None,
+        multi_column: str | None = None,
+        name: str | None = None,
+        backfill: bool = True,
+        if_not_exists: bool = False,
+        index: str = "none",
+        storage: str = "column",
+        chunking: Mapping[str, Any] | None = None,
+        chunk_table: str | None = None,
+        chunk_view: str | None = None,
+    ) -> str:
+        """Embed the rows of a table from now on, first those that exist; returns the vectorizer's name.
+
+        The arguments are those of embed.create_vectorizer; `column` is its column_name. On a connection of
+        the caller's it holds once they commit.
+        """
+        told = {name: value for name, value in locals().items() if name not in ("self", "table", "columns")}
+        parameters = vectorizing(table, columns, told)
+        with self.connection() as connection:
+            return str(_rows(connection, "create_vectorizer", parameters)[0][0])
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection to the database, for statements of one's own; what it raises is ours."""
+        if self._database is None:
+            raise no_database()
+        with db.translated():
+            if isinstance(self._database, ConnectionPool):
+                with self._database.connection() as connection:
+                    yield connection
+                return
+            with self._lock:
+                yield self._opened(self._database) if isinstance(self._database, str) else self._database
+
+    def close(self) -> None:
+        """Let go of what the client has opened, not of what it was given."""
+        with self._lock:
+            if self._own is not None:
+                self._own.close()
+                self._own = None
+            if self._http is not None:
+                self._http.close()
+                self._http = None
+            if self._loop is not None:
+                self._loop.run(self._local.close())
+                self._loop.close()
+                self._loop = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
+        with self._lock:
+            self._http = self._http or httpx.Client(**sidecar.settings)
+            http = self._http
+        with sidecar.translated():
+            bodies = sidecar.bodies(asked)
+            return joined(
+                [sidecar.vectors(http.post(PATH, json=body), len(body["input"])) for body in bodies]
+            )
+
+    def _in_process(self, asked: Question) -> Vectors:
+        found = self._found(asked)
+        with self._lock:
+            self._loop = self._loop or Loop()
+            loop = self._loop
+        return loop.run(self._local.embed(found, asked, self._way.seconds))
+
+    def _found(self, asked: Question) -> Found:
+        if self._database is None:
+            return Found(find(asked.model, self._way.models))
+        with self.connection() as connection:
+            parameters = {"model": asked.model, "output": asked.output}
+            ((*spec, space_id),) = _rows(connection, "model", parameters)
+        return Found(ModelSpec(*spec), space_id)
+
+    def _opened(self, dsn: str) -> Connection:
+        if self._own is None or self._own.closed:
+            self._own = db.connect(dsn)
+        return self._own
+
+
+def _checked(database: Any) -> Database | None:
+    if isinstance(database, str):
+        return db.checked(database)
+    if database is None or isinstance(database, psycopg.Connection | ConnectionPool):
+        return cast("Database | None", database)
+    raise InvalidArgument(
+        f"a Client takes no {type(database).__name__}",
+        hint="give a DSN, a psycopg.Connection or a ConnectionPool; AsyncClient takes asynchronous ones",
+    )
+
+
+def _rows(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(SQL[name], parameters).fetchall()
+
+
+@contextmanager
+def _limited(connection: Connection, timeout: float | None) -> Iterator[None]:
+    """Let models take so long in a block, and leave a transaction of the caller's as it was."""
+    if timeout is None:
+        yield
+        return
+    inside = connection.info.transaction_status != TransactionStatus.IDLE
+    with connection.transaction():
+        ((before, _),) = _rows(connection, "limit_time", {"timeout": f"{timeout:g}"})
+        yield
+        if inside:
+            _rows(connection, "limit_time", {"timeout": before})
