@@ -88,7 +88,9 @@ def _expect(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Non
             embedder = families.load(spec)
             refused = spec.options.get("fail_on")
             good = [text for text in known if not (refused and refused in text)]
-            for text, vector in zip(good, embedder.embed(good, "document").dense, strict=True):
+            vectors = embedder.embed(good, "document").dense if good else []
+            for text, vector in zip(good, vectors, strict=True):
                 rows.write_row((name, text, True, str([float(number) for number in vector])))
             for text in known.difference(good):
                 rows.write_row((name, text, True, None))
+            embedder.close()

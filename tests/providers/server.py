@@ -58,7 +58,7 @@ BY_WORD = {
     "SERVER_ERROR": Fault(500, "something broke"),
     "UNAVAILABLE": Fault(503, "not now", headers={"Retry-After": "3"}),
 }
-SHAPES = ("SHORT", "SHUFFLE", "NAN", "WIDE", "DOUBLED", "RAGGED", "HTML", "NO_VECTORS", "CUT", "HANG")
+SHAPES = ("SHORT", "SHUFFLE", "NAN", "WIDE", "DOUBLED", "RAGGED", "HTML", "NO_VECTORS", "CUT", "HANG", "GONE")
 
 
 class Contract(Protocol):
@@ -87,7 +87,10 @@ class Contract(Protocol):
 
 
 class ProviderServer:
-    """Listens on 127.0.0.1 until closed; remembers every request; `faults` are answered first, one a call."""
+    """Listens on 127.0.0.1 until closed; remembers every request; `faults` are answered first, one a call.
+
+    Where no fault is left, an answer has the next of `shapes`, as if a text had asked for it.
+    """
 
     def __init__(
         self,
@@ -105,6 +108,8 @@ class ProviderServer:
         self.refusal = 401  # the status that a wrong key has
         self.requests: list[dict[str, Any]] = []
         self.faults: deque[Fault] = deque()
+        self.shapes: deque[str] = deque()
+        self.hang_limit = HANG_LIMIT
         self.base64 = True  # answer base64 when asked; some servers only know lists
         self.released = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), {"owner": self}))
@@ -202,9 +207,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, request: dict[str, Any]) -> None:
         joined = "\n".join(self.owner.contract.texts(request))
         shape = next((word for word in SHAPES if word in joined), None)
+        with contextlib.suppress(IndexError):
+            shape = self.owner.shapes.popleft()
         if shape == "HANG":
-            self.owner.released.wait(HANG_LIMIT)
-        if shape == "HTML":
+            self.owner.released.wait(self.owner.hang_limit)
+        if shape == "GONE":
+            self.close_connection = True
+        elif shape == "HTML":
             self._send(200, b"<html><body>Welcome to the hotel's network</body></html>")
         elif shape == "NO_VECTORS":
             self._send(200, b'{"object":"list"}')
