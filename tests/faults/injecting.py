@@ -62,22 +62,22 @@ QUEUED = 8  # faults that wait for a call, at most
 def provider_error(scene: Scene, rng: random.Random) -> bool:
     """The next call of the provider is answered with an error status."""
     if len(scene.provider.faults) < QUEUED:
-        scene.provider.faults.append(rng.choice(ANSWERS))
         scene.sent["provider_error"] += 1
+        scene.provider.faults.append(rng.choice(ANSWERS))
     return False  # counted when a call takes it
 
 
 def provider_garbage(scene: Scene, rng: random.Random) -> bool:
     """The next call is answered with what is no answer, with half of one, too late or not at all."""
     if len(scene.provider.shapes) < QUEUED:
-        scene.provider.shapes.append(rng.choice(SHAPES))
         scene.sent["provider_garbage"] += 1
+        scene.provider.shapes.append(rng.choice(SHAPES))
     return False
 
 
 def model_mishap(scene: Scene, rng: random.Random) -> bool:
     """The next call of a local model runs out of memory, or fails in another way."""
-    if scene.mishaps < QUEUED:
+    if scene.waiting["model_mishap"] < QUEUED:
         scene.sent["model_mishap"] += 1
         (scene.folder / "mishaps" / f"{rng.choice(MISHAPS)}-{scene.sent['model_mishap']}").touch()
     return False
@@ -142,7 +142,7 @@ def clock_jumped(scene: Scene, rng: random.Random) -> bool:
 
 
 def leases_expired(scene: Scene, rng: random.Random) -> bool:
-    """The server's clock jumps forward by an hour: what each worker has in hand is due for the others, too."""
+    """The server's clock jumps forward by an hour: what a worker has in hand is due for the others, too."""
     return scene.execute(LEASES).rowcount > 0
 
 

@@ -252,6 +252,7 @@ def main(log: str) -> None:
     logging.basicConfig(
         filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every call
     _Parent().run(sys.stdin, sys.stdout)
 
 

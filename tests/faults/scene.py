@@ -45,6 +45,7 @@ SETTINGS = {
     "refused_wait": 0.3,
 }
 REST_TIMEOUT = 180.0  # seconds until all work is done, once all is healed
+TELLING = 20.0  # seconds until workers have told what they used
 END_TIMEOUT = 20.0  # seconds until Postgres has noticed that its clients are gone
 LATER = "UPDATE embed._queue SET available_at = clock_timestamp() WHERE worker IS NULL"
 SESSIONS = """
@@ -144,12 +145,16 @@ class Scene:
     @property
     def injected(self) -> Counter[str]:
         """Faults that hit something, by kind."""
-        return self.hits + self.sent
+        return self.hits + self.sent - self.waiting
 
     @property
-    def mishaps(self) -> int:
-        """How many mishaps wait for a call."""
-        return len(list((self.folder / "mishaps").iterdir()))
+    def waiting(self) -> Counter[str]:
+        """Faults that no call has met yet."""
+        return Counter(
+            provider_error=len(self.provider.faults),
+            provider_garbage=len(self.provider.shapes),
+            model_mishap=len(list((self.folder / "mishaps").iterdir())),
+        )
 
     @property
     def late(self) -> int:
@@ -161,6 +166,13 @@ class Scene:
         """Texts embedded, as workers have told; what a killed one had not told yet is missing."""
         row = self.execute("SELECT COALESCE(sum(inputs), 0)::bigint FROM embed.usage").fetchone()
         return int(row[0]) if row else 0
+
+    def embedded_more_than(self, before: int) -> bool:
+        """Whether more was embedded; what was used is told now and then."""
+        deadline = time.monotonic() + TELLING
+        while self.embedded <= before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.embedded > before
 
     def hit(self, name: str) -> None:
         """Count a fault."""
@@ -241,10 +253,13 @@ class Scene:
         while self._undoing:
             heapq.heappop(self._undoing)[2]()
         self.proxy.flow()
-        self.sent["provider_error"] -= len(self.provider.faults)
-        self.sent["provider_garbage"] -= len(self.provider.shapes)
-        self.provider.faults.clear()
-        self.provider.shapes.clear()
+        for name, faults in [
+            ("provider_error", self.provider.faults),
+            ("provider_garbage", self.provider.shapes),
+        ]:
+            while faults:
+                faults.pop()
+                self.sent[name] -= 1
         for path in (self.folder / "mishaps").iterdir():
             with suppress(FileNotFoundError):
                 path.unlink()

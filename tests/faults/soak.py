@@ -1,7 +1,7 @@
 """A soak: faults of every kind, one after the other, while writers, workers and searchers are busy.
 
 `make soak`, with SOAK_FAULTS (10,000), SOAK_SEED, SOAK_MINUTES (60) and SOAK_PAUSE (0.1, mean seconds between
-two faults) in the environment. The seed gives the plan of faults and what writers do; how these meet is chance.
+two faults) in the environment. The seed gives the plan of faults and of writes; how they meet is chance.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.faults.injecting import Planned, plan
 from tests.faults.scene import Scene, scene
 
 TAIL = 60  # faults that a violation shows
-ROUND = 500  # faults between two checks, at most
+ROUND = 500  # faults between two checks, about
 ROUNDS = 3  # checks, at least
 LOG_TAIL = 4_000  # characters
 GROWTH = 48.0  # MiB that the watched worker may grow by; what the first round needs is not growth
@@ -72,15 +72,16 @@ class Soak:
         size = max(1, min(ROUND, self._wanted // ROUNDS))
         self._check()
         while self.report.injected < self._wanted and time.monotonic() < self._deadline:
-            before = self.report.embedded
-            aim = min(self.report.injected + size, self._wanted)
+            before = self._scene.embedded
+            left = self._wanted - self.report.injected
+            aim = self.report.injected + (left if left < 2 * size else size)
             while self._scene.injected.total() < aim and time.monotonic() < self._deadline:
                 self._harm(next(self._plan))
             self._check()
-            if self.report.embedded <= before:
+            if not self._scene.embedded_more_than(before):
                 self._fail([("no progress", f"{before} texts embedded, and none more")])
-        if left := self._scene.end():
-            self._fail(left)
+        if behind := self._scene.end():
+            self._fail(behind)
         self._tell()
         return self.report
 

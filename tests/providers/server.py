@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +113,7 @@ class ProviderServer:
         self.hang_limit = HANG_LIMIT
         self.base64 = True  # answer base64 when asked; some servers only know lists
         self.released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), {"owner": self}))
+        self._http = Listener(("127.0.0.1", port), type("Handler", (Handler,), {"owner": self}))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -147,6 +148,15 @@ class ProviderServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class Listener(ThreadingHTTPServer):
+    """A server whose clients may go away in the middle of a call."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, unless the client is gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
