@@ -4,6 +4,7 @@ from __future__ import annotations
 
 pytest_plugins = [
     "tests.fix_bcembedding",
+    "tests.fix_bm25s",
     "tests.fix_checkpoints",
     "tests.fix_chunks",
     "tests.fix_flag",

@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from pg_embed.engine import Engine
 from pg_embed.jobs.limits import Limits
+from pg_embed.models import bm25
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
@@ -235,6 +236,13 @@ def create_fake_model(db: Connection, name: str = "fake", **options: Any) -> str
     chosen = {"dimensions": DIMENSIONS, **options}
     card = FakeEmbedder(FakeOptions(**chosen)).card.as_dict()
     db.execute("SELECT embed.create_model(%s, 'fake', %s, card => %s)", [name, Jsonb(chosen), Jsonb(card)])
+    return name
+
+
+def create_bm25_model(db: Connection, name: str = "bm25", **options: Any) -> str:
+    """Enter a model of family bm25 in the catalog."""
+    card = bm25.load(ModelSpec(name, "bm25", options)).card.as_dict()
+    db.execute("SELECT embed.create_model(%s, 'bm25', %s, card => %s)", [name, Jsonb(options), Jsonb(card)])
     return name
 
 

@@ -50,7 +50,7 @@ def _for_people(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "vectorizer": row["vectorizer"],
-            "model": row["model"],
+            "model": " + ".join(filter(None, (row["model"], row["sparse_model"]))),
             "state": row["state"],
             "pending": row["pending"],
             "in_flight": row["in_flight"],

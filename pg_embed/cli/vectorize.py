@@ -28,6 +28,9 @@ def vectorize(
         str, typer.Option(help="The column for the vectors, added where it is missing.")
     ] = "embedding",
     column_type: Annotated[str | None, typer.Option(help="halfvec or vector.")] = None,
+    sparse: Annotated[
+        str | None, typer.Option(help="A second model, for sparse vectors beside the dense ones: bm25.")
+    ] = None,
     sparse_column: Annotated[
         str | None, typer.Option(help="A column for the sparse vectors of a model that makes them.")
     ] = None,
@@ -61,6 +64,7 @@ def vectorize(
         name=name,
         if_not_exists=if_not_exists,
         index=index,
+        sparse=sparse,
     )
     if as_json:
         print_json(made)

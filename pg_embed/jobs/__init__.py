@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Work
+from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
 
-__all__ = ["Batch", "Dead", "IndexBuild", "IndexJob", "Lane", "Outcome", "Refused", "Store", "Work"]
+__all__ = ["Batch", "Dead", "IndexBuild", "IndexJob", "Lane", "Outcome", "Refused", "Share", "Store", "Work"]

@@ -17,21 +17,33 @@ class Lane(IntEnum):
 
 
 @dataclass(frozen=True)
+class Share:
+    """A model's share of a vectorizer, and what the catalog says of the model."""
+
+    spec: ModelSpec
+    space_id: str
+    dimensions: int
+    sizes: Mapping[Output, int]  # what is stored of the model's outputs, and the dimensions of each
+
+
+@dataclass(frozen=True)
 class Work:
     """An active vectorizer, and what is due for it."""
 
     vectorizer: int
     name: str
-    spec: ModelSpec
-    space_id: str
-    dimensions: int
-    sizes: Mapping[Output, int]  # what is stored of the model's outputs, and the dimensions of each
+    shares: Sequence[Share]  # one, or two where another model makes the sparse vectors
     column_type: str  # of the first output's column
     max_attempts: int
     reason: str | None  # why its rows could not be read or written, the last time
     has_backfill: bool
     live_due: bool
     backfill_due: bool
+
+    @property
+    def sizes(self) -> dict[Output, int]:
+        """What is stored, whichever model makes it, and the dimensions of each."""
+        return {output: size for share in self.shares for output, size in share.sizes.items()}
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import statements
 from pg_embed.jobs import packing
-from pg_embed.jobs.batch import Batch, Lane, Outcome, Refused, Work
+from pg_embed.jobs.batch import Batch, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.indexes import IndexJob, index_job
-from pg_embed.records import ModelSpec
+from pg_embed.records import ModelSpec, Output
 
 SQL = statements.load("jobs")
 RENAMED = (UndefinedTable, UndefinedColumn, InvalidSchemaName)
@@ -154,10 +154,7 @@ def _work(row: dict[str, Any]) -> Work:
     return Work(
         vectorizer=row["vectorizer"],
         name=row["name"],
-        spec=ModelSpec(row["model"], row["family"], row["options"]),
-        space_id=row["space_id"],
-        dimensions=row["dimensions"],
-        sizes=dict(zip(row["outputs"], row["sizes"], strict=True)),
+        shares=_shares(row),
         column_type=row["column_type"],
         max_attempts=row["max_attempts"],
         reason=row["reason"],
@@ -165,6 +162,24 @@ def _work(row: dict[str, Any]) -> Work:
         live_due=row["live_due"],
         backfill_due=row["backfill_due"],
     )
+
+
+def _shares(row: dict[str, Any]) -> list[Share]:
+    sizes: dict[Output, int] = dict(zip(row["outputs"], row["sizes"], strict=True))
+    first = ModelSpec(row["model"], row["family"], row["options"])
+    second = row["sparse_model"]
+    if second is None:
+        return [Share(first, row["space_id"], row["dimensions"], sizes)]
+    sparse: dict[Output, int] = {"sparse": sizes.pop("sparse")}
+    return [
+        Share(first, row["space_id"], row["dimensions"], sizes),
+        Share(
+            ModelSpec(second["name"], second["family"], second["options"]),
+            second["space_id"],
+            second["dimensions"],
+            sparse,
+        ),
+    ]
 
 
 def _packed(
@@ -175,12 +190,13 @@ def _packed(
     The dense ones are never None, for they tell the statement their type.
     """
     found, packed = outcome.vectors, dict[str, packing.PackedArray | None](sparse=None, multi=None)
-    kind, dense = (work.column_type, found.dense) if "dense" in work.sizes else ("vector", found.dense[:0])
-    if "sparse" in work.sizes and found.sparse is not None:
-        packed["sparse"] = packing.sparse(found.sparse, work.sizes["sparse"], *types["sparsevec"], nulls)
-    if "multi" in work.sizes and found.multi is not None:
+    sizes = work.sizes
+    kind, dense = (work.column_type, found.dense) if "dense" in sizes else ("vector", found.dense[:0])
+    if "sparse" in sizes and found.sparse is not None:
+        packed["sparse"] = packing.sparse(found.sparse, sizes["sparse"], *types["sparsevec"], nulls)
+    if "multi" in sizes and found.multi is not None:
         packed["multi"] = packing.multi(found.multi, types, nulls)
-    packed["dense"] = packing.vectors(dense, kind, *types[kind], nulls if "dense" in work.sizes else 0)
+    packed["dense"] = packing.vectors(dense, kind, *types[kind], nulls if "dense" in sizes else 0)
     return packed
 
 

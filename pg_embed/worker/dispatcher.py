@@ -193,6 +193,9 @@ class Dispatcher:
         with suppress(psycopg.Error, PoolTimeout):
             await self._store.blame(self.work, reason)
 
+    def _timeout(self, spec: ModelSpec) -> float:
+        return LIMITED_TIMEOUT if self._is_limited(spec) else self._settings.model_timeout
+
     def _release(self, task: asyncio.Task[None]) -> None:
         batch = self._in_hand.pop(task)
         self._lanes[batch.lane] -= 1
@@ -234,8 +237,7 @@ class Dispatcher:
     async def _outcome(self, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
-            timeout = LIMITED_TIMEOUT if self._is_limited(self.work.spec) else self._settings.model_timeout
-            outcome = await embed_batch(self._models, self.work, batch, timeout)
+            outcome = await embed_batch(self._models, self.work, batch, self._timeout)
         except PgEmbedError as exc:
             return await self._failed(batch, exc)
         self._failures = 0
@@ -278,7 +280,8 @@ class Dispatcher:
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Move the size of a batch half-way to what the model does in the time that a batch should take."""
-        aim = LIMITED_SECONDS if self._is_limited(self.work.spec) else self._settings.batch_seconds
+        is_limited = any(self._is_limited(share.spec) for share in self.work.shares)
+        aim = LIMITED_SECONDS if is_limited else self._settings.batch_seconds
         wanted = rows / max(seconds, 1e-3) * aim
         size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
         self._rows = int(min(max(size, FEWEST_ROWS), self._most_rows))

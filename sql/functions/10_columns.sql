@@ -62,9 +62,11 @@ RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
     SELECT CASE count(*) WHEN 1 THEN min(p.part) ELSE format('jsonb_build_array(%s)::text', string_agg(p.part, ', ' ORDER BY p.position)) END
     FROM (
+        -- planned once a session (plan_cache_mode), for planning takes longer than this;
         -- concat asks the type itself for its text; ::text would run a cast that the owner of an enum may have made
         SELECT k.position, format(CASE WHEN t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace THEN '%s.%s::text' ELSE 'concat(%s.%s)' END,
             alias, embed._column_name(source, k.attnum)) AS part
@@ -403,6 +405,20 @@ LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 AS $$ SELECT COALESCE(CASE output WHEN 'sparse' THEN m.sparse_dimensions WHEN 'multi' THEN m.multi_dimensions END, m.dimensions) $$;
 COMMENT ON FUNCTION embed._size(embed._model, text) IS 'The dimensions of one of a model''s outputs. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._models(v embed._vectorizer)
+RETURNS integer[]
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT pg_catalog.array_remove(ARRAY[v.model_id, v.sparse_model_id], NULL) $$;
+COMMENT ON FUNCTION embed._models(embed._vectorizer) IS 'The models of a vectorizer: one, or two where another makes its sparse vectors. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._model_of(v embed._vectorizer, output text)
+RETURNS integer
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT CASE output WHEN 'sparse' THEN COALESCE(v.sparse_model_id, v.model_id) ELSE v.model_id END $$;
+COMMENT ON FUNCTION embed._model_of(embed._vectorizer, text) IS 'The model that makes one of a vectorizer''s outputs. No SET clause: it must inline.';
 
 CREATE OR REPLACE FUNCTION embed._output_names(outputs text[])
 RETURNS text

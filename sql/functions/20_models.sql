@@ -197,7 +197,7 @@ BEGIN
     END IF;
     IF (card ->> 'space_id' <> model.space_id OR (card ->> 'dimensions')::integer <> model.dimensions OR card ->> 'metric' <> model.metric
             OR embed._card_outputs(card) <> model.outputs)
-        AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.model_id = model.id) THEN
+        AND EXISTS (SELECT FROM embed._vectorizer AS v WHERE model.id = ANY (embed._models(v))) THEN
         PERFORM embed._fail('PE030', format('model %L would give vectors of another space, and vectorizers have written some with it', name),
             'make a new model with these options, and move the vectorizers to it');
     END IF;
@@ -230,13 +230,15 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
+    wanted integer;
     users text;
 BEGIN
     IF if_exists AND NOT EXISTS (SELECT FROM embed._model AS m WHERE m.name = drop_model.name) THEN
         RETURN;
     END IF;
+    wanted := embed._model_id(drop_model.name);
     SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) INTO users
-    FROM embed._vectorizer AS v WHERE v.model_id = embed._model_id(drop_model.name);
+    FROM embed._vectorizer AS v WHERE wanted = ANY (embed._models(v));
     IF users IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('model %L is used by the vectorizers %s', name, users), 'drop those first, with embed.drop_vectorizer');
     END IF;

@@ -182,16 +182,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._spent(integer, integer) IS 'Whether a budget stops a lane of a vectorizer now.';
 
-CREATE OR REPLACE FUNCTION embed._is_held(vectorizer integer, model integer, lane integer)
+CREATE OR REPLACE FUNCTION embed._is_held(vectorizer integer, lane integer)
 RETURNS boolean
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM embed._limit AS l WHERE l.model_id = model AND l.refusal IS NOT NULL AND l.probe_at > clock_timestamp())
+    SELECT EXISTS (SELECT FROM embed._vectorizer AS v JOIN embed._limit AS l ON l.model_id = ANY (embed._models(v))
+            WHERE v.id = vectorizer AND l.refusal IS NOT NULL AND l.probe_at > clock_timestamp())
         OR embed._spent(vectorizer, lane)
 $$;
-COMMENT ON FUNCTION embed._is_held(integer, integer, integer) IS 'Whether a lane of a vectorizer waits for a budget, or for the next try of a model that is refused.';
+COMMENT ON FUNCTION embed._is_held(integer, integer) IS 'Whether a lane of a vectorizer waits for a budget, or for the next try of a model that is refused.';
 
 CREATE OR REPLACE FUNCTION embed._may_claim(vectorizer integer, lane integer)
 RETURNS boolean
@@ -200,26 +201,27 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    refused integer;
+    refused integer[];
+    due integer[];
 BEGIN
     IF embed._spent(vectorizer, lane) THEN
         RETURN false;
     END IF;
-    SELECT l.model_id INTO refused FROM embed._vectorizer AS v JOIN embed._limit AS l ON l.model_id = v.model_id
+    SELECT array_agg(l.model_id) INTO refused FROM embed._vectorizer AS v JOIN embed._limit AS l ON l.model_id = ANY (embed._models(v))
     WHERE v.id = vectorizer AND l.refusal IS NOT NULL;
     IF refused IS NULL THEN
         RETURN true;
     END IF;
     -- one batch of one worker finds out, now and then, whether the account is well again
-    PERFORM FROM embed._limit AS l WHERE l.model_id = refused AND l.probe_at <= clock_timestamp() FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
+    due := ARRAY(SELECT l.model_id FROM embed._limit AS l WHERE l.model_id = ANY (refused) AND l.probe_at <= clock_timestamp() FOR NO KEY UPDATE SKIP LOCKED);
+    IF cardinality(due) < cardinality(refused) THEN
         RETURN false;
     END IF;
-    UPDATE embed._limit AS l SET probe_at = clock_timestamp() + l.probe_every WHERE l.model_id = refused;
+    UPDATE embed._limit AS l SET probe_at = clock_timestamp() + l.probe_every WHERE l.model_id = ANY (refused);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION embed._may_claim(integer, integer) IS
-    'Whether rows may be claimed: a budget is left, and the model is not refused, or it is this claim that tries it again.';
+    'Whether rows may be claimed: a budget is left, and no model is refused, or it is this claim that tries it again.';
 
 CREATE OR REPLACE FUNCTION embed._refuse_v1(model text, refusal text, wait interval DEFAULT '1 minute')
 RETURNS boolean
@@ -257,7 +259,7 @@ BEGIN
         UPDATE embed._limit AS l SET refusal = NULL, probe_at = '-infinity' WHERE l.model_id = paused.model_id;
         UPDATE embed._queue AS q SET available_at = clock_timestamp()
         WHERE q.id IN (SELECT e.id FROM embed._queue AS e JOIN embed._vectorizer AS v ON v.id = e.vectorizer_id
-            WHERE v.model_id = paused.model_id AND e.worker IS NULL AND e.last_error = paused.refusal FOR UPDATE OF e SKIP LOCKED);
+            WHERE paused.model_id = ANY (embed._models(v)) AND e.worker IS NULL AND e.last_error = paused.refusal FOR UPDATE OF e SKIP LOCKED);
         PERFORM pg_notify('pg_embed_work', 'catalog');
     END LOOP;
 END $$;
@@ -271,7 +273,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$ UPDATE embed._limit AS l SET probe_at = '-infinity' WHERE l.model_id = model AND l.refusal IS NOT NULL $$;
 COMMENT ON FUNCTION embed._try_again_v1(integer) IS 'Let the next claim try a model that is refused, without waiting for the minute.';
 
-CREATE OR REPLACE FUNCTION embed._holdup(vectorizer integer, model integer)
+CREATE OR REPLACE FUNCTION embed._holdup(vectorizer integer)
 RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE SECURITY DEFINER
@@ -280,9 +282,10 @@ SET TimeZone = 'UTC'
 SET DateStyle = 'ISO, YMD'
 AS $$
     SELECT COALESCE(
-        (SELECT format('the account of model %L is refused, and it is tried again at %s UTC: %s', m.name,
-                date_trunc('second', greatest(l.probe_at, now()))::timestamp, l.refusal)
-            FROM embed._limit AS l JOIN embed._model AS m ON m.id = l.model_id WHERE l.model_id = model AND l.refusal IS NOT NULL),
+        (SELECT string_agg(format('the account of model %L is refused, and it is tried again at %s UTC: %s', m.name,
+                date_trunc('second', greatest(l.probe_at, now()))::timestamp, l.refusal), '; ' ORDER BY m.id)
+            FROM embed._vectorizer AS v JOIN embed._limit AS l ON l.model_id = ANY (embed._models(v)) JOIN embed._model AS m ON m.id = l.model_id
+            WHERE v.id = vectorizer AND l.refusal IS NOT NULL),
         (SELECT format('the budget of %s is spent%s; %s',
                 concat_ws(' or ', b.cost || ' USD', b.tokens || ' tokens') || CASE b.per WHEN 'total' THEN ' in total' ELSE ' a ' || b.per END,
                 CASE WHEN b.live THEN '' ELSE ', and the backfill waits' END,
@@ -291,4 +294,4 @@ AS $$
                     ELSE 'raise it with embed.set_budget' END)
             FROM embed._budget AS b WHERE b.vectorizer_id = vectorizer AND embed._spent(vectorizer, 2)))
 $$;
-COMMENT ON FUNCTION embed._holdup(integer, integer) IS 'What a vectorizer waits for, for people: a refused account, or a budget that is spent; NULL for nothing.';
+COMMENT ON FUNCTION embed._holdup(integer) IS 'What a vectorizer waits for, for people: a refused account, or a budget that is spent; NULL for nothing.';

@@ -188,7 +188,7 @@ END $$;
 COMMENT ON FUNCTION embed._add_column(regclass, text, text, text, integer) IS 'The column for the vectors of one output: added, or taken when it has the right type.';
 
 CREATE OR REPLACE FUNCTION embed._targets(
-    m embed._model, column_name text, sparse_column text, multi_column text, OUT outputs text[], OUT columns text[]
+    m embed._model, s embed._model, column_name text, sparse_column text, multi_column text, OUT outputs text[], OUT columns text[]
 )
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -199,23 +199,30 @@ DECLARE
 BEGIN
     IF m.outputs = '{score}' THEN
         PERFORM embed._fail('PE003', format('model %L makes %s, no vectors', m.name, embed._output_names(m.outputs)), 'name a model that makes vectors; this one is for embed.rerank');
+    ELSIF 'sparse' <> ALL (s.outputs) THEN
+        PERFORM embed._fail('PE003', format('model %L makes no sparse vectors', s.name), format('it makes %s; name another as sparse, or leave that out', embed._output_names(s.outputs)));
+    ELSIF s.id = m.id THEN
+        PERFORM embed._fail('PE003', format('model %L is named as model and as sparse', m.name), 'leave sparse out: sparse_column names the place of its sparse vectors');
+    ELSIF m.outputs[1] = 'sparse' AND s.id IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('models %L and %L both make sparse vectors, and the first makes nothing else', m.name, s.name), 'name a model of dense vectors as model, or leave sparse out');
     END IF;
     -- column_name is the place of the first output, if that has no name of its own
-    sparse_column := COALESCE(sparse_column, CASE WHEN m.outputs[1] = 'sparse' THEN column_name END);
+    sparse_column := COALESCE(sparse_column, CASE WHEN s.id IS NOT NULL THEN 'sparse' WHEN m.outputs[1] = 'sparse' THEN column_name END);
     multi_column := COALESCE(multi_column, CASE WHEN m.outputs[1] = 'multi' THEN column_name END);
     SELECT array_agg(t.output ORDER BY t.position), array_agg(t.name ORDER BY t.position) INTO outputs, columns
     FROM (VALUES (1, 'dense', CASE WHEN m.outputs[1] = 'dense' THEN column_name END), (2, 'sparse', sparse_column), (3, 'multi', multi_column)) AS t(position, output, name)
     WHERE t.name IS NOT NULL;
-    SELECT array_agg(o.output) INTO others FROM unnest(outputs) AS o(output) WHERE o.output <> ALL (m.outputs);
+    SELECT array_agg(o.output) INTO others FROM unnest(outputs) AS o(output) WHERE o.output <> ALL (m.outputs) AND (o.output <> 'sparse' OR s.id IS NULL);
     IF others IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('model %L makes no %s', m.name, embed._output_names(others)), format('it makes %s', embed._output_names(m.outputs)));
-    ELSIF outputs IS NULL THEN
-        PERFORM embed._fail('PE003', 'no column is named for what the model makes', format('it makes %s', embed._output_names(m.outputs)));
+    ELSIF outputs IS NULL OR (outputs = '{sparse}' AND s.id IS NOT NULL) THEN
+        PERFORM embed._fail('PE003', format('no column is named for what model %L makes', m.name), format('it makes %s', embed._output_names(m.outputs)));
     ELSIF (SELECT count(DISTINCT c.name) FROM unnest(columns) AS c(name)) < cardinality(columns) THEN
         PERFORM embed._fail('PE003', 'two outputs cannot have the same column', 'name another as sparse_column or multi_column');
     END IF;
 END $$;
-COMMENT ON FUNCTION embed._targets(embed._model, text, text, text) IS 'Which outputs of a model go into which columns, in parallel arrays.';
+COMMENT ON FUNCTION embed._targets(embed._model, embed._model, text, text, text) IS
+    'Which outputs of a model go into which columns, in parallel arrays; the sparse ones are those of the second model, if there is one.';
 
 CREATE OR REPLACE FUNCTION embed._partitions(vectorizer integer, source regclass)
 RETURNS TABLE (leaf oid, clone oid)
@@ -352,7 +359,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     if_not_exists boolean DEFAULT false,
     sparse_column text DEFAULT NULL,
     multi_column text DEFAULT NULL,
-    index text DEFAULT 'none'
+    index text DEFAULT 'none',
+    sparse text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -369,6 +377,7 @@ DECLARE
     every_added boolean := true;
     wanted integer;
     chosen embed._model;
+    second embed._model;
     id integer;
 BEGIN
     max_attempts := COALESCE(max_attempts, 10);
@@ -392,7 +401,11 @@ BEGIN
     -- not inside the query: its planner would call the function to guess, and meet its error
     wanted := CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END;
     SELECT * INTO chosen FROM embed._model AS m WHERE m.id = wanted;
-    targets := embed._targets(chosen, column_name, sparse_column, multi_column);
+    IF sparse IS NOT NULL THEN
+        wanted := embed._model_id(sparse);
+        SELECT * INTO second FROM embed._model AS m WHERE m.id = wanted;
+    END IF;
+    targets := embed._targets(chosen, second, column_name, sparse_column, multi_column);
     name := COALESCE(name, embed._free_name(source, targets.columns[1]));
     read := embed._template(source, input, template);
     PERFORM embed._check_input(source, read.columns);
@@ -403,7 +416,8 @@ BEGIN
         CASE WHEN targets.columns <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = source AND NOT a.attisdropped)
             THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     FOR i IN 1..cardinality(targets.columns) LOOP
-        target := embed._add_column(source, targets.columns[i], targets.outputs[i], column_type, embed._size(chosen, targets.outputs[i]));
+        target := embed._add_column(source, targets.columns[i], targets.outputs[i], column_type,
+            embed._size(CASE WHEN second.id IS NOT NULL AND targets.outputs[i] = 'sparse' THEN second ELSE chosen END, targets.outputs[i]));
         IF target.attnum = ANY (read.columns) THEN
             PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', targets.columns[i]));
         ELSIF target.attnum = ANY (kept.columns) THEN
@@ -419,14 +433,14 @@ BEGIN
     IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = create_vectorizer.name) THEN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
-    INSERT INTO embed._vectorizer AS v (name, source, model_id, key_columns, input_columns, template, filter, filter_columns,
+    INSERT INTO embed._vectorizer AS v (name, source, model_id, sparse_model_id, key_columns, input_columns, template, filter, filter_columns,
         outputs, target_columns, max_attempts)
-    VALUES (name, source, chosen.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
+    VALUES (name, source, chosen.id, second.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
         targets.outputs, target_columns, max_attempts)
     RETURNING v.id INTO id;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
-    IF chosen.family = 'bm25' THEN
+    IF 'bm25' IN (chosen.family, second.family) THEN
         PERFORM embed._make_postings(id);
     END IF;
     IF backfill THEN
@@ -438,8 +452,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text) IS
-    'Keep columns of vectors of a table''s text, all of one model and made in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index.';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text) IS
+    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index.';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -455,7 +469,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     if_not_exists boolean DEFAULT false,
     sparse_column text DEFAULT NULL,
     multi_column text DEFAULT NULL,
-    index text DEFAULT 'none'
+    index text DEFAULT 'none',
+    sparse text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -463,9 +478,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text) IS
     'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
@@ -654,6 +669,7 @@ SELECT
     v.name,
     v.source,
     m.name AS model,
+    s.name AS sparse_model,
     (SELECT array_agg(a.attname::text ORDER BY k.position)
         FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position)
         JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = k.attnum) AS key,
@@ -675,8 +691,8 @@ SELECT
     (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
         LEFT JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped) AS columns,
     v.state,
-    COALESCE(v.reason, embed._holdup(v.id, v.model_id)) AS reason,
+    COALESCE(v.reason, embed._holdup(v.id)) AS reason,
     v.max_attempts,
     v.created_at
-FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id;
-COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all.';
+FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id;
+COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';

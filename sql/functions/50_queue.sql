@@ -45,19 +45,22 @@ COMMENT ON FUNCTION embed._first_due_v1(integer, integer) IS 'When the first ent
 CREATE OR REPLACE FUNCTION embed._work_v1()
 RETURNS TABLE (
     vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, outputs text[], sizes integer[], column_type text,
-    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean
+    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean, sparse_model jsonb
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT v.id, v.name, m.name, m.family, m.options, m.space_id, m.dimensions, v.outputs,
-        (SELECT array_agg(embed._size(m, o.output) ORDER BY o.position) FROM unnest(v.outputs) WITH ORDINALITY AS o(output, position)), t.typname, v.max_attempts, v.reason,
-        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) AND NOT embed._is_held(v.id, v.model_id, 2),
-        embed._first_due_v1(v.id, 1) IS NOT NULL AND NOT embed._is_held(v.id, v.model_id, 1),
-        embed._first_due_v1(v.id, 2) IS NOT NULL AND NOT embed._is_held(v.id, v.model_id, 2)
+        (SELECT array_agg(embed._size(CASE WHEN o.output = 'sparse' AND s.id IS NOT NULL THEN s ELSE m END, o.output) ORDER BY o.position)
+            FROM unnest(v.outputs) WITH ORDINALITY AS o(output, position)), t.typname, v.max_attempts, v.reason,
+        EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) AND NOT embed._is_held(v.id, 2),
+        embed._first_due_v1(v.id, 1) IS NOT NULL AND NOT embed._is_held(v.id, 1),
+        embed._first_due_v1(v.id, 2) IS NOT NULL AND NOT embed._is_held(v.id, 2),
+        CASE WHEN s.id IS NOT NULL THEN jsonb_build_object('name', s.name, 'family', s.family, 'options', s.options, 'space_id', s.space_id, 'dimensions', s.dimensions) END
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
+    LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
     JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
     WHERE v.state = 'active'
@@ -299,7 +302,7 @@ AS $$
         WHEN EXISTS (SELECT FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
             THEN CASE cardinality(v.target_columns) WHEN 1 THEN 'the column of the vectors' ELSE 'a column of its vectors' END
                 || ' was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
-        WHEN EXISTS (SELECT FROM unnest(v.outputs, v.target_columns) AS c(output, attnum) JOIN embed._model AS m ON m.id = v.model_id
+        WHEN EXISTS (SELECT FROM unnest(v.outputs, v.target_columns) AS c(output, attnum) JOIN embed._model AS m ON m.id = embed._model_of(v, c.output)
                 JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum JOIN pg_type AS t ON t.oid = a.atttypid
                 WHERE a.atttypmod <> embed._size(m, c.output)
                     OR t.typname <> ALL (CASE c.output WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]))

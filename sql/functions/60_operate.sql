@@ -5,6 +5,7 @@ RETURNS TABLE (
     vectorizer_name text,
     source regclass,
     model text,
+    sparse_model text,
     state text,
     reason text,
     pending bigint,
@@ -27,7 +28,7 @@ AS $$
             min(q.enqueued_at) AS since
         FROM embed._queue AS q GROUP BY q.vectorizer_id
     ), figures AS (
-        SELECT v.id, v.name, v.source, m.name AS model, v.state, COALESCE(v.reason, embed._holdup(v.id, v.model_id)) AS reason,
+        SELECT v.id, v.name, v.source, m.name AS model, s.name AS sparse_model, v.state, COALESCE(v.reason, embed._holdup(v.id)) AS reason,
             COALESCE(q.waiting, 0) + COALESCE(b.rows_left, CASE WHEN b.vectorizer_id IS NOT NULL THEN
                 (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class AS c WHERE c.oid = v.source) END, 0) AS pending,
             COALESCE(q.held, 0) AS held,
@@ -39,11 +40,12 @@ AS $$
             (SELECT e.last_error FROM embed._queue AS e WHERE e.vectorizer_id = v.id AND e.last_error IS NOT NULL ORDER BY e.available_at DESC LIMIT 1) AS error
         FROM embed._vectorizer AS v
         JOIN embed._model AS m ON m.id = v.model_id
+        LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
         LEFT JOIN queue AS q ON q.vectorizer_id = v.id
         LEFT JOIN embed._backfill AS b ON b.vectorizer_id = v.id
         WHERE status.vectorizer IS NULL OR v.id = embed._vectorizer_id(status.vectorizer)
     )
-    SELECT f.name, f.source, f.model, f.state, f.reason, f.pending, f.held, f.failed, f.backfill, COALESCE(f.rate, 0),
+    SELECT f.name, f.source, f.model, f.sparse_model, f.state, f.reason, f.pending, f.held, f.failed, f.backfill, COALESCE(f.rate, 0),
         CASE WHEN f.pending + f.held > 0 THEN clock_timestamp() - f.since END,
         CASE WHEN f.pending + f.held > 0 AND f.rate > 0 THEN make_interval(secs => ((f.pending + f.held) / f.rate)::double precision) END,
         f.error
@@ -134,7 +136,7 @@ BEGIN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
     END IF;
     UPDATE embed._vectorizer AS c SET state = 'active', reason = NULL WHERE c.id = v.id;
-    PERFORM embed._try_again_v1(v.model_id);
+    PERFORM embed._try_again_v1(m.id) FROM unnest(embed._models(v)) AS m(id);
     IF v.state = 'stopped' THEN
         -- changes may have gone by without a trigger
         PERFORM embed._start_backfill(v.id, 'all');
@@ -267,7 +269,7 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v), embed._holdup(v.id, v.model_id)),
+    SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v), embed._holdup(v.id)),
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
@@ -323,8 +325,8 @@ AS $$
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
         (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),
-        COALESCE((SELECT COALESCE(v.reason, embed._holdup(v.id, v.model_id)) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source
-                AND v.state = 'active' AND COALESCE(v.reason, embed._holdup(v.id, v.model_id)) IS NOT NULL LIMIT 1),
+        COALESCE((SELECT COALESCE(v.reason, embed._holdup(v.id)) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source
+                AND v.state = 'active' AND COALESCE(v.reason, embed._holdup(v.id)) IS NOT NULL LIMIT 1),
             (SELECT q.last_error FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
                 WHERE v.source = _waiting_v1.source AND q.last_error IS NOT NULL LIMIT 1)),
         (SELECT string_agg(v.name || ': ' || COALESCE(v.reason, v.state), '; ') FROM embed._vectorizer AS v

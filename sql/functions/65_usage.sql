@@ -47,7 +47,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT string_agg(quote_literal(v.name), ', ' ORDER BY v.name) INTO budgeted
-    FROM embed._vectorizer AS v JOIN embed._budget AS b ON b.vectorizer_id = v.id WHERE v.model_id = wanted AND b.cost IS NOT NULL;
+    FROM embed._vectorizer AS v JOIN embed._budget AS b ON b.vectorizer_id = v.id WHERE wanted = ANY (embed._models(v)) AND b.cost IS NOT NULL;
     IF budgeted IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('the vectorizers %s have budgets of money', budgeted), 'give them budgets of tokens first, with embed.set_budget');
     END IF;
@@ -95,7 +95,7 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is no budget per %s', per), 'per is ''day'', ''month'' or ''total''');
     ELSIF tokens < 0 OR cost < 0 OR cost = 'NaN' THEN
         PERFORM embed._fail('PE003', 'a budget is not less than nothing', 'a budget of 0 stops the vectorizer; without tokens and cost it has none');
-    ELSIF cost IS NOT NULL AND NOT embed._has_price_v1(v.model_id) THEN
+    ELSIF cost IS NOT NULL AND NOT EXISTS (SELECT FROM unnest(embed._models(v)) AS m(id) WHERE embed._has_price_v1(m.id)) THEN
         PERFORM embed._fail('PE003', 'a budget of money needs a price of the model, and it has none', 'set one with embed.price_model(model, per_million_tokens), or give a budget of tokens');
     ELSIF num_nonnulls(tokens, cost) = 0 THEN
         DELETE FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
@@ -309,7 +309,10 @@ AS $$
 DECLARE
     v embed._vectorizer := embed._own_vectorizer(vectorizer);
 BEGIN
-    RETURN QUERY SELECT * FROM embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-        'NOT ' || embed._has_vectors(v.source, v.target_columns, 'r', true), v.model_id);
+    RETURN QUERY
+        SELECT max(e.rows), sum(e.tokens)::bigint, sum(e.cost), max(e.seconds)
+        FROM unnest(embed._models(v)) AS m(id)
+        CROSS JOIN LATERAL embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
+            'NOT ' || embed._has_vectors(v.source, v.target_columns, 'r', true), m.id) AS e;
 END $$;
-COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet.';
+COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet: of two models the tokens and the money together, and the seconds of the slower one.';

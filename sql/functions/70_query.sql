@@ -35,7 +35,7 @@ DECLARE
     used text;
     single integer;
 BEGIN
-    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id
+    SELECT string_agg(DISTINCT quote_literal(m.name), ', ') INTO used FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = embed._model_of(v, output)
     WHERE output = ANY (v.outputs);
     IF used IS NOT NULL THEN
         PERFORM embed._fail('PE002', 'this database''s vectorizers use several models',
@@ -67,7 +67,8 @@ BEGIN
         RETURN NULL;
     ELSIF wanted IS NULL THEN
         SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m
-        WHERE m.id = (SELECT min(v.model_id) FROM embed._vectorizer AS v WHERE output = ANY (v.outputs) HAVING min(v.model_id) = max(v.model_id));
+        WHERE m.id = (SELECT min(u.id) FROM embed._vectorizer AS v CROSS JOIN LATERAL (SELECT embed._model_of(v, output) AS id) AS u
+            WHERE output = ANY (v.outputs) HAVING min(u.id) = max(u.id));
         IF NOT FOUND THEN
             SELECT m.name, m.family, m.options, m.space_id, m.outputs INTO chosen FROM embed._model AS m WHERE m.id = embed._query_model_id(output);
         END IF;

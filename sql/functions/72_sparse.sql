@@ -1,6 +1,22 @@
 -- The sparse leg of a search: the best rows for a sparse vector, by postings where they are kept. All with the rights of
 -- the caller: what the functions find they join to the user's table before they return it.
 
+CREATE OR REPLACE FUNCTION embed._has_postings(vectorizer integer, source oid)
+RETURNS boolean
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- without a trigger they would be those of another time
+    IF EXISTS (SELECT FROM embed._postings AS p WHERE p.vectorizer_id = vectorizer) THEN
+        RETURN (SELECT count(*) = 4 FROM pg_trigger AS g WHERE g.tgrelid = source AND g.tgenabled IN ('O', 'A')
+            AND g.tgname IN (SELECT 'pg_embed_' || vectorizer || '_posting_' || t.event FROM unnest('{insert,update,delete,truncate}'::text[]) AS t(event)));
+    END IF;
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION embed._has_postings(integer, oid) IS 'Whether postings of a vectorizer''s sparse vectors are kept, and kept in step with its table.';
+
 CREATE OR REPLACE FUNCTION embed._posting_source_v1(
     vectorizer integer, OUT source regclass, OUT name text, OUT key text, OUT id text, OUT match text, OUT sparse text, OUT columns smallint[],
     OUT is_whole boolean, OUT has_postings boolean, OUT model text, OUT family text
@@ -25,11 +41,8 @@ BEGIN
         ELSE embed._key_match(v.source, v.key_columns, 'r', 'c.key') END;
     columns := v.key_columns || embed._sparse_column(v);
     sparse := embed._column_name(v.source, embed._sparse_column(v));
-    -- without a trigger they would be those of another time
-    has_postings := EXISTS (SELECT FROM embed._postings AS p WHERE p.vectorizer_id = v.id)
-        AND (SELECT count(*) = 4 FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
-            AND g.tgname IN (SELECT 'pg_embed_' || v.id || '_posting_' || t.event FROM unnest('{insert,update,delete,truncate}'::text[]) AS t(event)));
-    SELECT m.name, m.family INTO STRICT model, family FROM embed._model AS m WHERE m.id = v.model_id;
+    has_postings := embed._has_postings(v.id, v.source);
+    SELECT m.name, m.family INTO STRICT model, family FROM embed._model AS m WHERE m.id = embed._model_of(v, 'sparse');
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'name one with the output sparse');
     END IF;
@@ -158,7 +171,7 @@ COMMENT ON FUNCTION embed._shares(real[], bigint[], integer) IS
 CREATE OR REPLACE FUNCTION embed._sparse_ids_v1(vectorizer integer, query sparsevec, k integer, budget integer DEFAULT 15000)
 RETURNS TABLE (id bigint, key text, score real)
 LANGUAGE plpgsql
-STABLE PARALLEL SAFE
+STABLE PARALLEL SAFE ROWS 100
 SET search_path = pg_catalog, embed, pg_temp
 SET DateStyle = 'ISO, YMD'
 SET TimeZone = 'UTC'
@@ -214,6 +227,6 @@ COMMENT ON FUNCTION embed._sparse_ids_v1(integer, sparsevec, integer, integer) I
 CREATE OR REPLACE FUNCTION embed._sparse_top_v1(vectorizer integer, query sparsevec, k integer)
 RETURNS TABLE (key text, score real)
 LANGUAGE sql
-STABLE PARALLEL SAFE
+STABLE PARALLEL SAFE ROWS 100
 AS $$ SELECT f.key, f.score FROM embed._sparse_ids_v1(vectorizer, query, k) AS f $$;
 COMMENT ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer) IS 'The best k rows for a sparse vector by the key''s text, as embed._sparse_ids_v1 finds them. No SET clause: it must inline.';

@@ -1,47 +1,75 @@
 -- Searching: the dense and the sparse leg, fused; all of it with the caller's rights on the table. The statement is written
 -- under our search_path and run under the caller's, as if the caller had typed it: policies and operators of extensions hold.
 
-CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, with_input boolean)
+CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, mode text, with_input boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
 AS $$
 DECLARE
-    -- a name that no column has: the whole row is called by it
-    alias text := (SELECT 'r' || COALESCE(max(substr(a.attname, 2)::integer) + 1, 0) FROM pg_attribute AS a
-        WHERE a.attrelid = _search_legs_v1.source AND a.attname ~ '^r[0-9]{1,8}$');
-    home text := (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector');
-    about jsonb := (
-        SELECT jsonb_build_object('table', format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, s.nspname, c.relname),
-            'rows', CASE c.relkind WHEN 'p' THEN (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf)
-                ELSE greatest(c.reltuples, 0) END)
-        FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = _search_legs_v1.source);
+    -- Small look-ups by key: a search waits for this, and one statement that joins all takes six times as long to start.
+    home text;
+    kind "char";
+    name text;
+    rows double precision;
+    alias text := 'r0';
+    taken boolean;
     v record;
+    model record;
     names text[] := '{}';
+    keys text[];
+    target text;
+    target_type text;
+    indexed boolean;
     legs jsonb := '{}';
 BEGIN
+    SELECT c.relkind, format('%s.%I', c.relnamespace::regnamespace, c.relname), greatest(c.reltuples, 0),
+        (SELECT e.extnamespace::regnamespace FROM pg_extension AS e WHERE e.extname = 'vector'),
+        (SELECT true FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'r0')
+    INTO kind, name, rows, home, taken FROM pg_class AS c WHERE c.oid = source;
+    IF kind = 'p' THEN
+        rows := (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(source) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf);
+    ELSE
+        name := 'ONLY ' || name;
+    END IF;
+    -- a name that no column has: the whole row is called by it
+    IF taken THEN
+        alias := (SELECT 'r' || max(substr(a.attname, 2)::integer) + 1 FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname ~ '^r[0-9]{1,8}$');
+    END IF;
     FOR v IN
-        SELECT w.id, w.name, w.outputs, w.input_columns, w.template, w.filter, w.target_columns, w.key_columns, m.name AS model, m.metric,
-            (SELECT jsonb_agg(quote_ident(a.attname) ORDER BY k.position) FROM unnest(w.key_columns) WITH ORDINALITY AS k(attnum, position)
-                JOIN pg_attribute AS a ON a.attrelid = w.source AND a.attnum = k.attnum AND NOT a.attisdropped HAVING count(*) = cardinality(w.key_columns)) AS keys
-        FROM embed._vectorizer AS w JOIN embed._model AS m ON m.id = w.model_id
-        WHERE w.source = _search_legs_v1.source ORDER BY w.name
+        SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, w AS vectorizer
+        FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source ORDER BY w.name
     LOOP
         names := array_append(names, v.name);
-        legs := legs || (
-            SELECT COALESCE(jsonb_object_agg(o.output, COALESCE(legs -> o.output, '[]') || jsonb_build_array(jsonb_build_object(
-                'vectorizer', v.id, 'name', v.name, 'model', v.model, 'metric', v.metric, 'keys', v.keys, 'key_columns', v.key_columns,
-                'column', quote_ident(a.attname), 'type', format('%s.%s', home, CASE o.output WHEN 'multi' THEN 'halfvec[]' ELSE t.typname END),
-                'indexed', CASE o.output WHEN 'sparse' THEN (SELECT p.has_postings FROM embed._posting_source_v1(v.id) AS p) ELSE EXISTS (
-                    SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
-                    WHERE i.indrelid = _search_legs_v1.source AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                        AND w.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || v.metric || '\_ops') END,
-                'input', CASE WHEN with_input THEN embed._input(_search_legs_v1.source, v.input_columns, v.template, v.filter, alias) END))), '{}')
-            FROM unnest(v.outputs, v.target_columns) AS o(output, attnum)
-            JOIN pg_attribute AS a ON a.attrelid = _search_legs_v1.source AND a.attnum = o.attnum AND NOT a.attisdropped
-            JOIN pg_type AS t ON t.oid = a.atttypid
-            WHERE v.keys IS NOT NULL);
+        keys := '{}';
+        FOR place IN 1..cardinality(v.key_columns) LOOP
+            SELECT quote_ident(a.attname) INTO target FROM pg_attribute AS a
+            WHERE a.attrelid = source AND a.attnum = v.key_columns[place] AND NOT a.attisdropped;
+            keys := array_append(keys, target);
+        END LOOP;
+        CONTINUE WHEN array_position(keys, NULL) IS NOT NULL;
+        FOR place IN 1..cardinality(v.outputs) LOOP
+            SELECT quote_ident(a.attname), t.typname INTO target, target_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+            WHERE a.attrelid = source AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
+            CONTINUE WHEN NOT FOUND;
+            SELECT m.name, m.family, m.metric INTO model FROM embed._model AS m WHERE m.id = embed._model_of(v.vectorizer, v.outputs[place]);
+            indexed := false;
+            IF v.outputs[place] = 'sparse' AND mode IS DISTINCT FROM 'dense' THEN
+                indexed := embed._has_postings(v.id, source);
+            ELSIF v.outputs[place] = 'dense' AND mode IS DISTINCT FROM 'sparse' THEN
+                indexed := EXISTS (
+                    SELECT FROM pg_index AS i JOIN pg_opclass AS k ON k.oid = i.indclass[0] JOIN pg_am AS h ON h.oid = k.opcmethod
+                    WHERE i.indrelid = source AND i.indkey[0] = v.target_columns[place] AND i.indisvalid AND i.indpred IS NULL
+                        AND h.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || model.metric || '\_ops');
+            END IF;
+            legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || jsonb_build_object(
+                'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
+                'keys', keys, 'key_columns', v.key_columns, 'column', target,
+                'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
+                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END));
+        END LOOP;
     END LOOP;
     IF vectorizer IS NOT NULL THEN
         legs := (
@@ -50,10 +78,10 @@ BEGIN
                     (SELECT jsonb_agg(p.leg) FROM jsonb_array_elements(e.value) AS p(leg) WHERE p.leg ->> 'name' = vectorizer) AS named
                 FROM jsonb_each(legs) AS e) AS l);
     END IF;
-    RETURN about || jsonb_build_object('alias', alias, 'home', home, 'names', names, 'legs', legs);
+    RETURN jsonb_build_object('table', name, 'rows', rows, 'alias', alias, 'home', home, 'names', names, 'legs', legs);
 END $$;
-COMMENT ON FUNCTION embed._search_legs_v1(oid, text, boolean) IS
-    'What the vectorizers of a table give a search, by output: those of the vectorizer that is named, and of others only what it does not make.';
+COMMENT ON FUNCTION embed._search_legs_v1(oid, text, text, boolean) IS
+    'What the vectorizers of a table give a search of a mode, by output: those of the vectorizer that is named, and of others only what it does not make. Whether there is an index is looked up for the mode''s outputs only.';
 
 CREATE OR REPLACE FUNCTION embed._search_leg(source regclass, legs jsonb, output text)
 RETURNS jsonb
@@ -86,7 +114,8 @@ DECLARE
     told jsonb;
     legs jsonb;
     plan jsonb;
-    filtered record;
+    chosen text;
+    bound text[] := '{}';
     depth integer;
 BEGIN
     IF source IS NULL THEN
@@ -101,7 +130,7 @@ BEGIN
     ELSIF mode NOT IN ('hybrid', 'dense', 'sparse') THEN
         PERFORM embed._fail('PE003', format('there is no mode %L', mode), 'use ''hybrid'', ''dense'' or ''sparse''');
     END IF;
-    told := embed._search_legs_v1(source, vectorizer, rerank <> 'multi');
+    told := embed._search_legs_v1(source, vectorizer, mode, rerank <> 'multi');
     IF told -> 'names' = '[]' THEN
         PERFORM embed._fail('PE003', format('table %s has no vectorizer', source), 'make one with embed.create_vectorizer(table, column)');
     ELSIF vectorizer IS NOT NULL AND NOT told -> 'names' ? vectorizer THEN
@@ -120,16 +149,14 @@ BEGIN
         plan := plan || jsonb_build_object('multi', embed._search_leg(source, legs, 'multi'));
     END IF;
     IF filter IS NOT NULL THEN
-        SELECT * INTO filtered FROM embed._filter_condition(source, filter, told ->> 'alias', '{}');
-    ELSE
-        SELECT NULL::text AS condition, '{}'::text[] AS bound INTO filtered;
+        SELECT f.condition, f.bound INTO chosen, bound FROM embed._filter_condition(source, filter, told ->> 'alias', '{}') AS f;
     END IF;
     depth := CASE WHEN rerank IS NULL THEN k ELSE greatest(k, least(candidates, CASE rerank WHEN 'multi' THEN 100 ELSE 50 END)) END;
     RETURN told - 'legs' || plan || jsonb_build_object(
         'source', source::oid,
         'mode', mode,
-        'condition', NULLIF(concat_ws(' AND ', filtered.condition, '(' || condition || E'\n)'), ''),
-        'bound', filtered.bound,
+        'condition', NULLIF(concat_ws(' AND ', chosen, '(' || condition || E'\n)'), ''),
+        'bound', bound,
         'fusion', fusion,
         'reranked', rerank IS NOT NULL,
         'depth', depth,
@@ -192,6 +219,8 @@ DECLARE
     keyed text;
     placed text;
     matched text;
+    joined text;
+    paired text;
     distance text := 'NULL::float8';
     product text := 'NULL::float8';
     parts text[] := '{}';
@@ -199,48 +228,50 @@ DECLARE
 BEGIN
     SELECT string_agg('k' || k.position, ', ' ORDER BY k.position), string_agg('p.k' || k.position, ', ' ORDER BY k.position),
         string_agg(format('%s.%s AS k%s', alias, k.name, k.position), ', ' ORDER BY k.position),
-        string_agg(format('%s.%s OPERATOR(pg_catalog.=) p.k%s', alias, k.name, k.position), ' AND ' ORDER BY k.position)
-    INTO keys, placed, keyed, matched
+        string_agg(format('%s.%s OPERATOR(pg_catalog.=) p.k%s', alias, k.name, k.position), ' AND ' ORDER BY k.position),
+        string_agg(format('COALESCE(a.k%1$s, b.k%1$s) AS k%1$s', k.position), ', ' ORDER BY k.position),
+        string_agg(format('a.k%1$s OPERATOR(pg_catalog.=) b.k%1$s', k.position), ' AND ' ORDER BY k.position)
+    INTO keys, placed, keyed, matched, joined, paired
     FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
-    -- a vector of zeros has no direction: it is NaN far from everything
     IF dense IS NOT NULL THEN
-        distance := format('NULLIF(%s.%s OPERATOR(%s.%s) $1::%s, ''NaN''::float8)', alias, dense ->> 'column', plan ->> 'home',
+        distance := format('%s.%s OPERATOR(%s.%s) $1::%s', alias, dense ->> 'column', plan ->> 'home',
             CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type');
     END IF;
     IF sparse IS NOT NULL THEN
-        product := format('NULLIF(%s.%s OPERATOR(%s.<#>) $2::%s, ''NaN''::float8)', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+        product := format('%s.%s OPERATOR(%s.<#>) $2::%s', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+    END IF;
+    IF (dense IS NULL OR sparse IS NULL) AND NOT (plan ->> 'reranked')::boolean AND NOT plan ? 'last' THEN
+        RETURN embed._single_leg(plan, exact, keys, placed, keyed, CASE WHEN sparse IS NULL THEN distance ELSE product END, matched);
     END IF;
     IF exact THEN
-        parts := array_append(parts, format('_scored AS (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
+        -- materialized, or an index would give what is near instead of what is best
+        parts := array_append(parts, format('_scored AS MATERIALIZED (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
     END IF;
+    -- a vector of zeros has no direction: its distance is NaN, which sorts between the others and NULL, and is left out like NULL
     IF dense IS NOT NULL THEN
-        parts := array_append(parts, format('_dense AS (
-            SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.d, %1$s)::integer AS dense_rank, NULL::integer AS sparse_rank FROM (%2$s) AS c WHERE c.d IS NOT NULL)', keys,
+        parts := array_append(parts, format('_dense AS (SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.d, %1$s)::integer AS place FROM (%2$s) AS c WHERE c.d < ''NaN'')', keys,
             CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY d, %s LIMIT $4', keys)
-                -- the bare operator, by which an index is ordered
-                ELSE format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, distance, relation, chosen,
-                    regexp_replace(distance, '^NULLIF\((.*), ''NaN''::float8\)$', '\1')) END));
+                ELSE format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, distance, relation, chosen, distance) END));
     END IF;
     IF sparse IS NOT NULL THEN
-        parts := array_append(parts, format('_sparse AS (
-            SELECT %1$s, c.d, c.s, NULL::integer AS dense_rank, row_number() OVER (ORDER BY c.s, %1$s)::integer AS sparse_rank FROM (%2$s) AS c WHERE c.s < 0)', keys,
-            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY s, %s LIMIT $4', keys) ELSE embed._sparse_leg(plan, keys, keyed, product) END));
+        parts := array_append(parts, format('_sparse AS (SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.s, %1$s)::integer AS place FROM (%2$s) AS c WHERE c.s < 0)', keys,
+            CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY s, %s LIMIT $4', keys) ELSE embed._sparse_leg(plan, keys, keyed, format('NULLIF(%s, ''NaN'')', product)) END));
     END IF;
     IF dense IS NULL OR sparse IS NULL THEN
-        parts := array_append(parts, format('_pool AS (SELECT * FROM %s)', CASE WHEN dense IS NULL THEN '_sparse' ELSE '_dense' END));
+        parts := array_append(parts, format('_pool AS (SELECT %s, d, s, %s FROM %s)', keys,
+            CASE WHEN dense IS NULL THEN 'NULL::integer AS dense_rank, place AS sparse_rank' ELSE 'place AS dense_rank, NULL::integer AS sparse_rank' END,
+            CASE WHEN dense IS NULL THEN '_sparse' ELSE '_dense' END));
     ELSE
-        parts := array_append(parts, format('_pool AS (
-            SELECT %1$s, max(d) AS d, max(s) AS s, max(dense_rank) AS dense_rank, max(sparse_rank) AS sparse_rank
-            FROM (SELECT * FROM _dense UNION ALL SELECT * FROM _sparse) AS u GROUP BY %1$s)', keys));
+        parts := array_append(parts, format('_pool AS (SELECT %s, COALESCE(a.d, b.d) AS d, COALESCE(a.s, b.s) AS s, a.place AS dense_rank, b.place AS sparse_rank
+            FROM _dense AS a FULL JOIN _sparse AS b ON %s)', joined, paired));
         IF NOT exact THEN
             -- every candidate is scored in both legs
             parts := array_append(parts, format('_both AS (SELECT %s, %s AS d, %s AS s, p.dense_rank, p.sparse_rank FROM _pool AS p JOIN %s ON %s)',
                 keyed, distance, product, relation, matched));
         END IF;
     END IF;
-    parts := array_append(parts, format('_turned AS (SELECT %s, dense_rank, sparse_rank, %s AS dense_score, - s AS sparse_score FROM %s)', keys,
-        CASE dense ->> 'metric' WHEN 'cosine' THEN '1 - d' ELSE '- d' END,
-        CASE WHEN exact OR dense IS NULL OR sparse IS NULL THEN '_pool' ELSE '_both' END));
+    parts := array_append(parts, format('_turned AS (SELECT %s, dense_rank, sparse_rank, %s AS dense_score, - NULLIF(s, ''NaN'') AS sparse_score FROM %s)', keys,
+        embed._dense_score(dense ->> 'metric', 'NULLIF(d, ''NaN'')'), CASE WHEN exact OR dense IS NULL OR sparse IS NULL THEN '_pool' ELSE '_both' END));
     IF dense IS NULL OR sparse IS NULL THEN
         ending := CASE WHEN dense IS NULL THEN 'SELECT t.*, t.sparse_score AS score FROM _turned AS t' ELSE 'SELECT t.*, t.dense_score AS score FROM _turned AS t' END;
     ELSIF plan ->> 'fusion' = 'rrf' THEN
@@ -261,6 +292,58 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._search_statement(jsonb, boolean) IS
     'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
+
+CREATE OR REPLACE FUNCTION embed._dense_score(metric text, distance text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    RETURN CASE metric WHEN 'cosine' THEN '1 - ' ELSE '- ' END || distance;
+END $$;
+COMMENT ON FUNCTION embed._dense_score(text, text) IS 'The score of a distance, as an expression: the cosine, the inner product, or the negative distance.';
+
+CREATE OR REPLACE FUNCTION embed._single_leg(plan jsonb, exact boolean, keys text, placed text, keyed text, measured text, matched text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    dense boolean := plan ? 'dense';
+    alias text := plan ->> 'alias';
+    relation text := format('%s AS %s', plan ->> 'table', alias);
+    condition text := plan ->> 'condition';
+    -- the index gives the rows themselves; from any other order they are read when the best are known
+    direct boolean := dense AND NOT exact AND condition IS NULL;
+    score text := CASE WHEN dense THEN embed._dense_score(plan #>> '{dense,metric}', 'p.d') ELSE '- p.s' END;
+    leg text;
+BEGIN
+    IF exact OR NOT dense THEN
+        -- no bare operator, by which an index would give what is near instead of what is best
+        measured := format('NULLIF(%s, ''NaN'')', measured);
+    END IF;
+    IF direct THEN
+        leg := format('SELECT %s AS hit, %s, %s AS d FROM %s ORDER BY %s LIMIT $4', alias, keyed, measured, relation, measured);
+    ELSIF dense THEN
+        leg := format('SELECT %s, %s AS d FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'),
+            CASE WHEN exact THEN 'd, ' || keys ELSE measured END);
+    ELSIF exact THEN
+        leg := format('SELECT %s, %s AS s FROM %s WHERE %s ORDER BY s, %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'), keys);
+    ELSE
+        leg := embed._sparse_leg(plan, keys, keyed, measured);
+    END IF;
+    -- a vector of zeros has no direction: its distance is NaN, beyond all others
+    RETURN format(CASE WHEN dense THEN
+            'SELECT %1$s, (%2$s)::real, row_number() OVER (ORDER BY p.d, %3$s)::integer, (%2$s)::real, NULL::integer, NULL::real, NULL::real
+            FROM (%4$s) AS p%5$s WHERE p.d < ''NaN'' AND ($7 IS NULL OR %2$s >= $7) ORDER BY p.d, %3$s'
+        ELSE 'SELECT %1$s, (%2$s)::real, NULL::integer, NULL::real, row_number() OVER (ORDER BY p.s, %3$s)::integer, (%2$s)::real, NULL::real
+            FROM (%4$s) AS p%5$s WHERE p.s < 0 AND ($7 IS NULL OR %2$s >= $7) ORDER BY p.s, %3$s' END,
+        CASE WHEN direct THEN 'p.hit' ELSE alias END, score, placed, leg, CASE WHEN direct THEN '' ELSE format(' JOIN %s ON %s', relation, matched) END);
+END $$;
+COMMENT ON FUNCTION embed._single_leg(jsonb, boolean, text, text, text, text, text) IS
+    'The statement of a search by one leg that nothing judges again: planned in half the time that the pool of two takes.';
 
 CREATE OR REPLACE FUNCTION embed._late_score(plan jsonb, alias text)
 RETURNS text
@@ -290,6 +373,20 @@ END $$;
 COMMENT ON FUNCTION embed._standard_score(text, text) IS
     'How a leg''s score enters a fusion: as standard deviations from the mean of the pool; for dbsf from three below, 0, to three above, 1.';
 
+CREATE OR REPLACE FUNCTION embed._dense_vector(spelled text)
+RETURNS vector
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+RETURN spelled::vector;
+COMMENT ON FUNCTION embed._dense_vector(text) IS 'A vector from its text, so that a search reads it once. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._sparse_vector(spelled text)
+RETURNS sparsevec
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+RETURN spelled::sparsevec;
+COMMENT ON FUNCTION embed._sparse_vector(text) IS 'A sparse vector from its text, so that a search reads it once. No SET clause: it must inline.';
+
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
     vectorizer text, condition text, key text DEFAULT NULL, diversity real DEFAULT NULL, boost jsonb DEFAULT NULL, boosting text DEFAULT NULL,
@@ -301,7 +398,7 @@ STABLE PARALLEL UNSAFE ROWS 10
 AS $$
 DECLARE
     plan jsonb;
-    bound text[];
+    bound text[] := '{}';
     dense_query text;
     sparse_query text;
     tokens text[];
@@ -320,7 +417,9 @@ BEGIN
     IF diversity IS NOT NULL OR boost IS NOT NULL OR boosting IS NOT NULL OR skip IS DISTINCT FROM 0 THEN
         plan := embed._search_extended(plan, k, candidates, vectorizer, diversity, boost, boosting, skip);
     END IF;
-    bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    IF plan -> 'bound' <> '[]' THEN
+        bound := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'bound'));
+    END IF;
     IF explain = 'plan' THEN
         -- no plan depends on what the vectors hold
         dense_query := '[0]';
@@ -338,7 +437,9 @@ BEGIN
         dense_query := embed._vector(query, plan #>> '{dense,model}', 'query', 'dense');
     END IF;
     IF key IS NULL AND plan ? 'sparse' AND sparse_query IS NULL THEN
-        sparse_query := embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text;
+        -- only of BM25's queries the words are weighed here, and only by postings
+        sparse_query := CASE WHEN (plan #>> '{sparse,indexed}')::boolean AND plan #>> '{sparse,family}' = 'bm25' THEN embed._sparse_query_v1((plan #>> '{sparse,vectorizer}')::integer, query)::text
+            ELSE embed._vector(query, plan #>> '{sparse,model}', 'query', 'sparse') END;
     END IF;
     IF plan ? 'multi' THEN
         tokens := COALESCE(tokens, embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[]);
@@ -361,9 +462,10 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE embed._search_statement(plan, exact)
-    USING dense_query, sparse_query, bound, wanted, (plan ->> 'depth')::integer, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8),
+    USING embed._dense_vector(dense_query), embed._sparse_vector(sparse_query), bound, wanted, (plan ->> 'depth')::integer,
+        pg_catalog.translate(plan ->> 'weights', '[]', '{}')::float8[],
         min_score::float8, query, rerank, k, tokens;
-    PERFORM embed._search_settings(NULL, NULL, kept);
+    kept := embed._search_settings(NULL, NULL, kept);
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
     'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
@@ -395,24 +497,34 @@ AS $$
 DECLARE
     names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'jit'];
     before text[];
+    done text;
 BEGIN
+    -- assignments: a PERFORM would start a statement for each setting
     IF kept IS NOT NULL THEN
-        PERFORM pg_catalog.set_config(n.name, kept[n.place], true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) WHERE kept[n.place] IS NOT NULL;
+        FOR place IN 1..4 LOOP
+            IF kept[place] IS NOT NULL THEN
+                done := pg_catalog.set_config(names[place], kept[place], true);
+            END IF;
+        END LOOP;
         RETURN NULL;
     END IF;
     IF pg_catalog.current_setting(names[1], true) IS NULL THEN
         -- pgvector has its settings from its first use in a session on
         EXECUTE pg_catalog.format('SELECT %L::%s', '[1]', embed._vector_type('vector'));
     END IF;
-    before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
-    PERFORM pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
+    before := ARRAY[pg_catalog.current_setting(names[1], true), pg_catalog.current_setting(names[2], true), pg_catalog.current_setting(names[3], true),
+        pg_catalog.current_setting(names[4], true)];
+    done := pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
     IF filtered OR wanted > 1000 THEN
-        -- pgvector 0.7 has no iterative scans
-        PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names[2:3]) WITH ORDINALITY AS n(name, place)
-        WHERE before[n.place + 1] = 'off';
+        FOR place IN 2..3 LOOP
+            -- pgvector 0.7 has no iterative scans
+            IF before[place] = 'off' THEN
+                done := pg_catalog.set_config(names[place], 'relaxed_order', true);
+            END IF;
+        END LOOP;
     END IF;
     -- compiling takes longer than the distances that it could speed up
-    PERFORM pg_catalog.set_config(names[4], 'off', true);
+    done := pg_catalog.set_config(names[4], 'off', true);
     RETURN before;
 END $$;
 COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS

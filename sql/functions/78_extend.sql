@@ -97,7 +97,7 @@ BEGIN
     END IF;
     boosts.expression := NULLIF(concat_ws(' + ', boosts.expression, '(' || expression || E'\n)::float8'), '');
     IF diverse THEN
-        legs := CASE WHEN plan ? 'dense' THEN jsonb_build_object('dense', jsonb_build_array(plan -> 'dense')) ELSE embed._search_legs_v1(source, vectorizer, false) -> 'legs' END;
+        legs := CASE WHEN plan ? 'dense' THEN jsonb_build_object('dense', jsonb_build_array(plan -> 'dense')) ELSE embed._search_legs_v1(source, vectorizer, 'dense', false) -> 'legs' END;
         IF NOT legs ? 'dense' THEN
             PERFORM embed._fail('PE003', format('diversity is by dense vectors, and no vectorizer of %s makes any', source), 'leave diversity out');
         END IF;

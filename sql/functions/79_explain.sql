@@ -46,7 +46,7 @@ DECLARE
     lines text[] := '{}';
 BEGIN
     FOR line IN EXECUTE CASE WHEN run THEN 'EXPLAIN (ANALYZE, BUFFERS) ' ELSE 'EXPLAIN ' END || statement
-        USING dense_query, sparse_query, bound, (plan ->> 'candidates')::integer, (plan ->> 'depth')::integer,
+        USING embed._dense_vector(dense_query), embed._sparse_vector(sparse_query), bound, (plan ->> 'candidates')::integer, (plan ->> 'depth')::integer,
             ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan -> 'weights')::float8), min_score::float8, query, rerank, k, tokens
     LOOP
         lines := pg_catalog.array_append(lines, line);

@@ -8,7 +8,7 @@ ORDER BY m.name;
 -- How to load the models that the vectorizers use, and the default.
 SELECT m.name, m.family, m.options
 FROM embed.models AS m
-WHERE m.is_default OR m.name IN (SELECT v.model FROM embed.vectorizers AS v)
+WHERE m.is_default OR EXISTS (SELECT FROM embed.vectorizers AS v WHERE m.name IN (v.model, v.sparse_model))
 ORDER BY m.name;
 
 -- name: create_model
@@ -33,7 +33,8 @@ SELECT embed.create_vectorizer(
     multi_column => %(multi_column)s,
     name => %(name)s,
     if_not_exists => %(if_not_exists)s,
-    index => %(index)s
+    index => %(index)s,
+    sparse => %(sparse)s
 ) AS vectorizer;
 
 -- name: status
@@ -42,6 +43,7 @@ SELECT
     s.vectorizer_name AS vectorizer,
     s.source::text AS "table",
     s.model,
+    s.sparse_model,
     s.state,
     s.reason,
     s.pending,

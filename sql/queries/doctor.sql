@@ -56,7 +56,7 @@ SELECT embed._ask('{"op": "ping"}') ->> 'pong' AS pong;
 -- The models of the vectorizers, and the default.
 SELECT m.name, m.space_id
 FROM embed.models AS m
-WHERE m.is_default OR m.name IN (SELECT v.model FROM embed.vectorizers AS v)
+WHERE m.is_default OR EXISTS (SELECT FROM embed.vectorizers AS v WHERE m.name IN (v.model, v.sparse_model))
 ORDER BY m.name;
 
 -- name: card

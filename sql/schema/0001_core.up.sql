@@ -30,6 +30,7 @@ CREATE TABLE embed._vectorizer (
     name text NOT NULL UNIQUE CHECK (name <> ''),
     source regclass NOT NULL,
     model_id integer NOT NULL REFERENCES embed._model (id),
+    sparse_model_id integer REFERENCES embed._model (id) CHECK (sparse_model_id <> model_id),
     key_columns smallint[] NOT NULL CHECK (cardinality(key_columns) > 0),
     input_columns smallint[] NOT NULL CHECK (cardinality(input_columns) > 0),
     template jsonb NOT NULL CHECK (jsonb_typeof(template) = 'array'),
@@ -41,10 +42,11 @@ CREATE TABLE embed._vectorizer (
     state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused', 'stopped')),
     reason text,
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}')
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (

@@ -175,6 +175,17 @@ def test_vectorize_knows_templates_and_filters(db: Db, dsn: str) -> None:
     assert told == ("{title}: {body}", "(NOT draft)", "v")
 
 
+def test_vectorize_takes_a_second_model_for_sparse_vectors(docs: str, db: Db) -> None:
+    succeeds("models", "--dsn", docs, "create", "bm25", "--family", "bm25")
+    db.execute("SELECT embed.drop_vectorizer('docs')")
+    succeeds("vectorize", "--dsn", docs, "docs", "body", "--sparse", "bm25", "--sparse-column", "words")
+    embed_all(docs, db)
+    assert db.execute("SELECT count(embedding), count(words) FROM docs").fetchone() == (2, 2)
+    (row,) = as_json("status", docs)
+    assert (row["model"], row["sparse_model"]) == ("small", "bm25")
+    assert "small + bm25" in " ".join(succeeds("status", docs).split())
+
+
 def test_failures_are_listed_and_sent_again(db: Db, dsn: str) -> None:
     succeeds("models", "--dsn", dsn, "create", "picky", *FAKE, "--option", "fail_on=two", "--default")
     db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")

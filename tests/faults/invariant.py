@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from pg_embed.records import ModelSpec
+from pg_embed.models.words import NUMBERS
+from pg_embed.records import Embeddings
 from tests.faults.deadly import registry
 from tests.faults.tables import Column, Table
 
@@ -63,7 +64,7 @@ def _check(table: Table, column: Column) -> str:
         column=column.name,
         key=table.key_text,
         text=column.text,
-        vectorizer=f"{table.name.strip(chr(34))}_{column.name}",
+        vectorizer=f"{table.name.strip(chr(34))}_{column.beside or column.name}",
         model=column.model.name,
         kind=column.kind,
     )
@@ -73,24 +74,36 @@ def _expect(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Non
     """Fill a temporary table with the vector of each text that is there now; none where the model refuses."""
     connection.execute("DROP TABLE IF EXISTS expected")
     connection.execute(
-        'CREATE TEMPORARY TABLE expected (model text, text text COLLATE "C", known boolean, expected vector)'
+        'CREATE TEMPORARY TABLE expected (model text, text text COLLATE "C", known boolean, expected text)'
     )
     families = registry()
-    texts: dict[str, tuple[ModelSpec, set[str]]] = {}
+    texts: dict[str, tuple[Column, set[str]]] = {}
     for table in tables:
         for column in table.columns:
             found = connection.execute(f"SELECT DISTINCT {column.text} FROM {table.name}").fetchall()
-            texts.setdefault(column.model.name, (column.model, set()))[1].update(
+            texts.setdefault(column.model.name, (column, set()))[1].update(
                 text for (text,) in found if text is not None
             )
     with connection.cursor() as cursor, cursor.copy("COPY expected FROM STDIN") as rows:
-        for name, (spec, known) in texts.items():
-            embedder = families.load(spec)
-            refused = spec.options.get("fail_on")
+        for name, (column, known) in texts.items():
+            embedder = families.load(column.model)
+            refused = column.refused or column.model.options.get("fail_on")
             good = [text for text in known if not (refused and refused in text)]
-            vectors = embedder.embed(good, "document").dense if good else []
+            vectors = _spelled(embedder.embed(good, "document"), column) if good else []
             for text, vector in zip(good, vectors, strict=True):
-                rows.write_row((name, text, True, str([float(number) for number in vector])))
+                rows.write_row((name, text, True, vector))
             for text in known.difference(good):
                 rows.write_row((name, text, True, None))
             embedder.close()
+
+
+def _spelled(found: Embeddings, column: Column) -> list[str]:
+    """Vectors as pgvector reads them; the sparse ones count from 1 there."""
+    if column.kind != "sparsevec":
+        return [str([float(number) for number in vector]) for vector in found.dense]
+    assert found.sparse is not None
+    rows = [zip(*found.sparse.row(row), strict=True) for row in range(len(found.sparse))]
+    return [
+        "{" + ",".join(f"{index + 1}:{float(value)!r}" for index, value in row) + f"}}/{NUMBERS}"
+        for row in rows
+    ]

@@ -24,7 +24,20 @@ from tests.faults.nursery import Nursery, nursery
 from tests.faults.postmaster import bring_up
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.searchers import Searcher
-from tests.faults.tables import MODEL, NOTES, ODD, PARTED, SECOND, TEXT, TWICE, Column, Table, set_up
+from tests.faults.tables import (
+    LEXICAL,
+    MODEL,
+    NOTES,
+    ODD,
+    PAIR,
+    PARTED,
+    SECOND,
+    TEXT,
+    TWICE,
+    Column,
+    Table,
+    set_up,
+)
 from tests.faults.writers import Writer
 from tests.fix_pg import temporary_folder
 from tests.providers.openai_server import openai_server
@@ -109,7 +122,7 @@ class Scene:
         self.wrong: list[str] = []
         mishaps = folder / "mishaps"
         mishaps.mkdir(exist_ok=True)
-        self.tables = [NOTES, TWICE, ODD, unlucky(mishaps), hosted(provider)]
+        self.tables = [NOTES, TWICE, ODD, PAIR, unlucky(mishaps), hosted(provider)]
         words = {"host": "127.0.0.1", "port": link.port}
         self._worker_dsn = make_conninfo(**{**conninfo_to_dict(self.dsn), **words})
         self._db: psycopg.Connection[Any] | None = None
@@ -125,8 +138,8 @@ class Scene:
         install(self.dsn)
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             transports.set_up(connection, "spool", {"directory": self.server.spool_dir})
-            models = [column.model for table in self.tables[3:] for column in table.columns]
-            set_up(connection, self.tables, models=[MODEL, SECOND, *models])
+            models = [column.model for table in self.tables[-2:] for column in table.columns]
+            set_up(connection, self.tables, models=[MODEL, SECOND, LEXICAL, *models])
         self.workers = [self._new_worker() for _ in range(WORKERS)]
         self._start_sidecar()
         self.writers = [

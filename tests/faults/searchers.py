@@ -22,7 +22,10 @@ PAUSE = 0.05  # seconds between two calls
 AWAY = {"PE010", "PE011", "PE012", "PE020"}  # codes of a sidecar that is not there, late, busy or failing
 REJECTED = "PE021"
 DISK = (errors.IoError, errors.DiskFull)
-SEARCH = "SELECT (hit).id, (hit).body, score FROM embed.search(NULL::notes, %s, k => 5)"
+SEARCHES = [
+    f"SELECT (hit).id, (hit).body, score FROM embed.search(NULL::{table}, %s, k => 5)"
+    for table in ("notes", "pair")
+]
 
 
 class Searcher(threading.Thread):
@@ -87,7 +90,7 @@ class Searcher(threading.Thread):
             self.wrong.append(f"{text!r} got {row[0]}")
 
     def _search(self, connection: psycopg.Connection[Any], text: str) -> None:
-        hits = connection.execute(SEARCH, (text,)).fetchall()
+        hits = connection.execute(self._random.choice(SEARCHES), (text,)).fetchall()
         self.answers["searches"] += 1
         scores = [score for *_, score in hits]
         if scores != sorted(scores, reverse=True) or len({key for key, *_ in hits}) != len(hits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -16,6 +16,7 @@ from tests.faults.deadly import registry
 POISON = "poison"
 OPTIONS = {"dimensions": 8, "delay": 0.004, "fail_on": POISON}
 MODEL = ModelSpec("faulty", "fake", OPTIONS)
+LEXICAL = ModelSpec("lexical", "bm25", {"average_length": 5})
 SECOND = ModelSpec("second", "fake", {"dimensions": 4, "query_prompt": "q", "document_prompt": "d: "})
 WORDS = [
     "river",
@@ -42,6 +43,8 @@ class Column:
     vectorizer: str
     text: str
     kind: str = "halfvec"
+    beside: str = ""  # another column, whose vectorizer fills this one, too
+    refused: str = ""  # a word that the vectorizer's other model refuses
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,23 @@ PARTED = Table(
     key_text="id",
     columns=[BODY],
 )
+PAIR = Table(
+    name="pair",
+    create=[f"CREATE TABLE pair (id bigint PRIMARY KEY, {TEXT})"],
+    key_columns=["id"],
+    key=lambda n: (n,),
+    key_text="id::text",
+    columns=[
+        replace(BODY, vectorizer=f"{BODY.vectorizer}, sparse => 'lexical'"),
+        Column("sparse", LEXICAL, "", "body", "sparsevec", beside="embedding", refused=POISON),
+    ],
+)
 
 
 def set_up(
     connection: psycopg.Connection[Any],
     tables: Sequence[Table],
-    models: Sequence[ModelSpec] = (MODEL, SECOND),
+    models: Sequence[ModelSpec] = (MODEL, SECOND, LEXICAL),
     max_attempts: int = 100,  # many: no row may be given up for a fault
 ) -> None:
     """Make models, tables and their vectorizers."""
@@ -139,6 +153,8 @@ def set_up(
         for statement in table.create:
             connection.execute(statement)
         for column in table.columns:
+            if column.beside:
+                continue
             arguments = f"'{table.name}', {column.vectorizer}, max_attempts => {max_attempts}"
             connection.execute(f"SELECT embed.create_vectorizer({arguments})")
 

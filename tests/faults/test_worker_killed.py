@@ -11,13 +11,14 @@ import pytest
 
 from tests.faults.invariant import rest, violations
 from tests.faults.nursery import nursery
-from tests.faults.tables import NOTES, ODD, PARTED, set_up
+from tests.faults.tables import ODD, PAIR, PARTED, set_up
 from tests.faults.writers import new_seed, writing
+from tests.sql.test_postings import difference
 
 KILLS = 50
 LONGEST_LIFE = 0.4  # seconds between two kills, at most
 SETTINGS = {"lease": 5.0, "tend_every": 0.3, "poll": 0.2, "page_rows": 7}
-TABLES = [NOTES, ODD, PARTED]
+TABLES = [PAIR, ODD, PARTED]
 
 
 OPERATIONS = [
@@ -65,4 +66,5 @@ def test_no_row_is_lost_when_workers_are_killed(
         go_on(db)
         rest(db, TABLES)
         assert violations(db, TABLES) == []
+        assert difference(db, "pair", "sparse") == 0
         assert [processes.stop(worker) for worker in workers] == [0, 0]

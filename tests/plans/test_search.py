@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -139,3 +140,112 @@ def test_settings_are_as_before_even_after_an_error(docs: Connection) -> None:
 def test_the_first_search_of_a_session_has_the_settings(docs: Connection, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         assert len(search(connection, ", mode => 'dense', k => 150")) == 150
+
+
+Node = dict[str, Any]
+# what embed._search_v1 binds to the statement
+PREPARED = (
+    "PREPARE planned (vector, sparsevec, text[], int, int, float8[], float8, text, text, int, text[]) AS "
+)
+EXECUTED = (
+    "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)"
+    " EXECUTE planned (%s, %s, %s::text[], %s, %s, '{0.5,0.5}', NULL, NULL, NULL, NULL, NULL)"
+)
+
+
+def planned(
+    db: Connection, mode: str, k: int, exact: bool = False, filter: str | None = None, bound: str = "{}"
+) -> list[Node]:
+    """The nodes of a search's statement, run once with the settings of embed.search."""
+    plan = "embed._search_plan('docs'::regtype, %s, %s, %s::jsonb, 'convex', NULL, 100, NULL, NULL, NULL)"
+    statement = db.execute(
+        f"SELECT embed._search_statement({plan}, %s)".encode(), [k, mode, filter, exact]
+    ).fetchone()
+    assert statement is not None
+    vectors = literals([QUERY])[0]
+    candidates = 100 if mode == "hybrid" else k
+    with db.transaction():
+        db.execute("SELECT embed._search_settings(%s, %s, NULL)", [candidates, filter is not None])
+        db.execute((PREPARED + statement[0]).encode())
+        given = [vectors["dense"], vectors["sparse"], bound, candidates, k]
+        with psycopg.ClientCursor(db) as cursor:
+            row = cursor.execute(EXECUTED, given).fetchone()
+        db.execute("DEALLOCATE planned")
+    assert row is not None
+    return list(_nodes(row[0][0]["Plan"]))
+
+
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for inner in node.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def scans(nodes: list[Node]) -> list[tuple[str, str | None]]:
+    """How the table is read: kinds of node, and their indexes."""
+    return sorted(
+        (node["Node Type"], node.get("Index Name")) for node in nodes if node.get("Relation Name") == "docs"
+    )
+
+
+def most_rows(nodes: list[Node], *but: str) -> float:
+    """The most rows that a node gives, all its loops together, but for nodes of these kinds."""
+    return max(node["Actual Rows"] * node["Actual Loops"] for node in nodes if node["Node Type"] not in but)
+
+
+def test_the_dense_leg_alone_reads_the_index_and_nothing_else(docs: Connection) -> None:
+    nodes = planned(docs, "dense", 10)
+    assert scans(nodes) == [("Index Scan", "docs_hnsw")]
+    assert most_rows(nodes) <= 10
+
+
+def test_both_legs_by_index_join_their_candidates_only(docs: Connection) -> None:
+    docs.execute("SELECT embed.create_postings('docs')")
+    docs.execute("SET random_page_cost = 1.1")  # as it is for solid state disks; these rows are narrow
+    nodes = planned(docs, "hybrid", 10)
+    assert {index for _, index in scans(nodes)} == {"docs_hnsw", "docs_pkey"}
+    assert most_rows([node for node in nodes if node.get("Relation Name") == "docs"]) <= 200
+
+
+def test_the_sparse_leg_alone_reads_no_more_rows_than_it_gives(docs: Connection) -> None:
+    docs.execute("SELECT embed.create_postings('docs')")
+    docs.execute("SET random_page_cost = 1.1")
+    nodes = planned(docs, "sparse", 10)
+    assert {index for _, index in scans(nodes)} == {"docs_pkey"}
+    assert most_rows(nodes) <= 10
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+def test_the_exact_pass_reads_the_table_once_and_then_the_best_by_key(docs: Connection, mode: str) -> None:
+    nodes = planned(docs, mode, 10, exact=True, filter='{"rare": {"<": 20}}', bound="{20}")
+    assert scans(nodes) == [("Index Scan", "docs_pkey"), ("Seq Scan", None)]
+    (once,) = [node for node in nodes if node["Node Type"] == "Seq Scan"]
+    assert (once["Actual Loops"], once["Actual Rows"]) == (1, ROWS / 1000 * 20)
+    (best,) = [node for node in nodes if node.get("Index Name") == "docs_pkey"]
+    assert best["Actual Rows"] * best["Actual Loops"] == 10
+    sorts = [node for node in nodes if node.get("Sort Method") == "top-N heapsort"]
+    assert len(sorts) >= (2 if mode == "hybrid" else 1), "the rest is not sorted"
+
+
+@pytest.mark.parametrize("kind", ["PREPARE", "psycopg"])
+def test_a_prepared_search_keeps_its_plan(docs: Connection, kind: str) -> None:
+    """Neither the sixth execution, at which Postgres may take a plan for any value, nor the tenth differs."""
+    counts = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'docs_hnsw'"
+    statement = "SELECT (hit).id FROM embed.search(NULL::docs, {}, mode => 'dense', filter => {})"
+    if kind == "PREPARE":
+        docs.execute("PREPARE found (text, jsonb) AS " + statement.format("$1", "$2"))
+    docs.execute("SELECT pg_stat_force_next_flush()")
+    before = _numbers(docs, counts)
+    answers = []
+    for _ in range(10):
+        if kind == "PREPARE":
+            rows = docs.execute(f"EXECUTE found ('{QUERY}', NULL)").fetchall()
+        else:
+            rows = docs.execute(statement.format("%s", "%s::jsonb"), [QUERY, None], prepare=True).fetchall()
+        answers.append(rows)
+    docs.execute("SELECT pg_stat_force_next_flush()")
+    assert _numbers(docs, counts) - before == 10
+    assert all(rows == answers[0] for rows in answers)
+    prepared = "SELECT sum(generic_plans + custom_plans) FROM pg_prepared_statements"
+    assert _numbers(docs, prepared) >= 10
+    assert calls(docs) == 1

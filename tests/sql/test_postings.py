@@ -31,9 +31,9 @@ DIFFERENCE = """
     WITH kept AS (SELECT p.term, {key} AS key, p.weight FROM embed.{postings} AS p {join}),
     due AS (
         SELECT t.term, {document} AS key, t.weight
-        FROM docs AS d CROSS JOIN LATERAL (
-            SELECT * FROM embed._sparse_terms(d.words::text) UNION ALL SELECT 0, 0::real
-        ) AS t WHERE d.words IS NOT NULL
+        FROM {table} AS d CROSS JOIN LATERAL (
+            SELECT * FROM embed._sparse_terms(d.{column}::text) UNION ALL SELECT 0, 0::real
+        ) AS t WHERE d.{column} IS NOT NULL
     )
     SELECT count(*) FROM (
         (SELECT * FROM kept EXCEPT ALL SELECT * FROM due)
@@ -46,9 +46,10 @@ def vectorizer(db: Connection) -> int:
     return int(value(db, "SELECT id FROM embed._vectorizer"))
 
 
-def difference(db: Connection) -> int:
+def difference(db: Connection, table: str = "docs", column: str = "words") -> int:
     """How many postings are too many or too few."""
-    number = vectorizer(db)
+    where = "FROM embed._vectorizer WHERE source = %s::regclass"
+    number = value(db, f"SELECT id {where}", table)
     name = f"_postings_{number}"
     has_keys = value(db, "SELECT to_regclass(%s) IS NOT NULL", f"embed.{name}_key")
     names = {
@@ -57,9 +58,9 @@ def difference(db: Connection) -> int:
         "join": sql.SQL("JOIN embed.{} AS k ON k.id = p.id").format(sql.Identifier(f"{name}_key"))
         if has_keys
         else sql.SQL(""),
-        "document": sql.SQL(
-            value(db, "SELECT embed._key_text(source, key_columns, 'd') FROM embed._vectorizer")
-        ),
+        "document": sql.SQL(value(db, f"SELECT embed._key_text(source, key_columns, 'd') {where}", table)),
+        "table": sql.SQL(table),
+        "column": sql.Identifier(column),
     }
     row = db.execute(sql.SQL(DIFFERENCE).format(**names)).fetchone()
     return int(row[0]) if row else -1

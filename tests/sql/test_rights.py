@@ -31,7 +31,7 @@ READER_MAY = {
     "search", "similar", "_search_own", "_search_v1", "_search_plan", "_search_legs_v1", "_search_leg",
     "_search_estimate", "_search_statement", "_search_settings", "_sparse_leg", "_standard_score",
     "_search_extended", "_search_ending", "_search_given", "_search_turns", "_boost_expression",
-    "_boost_column", "_late_score", "_filter_condition", "_filter_column", "_filter_term", "_filter_value",
+    "_boost_column", "_single_leg", "_dense_score", "_dense_vector", "_sparse_vector", "_late_score", "_filter_condition", "_filter_column", "_filter_term", "_filter_value",
     "_output_names", "_vector_type", "_column_number",
     "_check_index", "_vectorizer_id_v1", "_vector_schema", "_index_tree", "_index_look_v1", "_index_estimate",
     "_rows_by_statistics", "_count_rows", "_recall_target_v1", "_search_forms", "_timed", "_hits",
