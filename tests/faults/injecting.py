@@ -206,7 +206,7 @@ def disk_full(scene: Scene, rng: random.Random) -> bool:
         if scene.late > before:
             scene.hit("disk_full")
 
-    scene.later(rng.uniform(1.5, 2.5), make_room)
+    scene.later(rng.uniform(1.5, 3.0), make_room)
     return False  # counted if somebody noticed
 
 

@@ -329,6 +329,13 @@ class Scene:
         self._disconnect()
         return left
 
+    def close(self) -> None:
+        """Let go of what this process holds."""
+        while self._undoing:
+            with suppress(Exception):  # on the way out of a failure its victim may be gone
+                heapq.heappop(self._undoing)[2]()
+        self._disconnect()
+
     def _rest(self) -> list[tuple[Any, ...]]:
         deadline = time.monotonic() + REST_TIMEOUT
         while True:
@@ -385,3 +392,4 @@ def scene(seed: int, *, fast: bool = False) -> Iterator[Scene]:
                 writer._go.set()
             for searcher in found.searchers:
                 searcher._ending.set()
+            found.close()

@@ -66,7 +66,7 @@ class Searcher(threading.Thread):
             self.wrong.append("a call hangs")
 
     def _ask(self, connection: psycopg.Connection[Any]) -> None:
-        text = random_text(self._random) or "nothing"
+        text = f"{random_text(self._random)} {self._random.random()}"  # no session remembers it
         started = time.monotonic()
         try:
             if self._random.random() < 0.5:
