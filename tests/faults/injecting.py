@@ -158,7 +158,9 @@ def deadlock(scene: Scene, rng: random.Random) -> bool:
     def write(order: tuple[int, ...], texts: list[str | None]) -> None:
         try:
             with psycopg.connect(scene.dsn, application_name="deadlock") as connection:
-                connection.execute("SET deadlock_timeout = '5ms'; SET log_min_messages = panic")
+                # whoever else holds the rows lets them go after this, not before
+                connection.execute("SET lock_timeout = '500ms'; SET deadlock_timeout = '5ms'")
+                connection.execute("SET log_min_messages = panic")
                 connection.execute(statement, (order[0], texts[0]))
                 meeting.wait(10)
                 connection.execute(statement, (order[1], texts[1]))

@@ -281,8 +281,7 @@ class Scene:
         bring_up(self.server, workers=len(self.workers))
 
     def check(self) -> list[tuple[Any, ...]]:
-        """Heal, let all come to rest, and look for what is not as it must be; then go on."""
-        self.heal()
+        """Once healed: let all come to rest, and look for what is not as it must be; then go on."""
         for writer in self.writers:
             writer.hold()
         found = self._rest()

@@ -6,12 +6,16 @@ two faults) in the environment. The seed gives the plan of faults and of writes;
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
@@ -23,6 +27,7 @@ TAIL = 60  # faults that a violation shows
 ROUND = 500  # faults between two checks, about
 ROUNDS = 3  # checks, at least
 LOG_TAIL = 4_000  # characters
+HANGING = 900.0  # seconds after its time is over when the soak itself must hang
 GROWTH = 48.0  # MiB that the watched worker may grow by; what the first round needs is not growth
 FILES = 16  # descriptors that it may have more than after the first round
 
@@ -33,7 +38,10 @@ class Report:
 
     seed: int
     faults: dict[str, int] = field(default_factory=dict)  # those that hit something, by kind
-    missed: dict[str, int] = field(default_factory=dict)  # those that met nothing to harm
+    missed: int = 0  # those that met nothing to harm
+    cost: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds spent, by kind; waits are the pauses, and restarts that fall into them
     writes: dict[str, int] = field(default_factory=dict)
     searches: dict[str, int] = field(default_factory=dict)  # answers, and errors by SQLSTATE
     embedded: int = 0  # texts
@@ -61,7 +69,8 @@ class Soak:
         self._scene = stage
         self._wanted = faults
         self._plan = plan(seed, pause)
-        self._missed: Counter[str] = Counter()
+        self._tried = 0
+        self._cost: Counter[str] = Counter()
         self._tail: deque[str] = deque(maxlen=TAIL)
         self._started = time.monotonic()
         self._deadline = self._started + seconds
@@ -86,17 +95,28 @@ class Soak:
         return self.report
 
     def _harm(self, planned: Planned) -> None:
-        if planned.harm(self._scene, random.Random(planned.seed)):
+        self._tried += 1
+        with self._counted(planned.name):
+            hit = planned.harm(self._scene, random.Random(planned.seed))
+        if hit:
             self._scene.hit(planned.name)
-            told = "hit"
-        else:
-            told = "put up or missed"
+        told = "hit" if hit else "put up or missed"
         elapsed = time.monotonic() - self._started
         self._tail.append(f"{elapsed:8.2f} s  {next(self._number)} {planned.name} {planned.seed}: {told}")
-        self._scene.wait(planned.pause)
+        with self._counted("waits"):
+            self._scene.wait(planned.pause)
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._cost[name] += time.monotonic() - started
 
     def _check(self) -> None:
-        found = self._scene.check()
+        with self._counted("heal"):
+            self._scene.heal()
+        with self._counted("check"):
+            found = self._scene.check()
         memory, files = self._scene.memory()
         self.report.memory.append(round(memory, 1))
         self.report.files.append(files)
@@ -110,7 +130,9 @@ class Soak:
 
     def _tell(self) -> None:
         report, stage = self.report, self._scene
-        report.faults = dict(stage.injected)
+        report.faults = dict(stage.injected.most_common())
+        report.missed = self._tried - report.injected
+        report.cost = {name: round(seconds, 1) for name, seconds in self._cost.most_common()}
         report.writes = dict(sum((writer.done for writer in stage.writers), Counter()))
         report.searches = dict(sum((searcher.answers for searcher in stage.searchers), Counter()))
         report.embedded = max(report.embedded, stage.embedded)
@@ -147,6 +169,8 @@ def main() -> int:
     seed = int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(2**32))
     faults = int(os.environ.get("SOAK_FAULTS") or 10_000)
     seconds = 60 * float(os.environ.get("SOAK_MINUTES") or 60)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # by the way that ends what was started
+    faulthandler.dump_traceback_later(seconds + HANGING, exit=True)
     print(f"SOAK_SEED={seed} SOAK_FAULTS={faults}", flush=True)
     try:
         report = soak(seed, faults=faults, pause=float(os.environ.get("SOAK_PAUSE") or 0.1), seconds=seconds)

@@ -519,7 +519,7 @@ class Queue(RuleBasedStateMachine):
         return str(row[0])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_order_of_calls_forgets_a_row(dsn: str, db: Connection) -> None:
     create_fake_model(db)
     db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, rating integer NOT NULL DEFAULT 0)")
