@@ -23,7 +23,7 @@ from psycopg import sql
 from benchmarks import ours
 from benchmarks.common import Report, arguments, at_least, at_most, log, stopwatch
 from benchmarks.postgres import Connection, one, postgres
-from benchmarks.retrieval import Collection, ndcg, read_collection
+from pg_embed.evaluation import Collection, quality, read_collection
 from pg_embed.models.bm25 import Bm25Embedder, Bm25Options
 from pg_embed.records import Kind
 
@@ -58,25 +58,26 @@ def vectorize(connection: Connection, table: str) -> int:
     return int(one(connection, NUMBER, {"table": table}))
 
 
-def quality(connection: Connection, collection: Collection, report: Report) -> None:
+def measure(connection: Connection, collection: Collection, report: Report) -> None:
     """Load a collection, have it embedded, ask all its queries."""
     table = sql.Identifier(collection.name)
     connection.execute(sql.SQL("CREATE TABLE {} (id text PRIMARY KEY, body text)").format(table))
     with connection.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(table)) as copy:
-        for row in collection.documents.items():
-            copy.write_row(row)
+        for document in collection.documents:
+            copy.write_row((document.key, f"{document.title} {document.text}".strip()))
     vectorizer = vectorize(connection, f'"{collection.name}"')
     ours.wait_until_done(connection)
     connection.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
-    gains, times = [], []
+    rankings, times = {}, []
     for key, query in collection.queries.items():
         start = time.perf_counter()
         found = connection.execute(SEARCH, {"vectorizer": vectorizer, "query": query, "k": 10}).fetchall()
         times.append((time.perf_counter() - start) * 1000)
-        gains.append(ndcg([row[0] for row in found], collection.judged[key]))
+        rankings[key] = [row[0] for row in found]
+    gain = quality(rankings, rankings, collection.judged)["ndcg@10"]
     goal = GOALS.get(collection.name)
     count = f"{len(collection.documents):,} documents"
-    report.figure(f"{collection.name}: nDCG@10", [statistics.mean(gains)], "", goal and at_least(goal))
+    report.figure(f"{collection.name}: nDCG@10", [gain], "", goal and at_least(goal))
     report.figure(f"{collection.name}: a search with its embedding, {count}", times, "ms")
 
 
@@ -106,7 +107,7 @@ def spelled(model: Bm25Embedder, batch: Sequence[str], kind: Kind) -> list[str]:
 
 
 def copy_vectors(connection: Connection, model: Bm25Embedder, table: str, count: int, first: int = 0) -> None:
-    """Rows with the vectors of made-up texts, written by us: the worker is measured by `quality`."""
+    """Rows with the vectors of made-up texts, written by us: the worker is measured by `measure`."""
     documents = texts(count, seed=first + 1)
     statement = sql.SQL("COPY {} (id, words) FROM STDIN").format(sql.Identifier(table))
     while batch := list(islice(documents, BATCH)):
@@ -199,7 +200,7 @@ def main() -> None:
         ):
             ours.create_model(connection, "words", "bm25", {})
             for folder in options.folders:
-                quality(connection, read_collection(folder), report)
+                measure(connection, read_collection(folder), report)
             if options.rows:
                 model = Bm25Embedder(Bm25Options())
                 vectorizer = load_zipf(connection, model, options.rows, report)

@@ -7,6 +7,7 @@ no index finds the nearest.
 
 from __future__ import annotations
 
+import statistics
 import struct
 from collections.abc import Iterator
 
@@ -24,6 +25,7 @@ from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 DIMENSIONS, NOISE = 4_096, 0.5
 CHUNK = 1_000  # rows
 HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)  # PostgreSQL, COPY in binary format
+SIMILAR = b"SELECT (hit).id FROM embed.similar(NULL::docs, %s)"
 TAIL = struct.pack(">h", -1)
 
 
@@ -63,8 +65,30 @@ def fill(connection: psycopg.Connection[dict[str, object]], rows: int, latent: i
     connection.execute("VACUUM ANALYZE docs")
 
 
+def similar(
+    connection: psycopg.Connection[dict[str, object]], rows: int, samples: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Milliseconds of embed.similar in one exact pass and by the index, in turn, and what share it finds."""
+    times: dict[int, list[float]] = {10**9: [], 0: []}
+    recalls = []
+    for number in range(samples):
+        found = []
+        for exact_rows, spent in times.items():
+            connection.execute(f"SET embed.exact_rows = {exact_rows}".encode())
+            key = str(number * rows // samples)
+            for _ in range(2):  # the first fills the cache
+                with stopwatch() as seconds:
+                    hits = connection.execute(SIMILAR, [key]).fetchall()
+            spent.append(seconds() * 1000)
+            found.append({hit["id"] for hit in hits})
+        recalls.append(len(found[0] & found[1]) / len(found[0]))
+    return times[10**9], times[0], recalls
+
+
 def main() -> None:
-    options = arguments("4,096 dimensions", rows=50_000, latent=32, samples=100, seconds=240).parse_args()
+    options = arguments(
+        "4,096 dimensions", rows=50_000, latent=32, samples=100, seconds=240, searches=20
+    ).parse_args()
     with postgres(shared_buffers="2GB", maintenance_work_mem="1GB") as server:
         dsn = server.create_database()
         install(dsn)
@@ -78,6 +102,7 @@ def main() -> None:
             found = connection.execute(
                 "SELECT * FROM embed.recall('docs', 10, %s, %s)", [options.samples, options.seconds]
             ).fetchone()
+            exact_ms, index_ms, recalls = similar(connection, options.rows, options.searches)
         assert plan is not None
         assert built is not None
         assert found is not None
@@ -96,6 +121,8 @@ def main() -> None:
             exact, by_index = float(found[f"exact_{quantile}_ms"]), float(found[f"index_{quantile}_ms"])
             goal = at_least(50) if quantile == "p50" else None
             report.ratio(f"{quantile} of a search", ("exact", [exact]), ("index", [by_index]), "ms", goal)
+        report.figure("recall@10 of embed.similar", [statistics.mean(recalls)], "", at_least(0.97))
+        report.ratio("embed.similar", ("exact", exact_ms), ("by the index", index_ms), "ms", at_least(50))
         report.ratio("build", ("took", [spent()]), ("planned", [float(plan["seconds"])]), "s")
         size = [float(built["bytes"]) / 2**20], [float(plan["index_bytes"]) / 2**20]
         report.ratio("size", ("is", size[0]), ("planned", size[1]), "MiB")

@@ -14,5 +14,6 @@ pytest_plugins = [
     "tests.fix_sdks",
     "tests.fix_second_server",
     "tests.fix_serve",
+    "tests.fix_sqlalchemy",
     "tests.fix_worker",
 ]

@@ -29,6 +29,7 @@ COMMANDS = (
     "index",
     "recall",
     "search",
+    "eval",
     "embed",
     "rerank",
     "models",

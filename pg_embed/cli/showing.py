@@ -1,4 +1,4 @@
-"""How the demo shows its work: a bar, the answers, the way on."""
+"""How the demo and an evaluation show their work: bars, the answers, the way on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ TEXT_LENGTH = 90  # characters of a docstring
 
 def embedding(counts: Iterable[tuple[int, int]]) -> int:
     """Show how many rows have vectors, the rate and the time left; returns how many got theirs meanwhile."""
-    return _bar(counts) if sys.stderr.isatty() else _lines(counts)
+    return progress(counts, "embedding", "rows")
+
+
+def progress(counts: Iterable[tuple[int, int]], doing: str, unit: str) -> int:
+    """Show how many of something are done, of how many; returns how many were meanwhile."""
+    return _bar(counts, doing, unit) if sys.stderr.isatty() else _lines(counts, doing, unit)
 
 
 def answers(found: Sequence[Mapping[str, Any]]) -> None:
@@ -42,22 +47,22 @@ def how_to_go_on(told: Mapping[str, Any], data_dir: Path) -> None:
     typer.echo(f"    {told['psql']}\n")
 
 
-def _bar(counts: Iterable[tuple[int, int]]) -> int:
+def _bar(counts: Iterable[tuple[int, int]], doing: str, unit: str) -> int:
     columns = (
-        TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     began, first, done = time.monotonic(), None, 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None, rate="")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="")
         for done, total in counts:
             first = done if first is None else first
             rate = (done - first) / max(time.monotonic() - began, 1.0)
-            progress.update(task, completed=done, total=total, rate=f"{rate:.0f} rows/s")
+            bar.update(task, completed=done, total=total, rate=f"{rate:.0f} {unit}/s")
     return done - (first or 0)
 
 
-def _lines(counts: Iterable[tuple[int, int]]) -> int:
+def _lines(counts: Iterable[tuple[int, int]], doing: str, unit: str) -> int:
     began = last = time.monotonic()
     first, done = None, 0
     for done, total in counts:
@@ -67,7 +72,7 @@ def _lines(counts: Iterable[tuple[int, int]]) -> int:
             last = now
             rate = (done - first) / (now - began)
             left = f", {duration((total - done) / rate)} left" if rate else ""
-            say(f"embedding: {done} of {total} rows, {rate:.0f} rows/s{left}")
+            say(f"{doing}: {done} of {total} {unit}, {rate:.0f} {unit}/s{left}")
     return done - (first or 0)
 
 

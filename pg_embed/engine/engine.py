@@ -13,7 +13,9 @@ from typing import TypeVar, cast
 
 import numpy as np
 
+from pg_embed.chunks import Counter
 from pg_embed.engine.batcher import CLOSING, Batcher
+from pg_embed.engine.documents import Documents
 from pg_embed.engine.memo import Memo
 from pg_embed.engine.observer import Observer, Silence
 from pg_embed.engine.ranking import Ranker
@@ -30,7 +32,7 @@ from pg_embed.errors import (
 )
 from pg_embed.log import event, logger
 from pg_embed.models.registry import Registry
-from pg_embed.protocols import Embedder, Reranker, Throttle
+from pg_embed.protocols import ChunkEmbedder, Embedder, Reranker, Throttle
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Scores
 
 LOAD_TIMEOUT = 300.0  # seconds; a first load may download the weights
@@ -68,6 +70,11 @@ class Model:
         self._remembered = (self._own - LARGE) or self._own
         submit = partial(self.batcher.submit, outputs=self._remembered, priority=Priority.QUERY)
         self._memo = Memo(settings.memo_size, submit)
+        self.documents = (
+            Documents(cast(ChunkEmbedder, embedder), spec.name, observer, gate)
+            if hasattr(embedder, "embed_chunks")
+            else None
+        )
 
     @property
     def idle(self) -> bool:
@@ -166,6 +173,30 @@ class Engine:
             return None
         return await _within(timeout, spec, asyncio.to_thread(measure, texts))
 
+    async def counter(self, spec: ModelSpec, timeout: float = LOAD_TIMEOUT) -> Counter:
+        """Counts the tokens of texts as documents, in any thread.
+
+        By the model's own tokenizer, or by the model's estimate where it has none.
+        """
+        model = await _within(timeout, spec, self._model(spec))
+        if isinstance(model, Ranker):
+            raise _makes_no("vectors", spec.name, model.card)
+        return Counter(getattr(model.embedder, "measure_tokens", model.embedder.count_tokens))
+
+    async def reads_documents(self, spec: ModelSpec, timeout: float = LOAD_TIMEOUT) -> bool:
+        """Whether the model's vectors of chunks know of their document, as `embed_chunks` makes them."""
+        model = await _within(timeout, spec, self._model(spec))
+        return isinstance(model, Model) and model.documents is not None
+
+    async def embed_chunks(
+        self, spec: ModelSpec, documents: Sequence[Sequence[str]], priority: Priority, timeout: float
+    ) -> list[Embeddings]:
+        """Vectors of each document's chunks, in their order, for a model that `reads_documents`."""
+        chunks = sum(len(document) for document in documents)
+        return await self._watched(
+            spec, priority, chunks, timeout, self._embed_chunks(spec, documents, priority)
+        )
+
     async def close(self) -> None:
         """Refuse new work, give running calls some seconds, end all threads."""
         self._closed = True
@@ -183,6 +214,14 @@ class Engine:
             wanted = "vectors" if outputs == VECTORS else NAMES[min(outputs)]
             raise _makes_no(wanted, spec.name, model.card)
         return await model.embed(texts, kind, priority, outputs)
+
+    async def _embed_chunks(
+        self, spec: ModelSpec, documents: Sequence[Sequence[str]], priority: Priority
+    ) -> list[Embeddings]:
+        model = await self._model(spec)
+        if isinstance(model, Ranker) or model.documents is None:
+            raise InvalidArgument(f"model {spec.name!r} does not read the chunks of a document together")
+        return await model.documents.embed(documents, priority)
 
     async def _rerank(self, spec: ModelSpec, query: str, texts: Sequence[str], priority: Priority) -> Scores:
         model = await self._model(spec)

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
+from pg_embed.jobs.documents import Chunked, Document, Kept, Made, Reading
 from pg_embed.jobs.indexes import IndexBuild, IndexJob
 from pg_embed.jobs.store import Store
 
-__all__ = ["Batch", "Dead", "IndexBuild", "IndexJob", "Lane", "Outcome", "Refused", "Share", "Store", "Work"]
+__all__ = [
+    "Batch",
+    "Chunked",
+    "Dead",
+    "Document",
+    "IndexBuild",
+    "IndexJob",
+    "Kept",
+    "Lane",
+    "Made",
+    "Outcome",
+    "Reading",
+    "Refused",
+    "Share",
+    "Store",
+    "Work",
+]

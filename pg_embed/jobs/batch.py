@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from pg_embed.records import Embeddings, ModelSpec, Output
 
@@ -39,6 +40,8 @@ class Work:
     has_backfill: bool
     live_due: bool
     backfill_due: bool
+    chunking: Mapping[str, Any] | None = None  # how texts are split; None where a row has one vector
+    must_sweep: bool = False  # there may be chunks whose rows went without a trigger
 
     @property
     def sizes(self) -> dict[Output, int]:

@@ -13,9 +13,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import statements
 from pg_embed.jobs import packing
-from pg_embed.jobs.batch import Batch, Lane, Outcome, Refused, Share, Work
+from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
+from pg_embed.jobs.documents import Chunked, Document, Reading
 from pg_embed.jobs.indexes import IndexJob, index_job
-from pg_embed.records import ModelSpec, Output
+from pg_embed.records import Embeddings, ModelSpec, Output
 
 SQL = statements.load("jobs")
 RENAMED = (UndefinedTable, UndefinedColumn, InvalidSchemaName)
@@ -38,7 +39,7 @@ class Store:
             return [_work(row) for row in await cursor.fetchall()]
 
     async def take(self, work: Work, lane: Lane, rows: int) -> Batch | None:
-        """Claim about so many rows; None when none is due."""
+        """Claim about so many rows; None when none is due. Those to be split are read by `read`."""
         parameters = {
             "worker": self._worker,
             "vectorizer": work.vectorizer,
@@ -47,9 +48,45 @@ class Store:
             "lease": self._lease,
         }
         async with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
-            await _execute(cursor, "take", parameters)
+            await _execute(cursor, "take" if work.chunking is None else "claim_documents", parameters)
             taken = await cursor.fetchall()
-        return _batch(lane, taken) if taken else None
+        if not taken:
+            return None
+        return _batch(lane, taken) if work.chunking is None else _claimed(lane, taken)
+
+    async def read(self, work: Work, keys: Sequence[str], most: int, attempts: int) -> Reading:
+        """The first of these rows, until `most` characters are reached."""
+        parameters = {
+            "vectorizer": work.vectorizer,
+            "keys": packing.texts(keys),
+            "most": most,
+            "attempts": attempts,
+        }
+        async with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
+            await _execute(cursor, "read_documents", parameters)
+            return _reading(await cursor.fetchall())
+
+    async def finish_documents(
+        self, work: Work, batch: Batch, reading: Reading, found: Chunked, entries: Sequence[int]
+    ) -> int:
+        """Write chunks, and acknowledge `entries`; how many rows had what was read, and now have theirs."""
+        parameters = {
+            "worker": self._worker,
+            "vectorizer": work.vectorizer,
+            "entries": packing.bigints(entries),
+            "keys": packing.texts([*(document.key for document in reading.documents), *reading.bare]),
+            "hashes": packing.bigints([document.hash for document in reading.documents], len(reading.bare)),
+            "kept_of": [kept.place + 1 for kept in found.kept],
+            "kept_ids": packing.bigints([kept.id for kept in found.kept]),
+            "kept_numbers": [kept.number for kept in found.kept],
+            **_chunks(found),
+            **_packed(work, found.vectors, await self._vector_types(), 0),
+            "dead": Jsonb(_dead(batch, [document.key for document in reading.documents], found.dead)),
+        }
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            await _execute(cursor, "finish_documents", parameters)
+            row = await cursor.fetchone()
+        return row[0] if row else 0
 
     async def finish(self, work: Work, batch: Batch, outcome: Outcome) -> tuple[int, int]:
         """Write an outcome; rows written, and rows locked by others and queued again."""
@@ -64,9 +101,9 @@ class Store:
             "entries": packing.bigints(batch.entries),
             "keys": packing.texts(keys),
             "hashes": packing.bigints(hashes, nulls=len(batch.empty)),
-            **_packed(work, outcome, await self._vector_types(), nulls),
+            **_packed(work, outcome.vectors, await self._vector_types(), nulls),
             "gone": packing.texts(batch.gone),
-            "dead": Jsonb(_dead(batch, outcome)),
+            "dead": Jsonb(_dead(batch, batch.keys, outcome.dead)),
         }
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await _execute(cursor, "finish", parameters)
@@ -119,6 +156,10 @@ class Store:
         await self._run("mend_postings", {"vectorizer": work.vectorizer})
         await self._run("count_postings", {"vectorizer": work.vectorizer})
 
+    async def sweep(self, work: Work) -> int:
+        """Remove chunks whose rows went without a trigger; how many, of which there may be more."""
+        return int(await self._run("sweep", {"vectorizer": work.vectorizer}))
+
     async def indexes(self) -> list[IndexJob]:
         """The indexes that can be built now."""
         async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -161,6 +202,8 @@ def _work(row: dict[str, Any]) -> Work:
         has_backfill=row["has_backfill"],
         live_due=row["live_due"],
         backfill_due=row["backfill_due"],
+        chunking=row["chunking"],
+        must_sweep=row["must_sweep"],
     )
 
 
@@ -183,13 +226,13 @@ def _shares(row: dict[str, Any]) -> list[Share]:
 
 
 def _packed(
-    work: Work, outcome: Outcome, types: packing.Types, nulls: int
+    work: Work, found: Embeddings, types: packing.Types, nulls: int
 ) -> dict[str, packing.PackedArray | None]:
     """The vectors of each output as an array, with NULLs behind; None for what the vectorizer does not keep.
 
     The dense ones are never None, for they tell the statement their type.
     """
-    found, packed = outcome.vectors, dict[str, packing.PackedArray | None](sparse=None, multi=None)
+    packed = dict[str, packing.PackedArray | None](sparse=None, multi=None)
     sizes = work.sizes
     kind, dense = (work.column_type, found.dense) if "dense" in sizes else ("vector", found.dense[:0])
     if "sparse" in sizes and found.sparse is not None:
@@ -216,13 +259,53 @@ def _batch(lane: Lane, taken: list[tuple[Any, ...]]) -> Batch:
     )
 
 
-def _dead(batch: Batch, outcome: Outcome) -> list[dict[str, Any]]:
+def _claimed(lane: Lane, taken: list[tuple[Any, ...]]) -> Batch:
+    attempts = {key: tries for _, tries, key in taken}
+    return Batch(
+        lane=lane,
+        entries=list(dict.fromkeys(row[0] for row in taken)),
+        keys=list(attempts),
+        texts=(),
+        hashes=(),
+        attempts=list(attempts.values()),
+        empty=(),
+        gone=(),
+    )
+
+
+def _reading(rows: list[tuple[Any, ...]]) -> Reading:
+    return Reading(
+        documents=[
+            Document(key, text, hash, ids or (), hashes or ())
+            for key, _, text, hash, ids, hashes in rows
+            if text is not None
+        ],
+        empty=[row[0] for row in rows if row[2] is None and row[1]],
+        gone=[row[0] for row in rows if row[1] is False],  # None: given up as it was read
+        keys=len(rows),
+    )
+
+
+def _chunks(found: Chunked) -> dict[str, Any]:
+    with_id = [made.id for made in found.made if made.id is not None]
+    return {
+        "made_of": [made.place + 1 for made in found.made],
+        "made_ids": packing.bigints(with_id, nulls=len(found.made) - len(with_id)),
+        "made_numbers": [made.number for made in found.made],
+        "chunks": packing.texts([made.text for made in found.made]),
+        "contexts": packing.texts([made.context for made in found.made]),
+        "chunk_hashes": packing.bigints([made.hash for made in found.made]),
+    }
+
+
+def _dead(batch: Batch, keys: Sequence[str], dead: Sequence[Dead]) -> list[dict[str, Any]]:
+    attempts = dict(zip(batch.keys, batch.attempts, strict=True))
     return [
         {
-            "key": batch.keys[dead.place],
-            "code": dead.code,
-            "error": dead.error.replace("\0", ""),  # no text of Postgres holds one
-            "attempts": batch.attempts[dead.place],
+            "key": keys[row.place],
+            "code": row.code,
+            "error": row.error.replace("\0", ""),  # no text of Postgres holds one
+            "attempts": attempts[keys[row.place]],
         }
-        for dead in outcome.dead
+        for row in dead
     ]

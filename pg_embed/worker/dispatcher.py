@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,16 +23,20 @@ from pg_embed.errors import (
     PgEmbedError,
     SpaceMismatch,
 )
-from pg_embed.jobs import Batch, Dead, Lane, Outcome, Refused, Store, Work
+from pg_embed.jobs import Batch, Chunked, Dead, Lane, Outcome, Reading, Store, Work
 from pg_embed.log import event, logger
 from pg_embed.records import ModelSpec, no_embeddings
 from pg_embed.worker.embedding import Models, embed_batch
 from pg_embed.worker.settings import WorkerSettings
-from pg_embed.worker.writing import write_batch
+from pg_embed.worker.splitting import embed_documents
+from pg_embed.worker.writing import write_batch, write_documents
 
 log = logger("worker")
 REPAIR = (ModelMisconfigured, SpaceMismatch, MissingExtra, InvalidArgument)  # nobody's fault among the rows
 FEWEST_ROWS = 32
+FEWEST_DOCUMENTS = 1
+FIRST_DOCUMENTS = 16
+MULTI_CHARACTERS = 50_000  # of texts that are split and get a vector for each token, read together at most
 FIRST_ROWS = 240  # one full entry of the queue: enough to learn how fast the model is
 LIMITED_SECONDS = 60.0  # a batch of a model with limits: small ones would waste the calls that it may do
 LIMITED_TIMEOUT = 21_600.0  # seconds; what waits for its turn is not late, and calls have a time of their own
@@ -41,6 +45,8 @@ LINGER = (
 )
 # SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, idle timeout.
 ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05")
+Failed = tuple[str, str, str]  # key, code and error of a row that was given up
+Done = tuple[int, list[Failed]]  # how many rows were written, and those that were given up
 DEADLOCK = "40"  # the class: somebody else went first, and the next try may pass
 
 
@@ -71,7 +77,8 @@ class Dispatcher:
         self._settings = settings
         # the token vectors of a text may take megabytes
         self._most_rows = FEWEST_ROWS if "multi" in work.sizes else settings.batch_rows
-        self._rows = min(FIRST_ROWS, self._most_rows)
+        self._fewest_rows = FEWEST_ROWS if work.chunking is None else FEWEST_DOCUMENTS
+        self._rows = min(FIRST_ROWS if work.chunking is None else FIRST_DOCUMENTS, self._most_rows)
         self._in_hand: dict[asyncio.Task[None], Batch] = {}
         self._lanes: Counter[Lane] = Counter()
         self._stopping = False
@@ -122,6 +129,7 @@ class Dispatcher:
         try:
             while not self._stopping and time.monotonic() >= self._wait_until:
                 self._called.clear()
+                await self._sweep()
                 if await self._fill():
                     continue
                 linger = self._next_live - time.monotonic()
@@ -184,6 +192,11 @@ class Dispatcher:
         await self._blame(None)
         return found
 
+    async def _sweep(self) -> None:
+        if self.work.must_sweep:
+            self.work = replace(self.work, must_sweep=False)  # the next look tells whether that was all
+            await self._store.sweep(self.work)
+
     async def _blame(self, error: psycopg.Error | None) -> None:
         """Tell in the catalog what is wrong with the table, and when it is well again."""
         if error is None and self.work.reason is None:
@@ -203,12 +216,9 @@ class Dispatcher:
     async def _process(self, batch: Batch) -> None:
         started = time.monotonic()
         try:
-            outcome = await self._outcome(batch)
-            if outcome is None:
+            done = await (self._rows_done(batch) if self.work.chunking is None else self._split_done(batch))
+            if done is None:
                 return
-            if batch.texts:
-                self._adapt(len(batch.texts), time.monotonic() - started)
-            written, refused = await write_batch(self._store, self.work, batch, outcome)
             await self._blame(None)
         except Exception as exc:
             if is_passing(exc):
@@ -232,21 +242,72 @@ class Dispatcher:
                 batch, self._settings.wait_after(batch.tries), f"{type(exc).__name__}: {exc}", not at_table
             )
         else:
-            self._report(batch, outcome, refused, written, time.monotonic() - started)
+            self._report(batch, *done, time.monotonic() - started)
+
+    async def _rows_done(self, batch: Batch) -> Done | None:
+        """Embed and write rows; None when the batch went back to the queue."""
+        started = time.monotonic()
+        outcome = await self._outcome(batch)
+        if outcome is None:
+            return None
+        if batch.texts:
+            self._adapt(len(batch.texts), time.monotonic() - started)
+        written, refused = await write_batch(self._store, self.work, batch, outcome)
+        dead = [(batch.keys[dead.place], dead.code, dead.error) for dead in outcome.dead]
+        return written, [*dead, *((row.key, row.code, row.error) for row in refused)]
+
+    async def _split_done(self, batch: Batch) -> Done | None:
+        """Split, embed and write rows, some at a time; the batch is acknowledged with the last of them."""
+        started, written, failed = time.monotonic(), 0, list[Failed]()
+        left = batch.keys
+        while True:
+            reading = await self._store.read(self.work, left, self._characters, batch.tries)
+            left = left[reading.keys :] if reading.keys else ()
+            found = await self._chunked(batch, reading)
+            if found is None:
+                return None
+            entries = () if left else batch.entries
+            rows, refused = await write_documents(self._store, self.work, batch, reading, found, entries)
+            written += rows
+            failed += [(reading.documents[dead.place].key, dead.code, dead.error) for dead in found.dead]
+            failed += [(row.key, row.code, row.error) for row in refused]
+            if not left:
+                self._adapt(len(batch.keys), time.monotonic() - started)
+                return written, failed
 
     async def _outcome(self, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
             outcome = await embed_batch(self._models, self.work, batch, self._timeout)
         except PgEmbedError as exc:
-            return await self._failed(batch, exc)
+            return _give_up(batch, exc) if await self._is_hopeless(batch, exc) else None
         self._failures = 0
         return outcome
 
-    async def _failed(self, batch: Batch, error: PgEmbedError) -> Outcome | None:
+    async def _chunked(self, batch: Batch, reading: Reading) -> Chunked | None:
+        """The outcome of some rows, or None when the batch went back to the queue."""
+        try:
+            found = await embed_documents(
+                self._models, self.work, batch.lane, reading.documents, self._timeout
+            )
+        except PgEmbedError as exc:
+            if not await self._is_hopeless(batch, exc):
+                return None
+            dead = [Dead(place, exc.sqlstate, str(exc)) for place in range(len(reading.documents))]
+            return Chunked([], [], no_embeddings(), dead)
+        self._failures = 0
+        return found
+
+    @property
+    def _characters(self) -> int:
+        most = self._settings.batch_characters
+        return min(most, MULTI_CHARACTERS) if "multi" in self.work.sizes else most
+
+    async def _is_hopeless(self, batch: Batch, error: PgEmbedError) -> bool:
+        """Whether rows have no attempt left; else the batch goes back to the queue."""
         charge = not isinstance(error, (*REPAIR, Overloaded)) and not _is_limited(error)
         if charge and batch.tries >= self.work.max_attempts:
-            return _give_up(batch, error)
+            return True
         self._failures += 1
         if isinstance(error, REPAIR):
             delay = self._settings.repair_wait
@@ -256,7 +317,7 @@ class Dispatcher:
         delay *= random.uniform(1.0, 1.25)
         self._pause(min(delay, self._settings.repair_wait))
         await self._put_off(batch, delay, str(error), charge)
-        return None
+        return False
 
     async def _put_off(self, batch: Batch, delay: float, error: str, charge: bool) -> None:
         event(
@@ -284,11 +345,9 @@ class Dispatcher:
         aim = LIMITED_SECONDS if is_limited else self._settings.batch_seconds
         wanted = rows / max(seconds, 1e-3) * aim
         size = (self._rows + wanted) / 2 if rows >= self._rows / 2 or wanted < self._rows else self._rows
-        self._rows = int(min(max(size, FEWEST_ROWS), self._most_rows))
+        self._rows = int(min(max(size, self._fewest_rows), self._most_rows))
 
-    def _report(
-        self, batch: Batch, outcome: Outcome, refused: list[Refused], written: int, seconds: float
-    ) -> None:
+    def _report(self, batch: Batch, written: int, failed: Sequence[Failed], seconds: float) -> None:
         event(
             log,
             logging.DEBUG,
@@ -300,8 +359,7 @@ class Dispatcher:
             written=written,
             seconds=seconds,
         )
-        dead = [(batch.keys[dead.place], dead.code, dead.error) for dead in outcome.dead]
-        for key, code, error in [*dead, *((row.key, row.code, row.error) for row in refused)]:
+        for key, code, error in failed:
             event(
                 log,
                 logging.WARNING,

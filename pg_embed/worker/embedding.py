@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from pg_embed.chunks import Counter
 from pg_embed.errors import InputRejected, SpaceMismatch
 from pg_embed.jobs import Batch, Dead, Lane, Outcome, Share, Work
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, join, no_embeddings
@@ -34,13 +35,24 @@ class Models(Protocol):
     ) -> Embeddings:
         """Vectors of the texts, in their order."""
 
+    async def counter(self, spec: ModelSpec) -> Counter:
+        """Counts the tokens of texts, in any thread: exactly, or by an estimate that seldom is too low."""
+
+    async def reads_documents(self, spec: ModelSpec) -> bool:
+        """Whether the model's vectors of chunks know of their document, as `embed_chunks` makes them."""
+
+    async def embed_chunks(
+        self, spec: ModelSpec, documents: Sequence[Sequence[str]], priority: Priority, timeout: float
+    ) -> list[Embeddings]:
+        """Vectors of each document's chunks, in their order."""
+
 
 async def embed_batch(models: Models, work: Work, batch: Batch, timeout: Timeout) -> Outcome:
     """The outcome of a batch. An input that a model rejects is found by halving, and it alone is charged.
 
     Raises `ModelUnavailable`, `ModelMisconfigured` and the like when nothing can be said about the rows.
     """
-    await _together([_check_space(models, share) for share in work.shares])
+    await _together([check_space(models, share) for share in work.shares])
     if not batch.texts:
         return Outcome(places=[], vectors=no_embeddings())
     outcomes = await _together([_outcome(models, share, batch, timeout(share.spec)) for share in work.shares])
@@ -56,7 +68,8 @@ async def _together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-async def _check_space(models: Models, share: Share) -> None:
+async def check_space(models: Models, share: Share) -> None:
+    """Refuse a model whose vectors are not those that the catalog says."""
     card = await models.card(share.spec)
     sizes = {output: card.size(output) for output in share.sizes if output in card.outputs}
     if card.space_id != share.space_id or card.dimensions != share.dimensions or sizes != share.sizes:

@@ -13,6 +13,7 @@ class WorkerSettings:
     poll: float = 2.0  # how often an idle worker looks at the queue without being called
     busy_poll: float = 0.05  # how often a busy one looks for other tables' rows
     batch_rows: int = 2_048  # rows a batch, at most
+    batch_characters: int = 1_000_000  # of texts that are split into chunks, read and written together
     batch_seconds: float = 1.0  # how long a batch should take the model; slow models get smaller batches
     live_slots: int = 2  # batches of changed rows in hand at a time, for each vectorizer
     backfill_slots: int = 2  # batches of the backfill in hand at a time, for each vectorizer

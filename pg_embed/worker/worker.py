@@ -281,7 +281,7 @@ class _Session:
         self._works = await self._store.work()
         due = False
         for work in self._works:
-            if not (work.live_due or work.backfill_due or work.has_backfill):
+            if not (work.live_due or work.backfill_due or work.has_backfill or work.must_sweep):
                 continue
             dispatcher = self._dispatchers.get(work.vectorizer)
             if dispatcher is None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import psycopg
 
-from pg_embed.jobs import Batch, Outcome, Refused, Store, Work
+from pg_embed.jobs import Batch, Chunked, Outcome, Reading, Refused, Store, Work
+from pg_embed.records import no_embeddings
 
 # Classes of SQLSTATE that say nothing about a row: features, transactions, rights, names, objects.
 NOT_OF_A_ROW = ("0A", "25", "28", "3D", "3F", "42", "55", "XX")
@@ -38,6 +39,50 @@ async def write_batch(store: Store, work: Work, batch: Batch, outcome: Outcome) 
     else:
         await store.finish(work, replace(batch, empty=()), _only(batch, outcome, ())[1])
     return written, refused
+
+
+async def write_documents(
+    store: Store, work: Work, batch: Batch, reading: Reading, found: Chunked, entries: Sequence[int]
+) -> tuple[int, list[Refused]]:
+    """Write chunks and acknowledge `entries`; how many rows were written, and those that were refused.
+
+    A trigger or a constraint that somebody put on the table of the chunks may refuse a row: then each goes
+    alone.
+    """
+    try:
+        return await store.finish_documents(work, batch, reading, found, entries), []
+    except psycopg.Error as exc:
+        if not _is_of_a_row(exc):
+            raise
+    written, refused = 0, list[Refused]()
+    for place in range(len(reading.documents)):
+        try:
+            written += await store.finish_documents(work, batch, *_one(reading, found, place), ())
+        except psycopg.Error as exc:
+            if not _is_of_a_row(exc):
+                raise
+            key = reading.documents[place].key
+            error = f"the table of its chunks refuses them: {exc.diag.message_primary or exc}"
+            refused.append(Refused(key, exc.sqlstate or "", error, batch.tries))
+    for row in refused:
+        await store.bury(work, row)
+    rest = replace(reading, documents=())
+    await store.finish_documents(work, batch, rest, Chunked([], [], no_embeddings()), entries)
+    return written, refused
+
+
+def _one(reading: Reading, found: Chunked, place: int) -> tuple[Reading, Chunked]:
+    """One of the documents."""
+    rows = [row for row, made in enumerate(found.made) if made.place == place]
+    return (
+        replace(reading, documents=[reading.documents[place]], empty=(), gone=()),
+        Chunked(
+            kept=[replace(kept, place=0) for kept in found.kept if kept.place == place],
+            made=[replace(found.made[row], place=0) for row in rows],
+            vectors=found.vectors.take(rows),
+            dead=[replace(dead, place=0) for dead in found.dead if dead.place == place],
+        ),
+    )
 
 
 async def _write(store: Store, work: Work, batch: Batch, outcome: Outcome, rows: Sequence[int]) -> Written:

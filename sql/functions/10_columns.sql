@@ -399,6 +399,57 @@ $$;
 COMMENT ON FUNCTION embed._has_vectors(oid, smallint[], text, boolean) IS
     'The condition that every column of vectors of a row is filled, or that any is, leaving out those that were dropped; NULL when all were.';
 
+CREATE OR REPLACE FUNCTION embed._home(v embed._vectorizer)
+RETURNS regclass
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $$ SELECT COALESCE(v.chunk_table, v.source) $$;
+COMMENT ON FUNCTION embed._home(embed._vectorizer) IS 'The table that holds a vectorizer''s vectors: its own, or that of the chunks. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._of_chunks(v embed._vectorizer)
+RETURNS embed._vectorizer
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF v.chunk_table IS NOT NULL THEN
+        v.source := v.chunk_table;
+        v.key_columns := '{1}';
+        v.partitions := '{}';
+        v.chunk_table := NULL;
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION embed._of_chunks(embed._vectorizer) IS 'A vectorizer as that of its chunks, by their ids, for what works on the table of the vectors.';
+
+CREATE OR REPLACE FUNCTION embed._chunk_match(v embed._vectorizer, chunk_alias text, row_alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- the key of a chunk stands behind its id, in the order of the row's key
+    SELECT string_agg(format('%s.%s OPERATOR(pg_catalog.=) %s.%s', chunk_alias, embed._column_name(v.chunk_table, (k.position + 1)::smallint),
+        row_alias, embed._column_name(v.source, k.attnum)), ' AND ' ORDER BY k.position)
+    FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position)
+$$;
+COMMENT ON FUNCTION embed._chunk_match(embed._vectorizer, text, text) IS 'The condition that a chunk is one of a row.';
+
+CREATE OR REPLACE FUNCTION embed._is_filled(v embed._vectorizer, alias text, every boolean)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT CASE WHEN v.chunk_table IS NULL THEN embed._has_vectors(v.source, v.target_columns, alias, every)
+        WHEN embed._has_vectors(v.chunk_table, v.target_columns, 'pg_embed_chunk', every) IS NOT NULL
+            THEN format('(EXISTS (SELECT FROM %s AS pg_embed_chunk WHERE %s))', embed._source_name(v.chunk_table),
+                embed._chunk_match(v, 'pg_embed_chunk', alias)) END
+$$;
+COMMENT ON FUNCTION embed._is_filled(embed._vectorizer, text, boolean) IS
+    'The condition that a row has its vectors: in every column of them or in any, or in the table of the chunks, where a row has all of its own or none. NULL when the place of the vectors was dropped.';
+
 CREATE OR REPLACE FUNCTION embed._size(m embed._model, output text)
 RETURNS integer
 LANGUAGE sql

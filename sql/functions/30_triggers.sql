@@ -1,5 +1,7 @@
 -- The triggers of a vectorizer. INSERT works by statement with packed keys, UPDATE by row behind a WHEN over the
--- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future).
+-- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future). Where
+-- chunks stand in a table of their own, keys that went are queued as well: by a third trigger, and by the second when a
+-- key was changed.
 
 CREATE OR REPLACE FUNCTION embed._key_type_is_plain(type oid)
 RETURNS boolean
@@ -47,6 +49,7 @@ DECLARE
     whole boolean;
     places text;
     root text;
+    insertion text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     IF NOT embed._key_is_readable(v.source, v.key_columns) THEN
@@ -69,6 +72,8 @@ BEGIN
         settings := 'SET DateStyle = ''ISO, YMD'' SET TimeZone = ''UTC'' SET IntervalStyle = ''postgres'' SET extra_float_digits = 1';
     END IF;
     SELECT CASE WHEN c.relkind = 'p' THEN 'pg_partition_root(TG_RELID)' ELSE 'TG_RELID' END INTO root FROM pg_class AS c WHERE c.oid = v.source;
+    insertion := format('INSERT INTO embed._queue (vectorizer_id, %s, n) VALUES (%s, ARRAY[%s], 1);',
+        CASE WHEN whole THEN 'ids' ELSE 'keys' END, v.id, embed._key_value(v.source, v.key_columns, 'NEW'));
     EXECUTE format('CREATE OR REPLACE FUNCTION embed.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, embed, pg_temp %s AS %L',
         '_enqueue_' || v.id, settings, format($body$
         DECLARE
@@ -86,9 +91,9 @@ BEGIN
                     IF command IS NULL THEN
                         RETURN NULL;
                     END IF;
-                    EXECUTE command USING NEW;
+                    %13$s
                 ELSE
-                    INSERT INTO embed._queue (vectorizer_id, %6$s, n) VALUES (%3$s, ARRAY[%4$s], 1);
+                    %12$s
                 END IF;
             ELSIF NOT known OR %9$s THEN
                 command := embed._renamed_pack_v1(%3$s);
@@ -127,7 +132,12 @@ BEGIN
         embed._key_value(v.source, v.key_columns, 'NEW'), embed._key_value(v.source, v.key_columns, 'n'),
         CASE WHEN whole THEN 'ids' ELSE 'keys' END, CASE WHEN whole THEN 'bigint' ELSE 'text' END,
         CASE WHEN first THEN format('n(%s)', places) ELSE 'n' END,
-        CASE WHEN first THEN format('pg_get_indexdef(%s, 1, false) IS NULL', COALESCE(primary_index, 0)) ELSE renamed END, root, v.source::oid));
+        CASE WHEN first THEN format('pg_get_indexdef(%s, 1, false) IS NULL', COALESCE(primary_index, 0)) ELSE renamed END, root, v.source::oid,
+        CASE WHEN v.chunk_table IS NULL THEN insertion ELSE format('IF TG_OP = ''DELETE'' THEN %2$s ELSIF TG_OP = ''UPDATE'' AND %3$s IS DISTINCT FROM %4$s THEN %1$s %2$s ELSE %1$s END IF;',
+            insertion, replace(insertion, embed._key_value(v.source, v.key_columns, 'NEW'), embed._key_value(v.source, v.key_columns, 'OLD')),
+            embed._key_value(v.source, v.key_columns, 'OLD'), embed._key_value(v.source, v.key_columns, 'NEW')) END,
+        CASE WHEN v.chunk_table IS NULL THEN 'EXECUTE command USING NEW;'
+            ELSE 'IF TG_OP <> ''DELETE'' THEN EXECUTE command USING NEW; END IF; IF TG_OP <> ''INSERT'' THEN EXECUTE command USING OLD; END IF;' END));
     EXECUTE format('REVOKE ALL ON FUNCTION embed.%I() FROM PUBLIC', '_enqueue_' || v.id);
     -- whoever makes a trigger must be allowed to execute its function; it refuses every other table
     SELECT pg_get_userbyid(c.relowner) INTO table_owner FROM pg_class AS c WHERE c.oid = v.source;
@@ -151,9 +161,9 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer
-        AND (v.source = relation OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
+        AND (relation IN (v.source, v.chunk_table) OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
 $$;
-COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, or a partition of it.';
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks.';
 
 CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
 RETURNS text
@@ -269,6 +279,13 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     END IF;
+    IF v.chunk_table IS NOT NULL AND partitioned THEN
+        EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_delete', v.source, function);
+    ELSIF v.chunk_table IS NOT NULL THEN
+        EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s REFERENCING OLD TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
+            'pg_embed_' || v.id || '_delete', v.source, function);
+    END IF;
     UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
     WHERE c.id = v.id;
 END $$;
@@ -287,7 +304,7 @@ BEGIN
         SELECT g.tgname, g.tgrelid::regclass AS source
         FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = v.source
         WHERE v.id = vectorizer AND NOT g.tgisinternal
-            AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')
+            AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', 'pg_embed_' || v.id || '_delete')
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.source);
     END LOOP;

@@ -244,6 +244,18 @@ $$;
 COMMENT ON FUNCTION embed._partitions(integer, regclass) IS
     'The leaf partitions that a table has now, each with its clone of the trigger: a partition that is attached again has another.';
 
+CREATE OR REPLACE FUNCTION embed._worker_columns(v embed._vectorizer)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT string_agg(embed._column_name(v.source, c.attnum), ', ')
+    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns
+        || CASE WHEN v.chunk_table IS NULL THEN v.target_columns END) AS a(attnum)) AS c
+$$;
+COMMENT ON FUNCTION embed._worker_columns(embed._vectorizer) IS 'The columns of a vectorizer''s table that workers read; NULL when all were dropped.';
+
 CREATE OR REPLACE FUNCTION embed._grant_columns(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
@@ -260,10 +272,13 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
         EXECUTE format('GRANT SELECT (tableoid) ON %s TO embed_worker', v.source);
     END IF;
-    EXECUTE format('GRANT SELECT (%s), UPDATE (%s) ON %s TO embed_worker',
-        (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ')
-            FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_columns) AS a(attnum)) AS c),
-        (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') FROM unnest(v.target_columns) AS c(attnum)), v.source);
+    EXECUTE format('GRANT SELECT (%s) ON %s TO embed_worker', embed._worker_columns(v), v.source);
+    IF v.chunk_table IS NOT NULL THEN
+        PERFORM embed._grant_chunks(v.id);
+    ELSE
+        EXECUTE format('GRANT UPDATE (%s) ON %s TO embed_worker',
+            (SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') FROM unnest(v.target_columns) AS c(attnum)), v.source);
+    END IF;
     IF NOT has_schema_privilege('embed_worker', (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = v.source), 'USAGE') THEN
         BEGIN
             EXECUTE format('GRANT USAGE ON SCHEMA %s TO embed_worker', (SELECT c.relnamespace::regnamespace FROM pg_class AS c WHERE c.oid = v.source));
@@ -291,8 +306,7 @@ DECLARE
     listed text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    SELECT string_agg(embed._column_name(v.source, c.attnum), ', ') INTO listed
-    FROM (SELECT DISTINCT a.attnum FROM unnest(v.key_columns || v.input_columns || v.filter_columns || v.target_columns) AS a(attnum)) AS c;
+    listed := embed._worker_columns(v);
     IF to_regrole('embed_worker') IS NULL OR listed IS NULL THEN
         RETURN;
     END IF;
@@ -308,7 +322,7 @@ BEGIN
         EXECUTE format('REVOKE USAGE ON SCHEMA %I FROM embed_worker', home.nspname);
     END IF;
     PERFORM embed._grant_columns(o.id) FROM embed._vectorizer AS o
-    WHERE o.source = v.source AND o.id <> v.id AND embed._has_vectors(o.source, o.target_columns, 'r', true) IS NOT NULL;
+    WHERE o.source = v.source AND o.id <> v.id AND embed._is_filled(o, 'r', true) IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION embed._revoke_columns(integer) IS 'Take from the worker role the columns of a vectorizer that no other vectorizer of the table needs.';
 
@@ -360,7 +374,11 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     sparse_column text DEFAULT NULL,
     multi_column text DEFAULT NULL,
     index text DEFAULT 'none',
-    sparse text DEFAULT NULL
+    sparse text DEFAULT NULL,
+    storage text DEFAULT 'column',
+    chunking jsonb DEFAULT NULL,
+    chunk_table text DEFAULT NULL,
+    chunk_view text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -378,9 +396,12 @@ DECLARE
     wanted integer;
     chosen embed._model;
     second embed._model;
+    chunks record;
+    home regclass := source;
     id integer;
 BEGIN
     max_attempts := COALESCE(max_attempts, 10);
+    chunks := embed._check_storage(storage, chunking, chunk_table, chunk_view);
     index := COALESCE(index, 'none');
     PERFORM embed._check_limits(name, max_attempts), embed._check_index(index, NULL, NULL, NULL, NULL, NULL);
     IF '' IN (column_name, sparse_column, multi_column) OR (column_name IS NULL AND sparse_column IS NULL AND multi_column IS NULL) THEN
@@ -392,11 +413,11 @@ BEGIN
     -- What lost its table or its columns of vectors can never go on. It would keep its name from the one that takes its place.
     PERFORM embed._forget_dropped();
     PERFORM embed.drop_vectorizer(v.name) FROM embed._vectorizer AS v
-    WHERE v.source = create_vectorizer.source AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NULL;
-    IF if_not_exists AND EXISTS (SELECT FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source
+    WHERE v.source = create_vectorizer.source AND embed._is_filled(v, 'r', true) IS NULL;
+    IF if_not_exists AND EXISTS (SELECT FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source AND v.storage = create_vectorizer.storage
         AND COALESCE(create_vectorizer.column_name, sparse_column, multi_column) = ANY (v.columns)) THEN
-        RETURN (SELECT v.name FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source
-            AND COALESCE(create_vectorizer.column_name, sparse_column, multi_column) = ANY (v.columns));
+        RETURN (SELECT v.name FROM embed.vectorizers AS v WHERE v.source = create_vectorizer.source AND v.storage = create_vectorizer.storage
+            AND COALESCE(create_vectorizer.column_name, sparse_column, multi_column) = ANY (v.columns) ORDER BY v.name LIMIT 1);
     END IF;
     -- not inside the query: its planner would call the function to guess, and meet its error
     wanted := CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END;
@@ -413,31 +434,40 @@ BEGIN
     -- No writer may be half-way: each later change meets the triggers, each earlier one is seen by the backfill. A new
     -- column needs the table alone; a weaker lock first would invite a deadlock.
     EXECUTE format('LOCK TABLE %s IN %s MODE', embed._source_name(source),
-        CASE WHEN targets.columns <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = source AND NOT a.attisdropped)
+        CASE WHEN chunks.is_table OR targets.columns <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = source AND NOT a.attisdropped)
             THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
+    IF chunks.is_table THEN
+        chunks.settings := embed._chunking(chunking, (chosen.card ->> 'max_tokens')::integer);
+        chunk_view := embed._chunk_name(source, chunk_view, '_chunks');
+        home := embed._make_chunk_table(source, key_columns, embed._chunk_name(source, chunk_table, '_embedding'));
+    END IF;
     FOR i IN 1..cardinality(targets.columns) LOOP
-        target := embed._add_column(source, targets.columns[i], targets.outputs[i], column_type,
+        target := embed._add_column(home, targets.columns[i], targets.outputs[i], column_type,
             embed._size(CASE WHEN second.id IS NOT NULL AND targets.outputs[i] = 'sparse' THEN second ELSE chosen END, targets.outputs[i]));
+        target_columns := target_columns || target.attnum;
+        every_added := every_added AND target.added;
+        CONTINUE WHEN chunks.is_table;
         IF target.attnum = ANY (read.columns) THEN
             PERFORM embed._fail('PE003', format('column %I cannot be the input and the place of the vectors', targets.columns[i]));
         ELSIF target.attnum = ANY (kept.columns) THEN
             -- each vector would queue its row again
             PERFORM embed._fail('PE003', format('the filter reads %I, the column of the vectors', targets.columns[i]), 'name other columns in the filter');
-        ELSIF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND target.attnum = ANY (v.target_columns)) THEN
+        ELSIF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.source = create_vectorizer.source AND v.chunk_table IS NULL AND target.attnum = ANY (v.target_columns)) THEN
             PERFORM embed._fail('PE003', format('column %I of %s belongs to a vectorizer already', targets.columns[i], source),
                 'name another column, as in column_name => ''embedding_2'', or use embed.alter_vectorizer');
         END IF;
-        target_columns := target_columns || target.attnum;
-        every_added := every_added AND target.added;
     END LOOP;
     IF EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.name = create_vectorizer.name) THEN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, sparse_model_id, key_columns, input_columns, template, filter, filter_columns,
-        outputs, target_columns, max_attempts)
+        outputs, target_columns, max_attempts, chunk_table, chunking, swept)
     VALUES (name, source, chosen.id, second.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        targets.outputs, target_columns, max_attempts)
+        targets.outputs, target_columns, max_attempts, CASE WHEN chunks.is_table THEN home END, chunks.settings, embed._files(source))
     RETURNING v.id INTO id;
+    IF chunks.is_table THEN
+        PERFORM embed._open_chunk_table(id, chunk_view);
+    END IF;
     PERFORM embed._build_triggers(id);
     PERFORM embed._grant_columns(id);
     IF 'bm25' IN (chosen.family, second.family) THEN
@@ -452,8 +482,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text) IS
-    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index.';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
+    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index. With storage => ''table'' long texts are split into chunks, as chunking says, and the columns are those of a table of chunks beside this one (docs_embedding, with a view docs_chunks over both).';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -470,7 +500,11 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     sparse_column text DEFAULT NULL,
     multi_column text DEFAULT NULL,
     index text DEFAULT 'none',
-    sparse text DEFAULT NULL
+    sparse text DEFAULT NULL,
+    storage text DEFAULT 'column',
+    chunking jsonb DEFAULT NULL,
+    chunk_table text DEFAULT NULL,
+    chunk_view text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -478,9 +512,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse, storage, chunking, chunk_table, chunk_view)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
     'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
@@ -521,7 +555,7 @@ BEGIN
         kept := embed._filter(v.source, NULLIF(filter, ''));
         v.filter := kept.pieces;
         v.filter_columns := kept.columns;
-        IF v.target_columns && v.filter_columns THEN
+        IF v.chunk_table IS NULL AND v.target_columns && v.filter_columns THEN
             PERFORM embed._fail('PE003', format('the filter reads %s, the column of the vectors', (SELECT embed._column_name(v.source, c.attnum)
                 FROM unnest(v.target_columns) AS c(attnum) WHERE c.attnum = ANY (v.filter_columns) LIMIT 1)), 'name other columns in the filter');
         END IF;
@@ -580,6 +614,8 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+    -- rows may have gone by without a trigger, too
+    UPDATE embed._vectorizer AS v SET swept = '{}' WHERE v.id = vectorizer AND v.chunk_table IS NOT NULL;
     INSERT INTO embed._backfill AS b (vectorizer_id, mode) VALUES (vectorizer, mode)
     ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
         mode = CASE WHEN b.mode = 'all' OR excluded.mode = 'all' THEN 'all' ELSE 'missing' END
@@ -617,7 +653,9 @@ BEGIN
     v := embed._own_vectorizer(vectorizer, lock_table => true);
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source) THEN
         PERFORM embed._drop_triggers(v.id), embed._drop_posting_triggers(v.id), embed._revoke_columns(v.id);
-        IF drop_column AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NOT NULL THEN
+        IF v.chunk_table IS NOT NULL THEN
+            PERFORM embed._drop_chunks(v, drop_column);
+        ELSIF drop_column AND embed._has_vectors(v.source, v.target_columns, 'r', true) IS NOT NULL THEN
             EXECUTE format('ALTER TABLE %s %s', v.source, (SELECT string_agg('DROP COLUMN ' || embed._column_name(v.source, c.attnum), ', ')
                 FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NOT NULL));
         END IF;
@@ -627,7 +665,7 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
 END $$;
 COMMENT ON FUNCTION embed.drop_vectorizer(text, boolean, boolean) IS
-    'Stop embedding a table: triggers, queue and catalog entry go, the columns of vectors stay unless drop_column is true.';
+    'Stop embedding a table: triggers, queue and catalog entry go, the columns of vectors, or the table of chunks and its view, stay unless drop_column is true.';
 
 CREATE OR REPLACE FUNCTION embed._forget_v1(vectorizer integer)
 RETURNS void
@@ -684,15 +722,19 @@ SELECT
             ELSE p.piece #>> '{}' END, '' ORDER BY p.position)
         FROM jsonb_array_elements(v.filter) WITH ORDINALITY AS p(piece, position)) AS filter,
     (SELECT a.attname::text FROM pg_attribute AS a
-        WHERE a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_name,
+        WHERE a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_name,
     (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
-        WHERE a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_type,
+        WHERE a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attnum = v.target_columns[1] AND NOT a.attisdropped) AS column_type,
     v.outputs,
     (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped) AS columns,
+        LEFT JOIN pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attnum = c.attnum AND NOT a.attisdropped) AS columns,
     v.state,
     COALESCE(v.reason, embed._holdup(v.id)) AS reason,
     v.max_attempts,
-    v.created_at
+    v.created_at,
+    CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END AS storage,
+    v.chunking,
+    v.chunk_table,
+    v.chunk_view
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id;
 COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';

@@ -41,7 +41,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT COALESCE(array_agg(g.tgname::text), '{}')
-    FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = v.source
+    FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = embed._home(v)
     WHERE v.id = vectorizer AND NOT g.tgisinternal AND starts_with(g.tgname, 'pg_embed_' || v.id || '_posting_')
 $$;
 COMMENT ON FUNCTION embed._posting_triggers(integer) IS 'The triggers that keep a vectorizer''s postings; only the table''s owner can make or drop them.';
@@ -53,7 +53,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT format('SELECT %s, ($1).%s::text', embed._key_value(v.source, v.key_columns, '($1)'), embed._column_name(v.source, embed._sparse_column(v)))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._of_chunks(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._posting_command_v1(integer) IS
     'What the trigger of the postings runs to read a row after a column was renamed, until the postings are made anew; NULL when a column is gone.';
@@ -74,7 +74,7 @@ DECLARE
     columns integer;
 BEGIN
     PERFORM embed._clear_postings(vectorizer);
-    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
     SELECT pg_get_userbyid(c.relowner), c.relkind = 'p' INTO STRICT table_owner, partitioned FROM pg_class AS c WHERE c.oid = v.source;
     whole := embed._key_is_whole(v.source, v.key_columns);
     EXECUTE format('CREATE TABLE embed.%I (term integer NOT NULL, id bigint NOT NULL, weight real NOT NULL) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', name);
@@ -100,8 +100,8 @@ BEGIN
         format($body$
         DECLARE
             -- the columns still have the names that stand below, and the table is ours
-            known boolean := (SELECT count(*) = %3$s FROM embed._vectorizer AS v JOIN pg_attribute AS a ON a.attrelid = v.source
-                WHERE v.id = %1$s AND v.source = %4$s AND (a.attnum, a.attname) IN (%2$s));
+            known boolean := (SELECT count(*) = %3$s FROM embed._vectorizer AS v JOIN pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source)
+                WHERE v.id = %1$s AND COALESCE(v.chunk_table, v.source) = %4$s AND (a.attnum, a.attname) IN (%2$s));
             command text;
             given %5$s;
             terms text;
@@ -251,7 +251,7 @@ DECLARE
     trigger_name text;
 BEGIN
     FOREACH trigger_name IN ARRAY embed._posting_triggers(vectorizer) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = vectorizer));
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, (SELECT embed._home(v) FROM embed._vectorizer AS v WHERE v.id = vectorizer));
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._drop_posting_triggers(integer) IS 'Remove the triggers of the postings from the table, with the rights of the caller.';
@@ -273,7 +273,7 @@ DECLARE
     sparse text;
     place text;
 BEGIN
-    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
+    SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
     sparse := embed._column_name(v.source, embed._sparse_column(v));
     IF sparse IS NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps no sparse vectors', v.name), 'postings are an index over a column of sparse vectors');
@@ -328,6 +328,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed.drop_postings(text) IS 'Remove the inverted index over a vectorizer''s sparse vectors; the vectors stay.';
 
+CREATE OR REPLACE FUNCTION embed.refresh_postings(vectorizer text)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    RETURN embed._count_postings_v1((embed._own_vectorizer(vectorizer)).id, 0);
+END $$;
+COMMENT ON FUNCTION embed.refresh_postings(text) IS
+    'Count now in how many rows each term stands, by which BM25 weighs the words of a query, as workers do soon after rows have changed. False when somebody else is counting, or there are no postings.';
+
 CREATE OR REPLACE FUNCTION embed._count_postings_v1(vectorizer integer, changed double precision DEFAULT 0.1)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -339,6 +351,7 @@ DECLARE
     postings oid := to_regclass('embed._postings_' || vectorizer);
     now_changed bigint;
     counted bigint;
+    standing bigint;
     most bigint;
 BEGIN
     SELECT p.changes INTO counted FROM embed._postings AS p WHERE p.vectorizer_id = vectorizer;
@@ -346,7 +359,13 @@ BEGIN
         RETURN false;
     END IF;
     now_changed := pg_stat_get_tuples_inserted(postings) + pg_stat_get_tuples_deleted(postings);
-    most := changed * greatest(pg_stat_get_live_tuples(postings), 10000);
+    standing := pg_stat_get_live_tuples(postings);
+    most := changed * greatest(standing, 10000);
+    -- when nothing waits, sooner: a million postings are counted in about 0.1 s
+    IF most > 0 AND NOT EXISTS (SELECT FROM embed._queue AS q WHERE q.vectorizer_id = vectorizer)
+            AND NOT EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = vectorizer) THEN
+        most := CASE WHEN standing <= 1000000 THEN 1 ELSE most / 10 END;
+    END IF;
     -- the figures begin at nothing again after a crash
     IF abs(now_changed - counted) < most THEN
         RETURN false;
@@ -358,7 +377,7 @@ BEGIN
     UPDATE embed._postings AS p SET changes = now_changed, counted_at = now() WHERE p.vectorizer_id = vectorizer;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION embed._count_postings_v1(integer, double precision) IS 'Count the rows of each frequent term again when a tenth of the postings has changed.';
+COMMENT ON FUNCTION embed._count_postings_v1(integer, double precision) IS 'Count the rows of each frequent term again when a tenth of the postings has changed, or when nothing waits and a hundredth has; of a million postings or fewer, any.';
 
 CREATE OR REPLACE FUNCTION embed._postings_due_v1(vectorizer integer)
 RETURNS oid[]

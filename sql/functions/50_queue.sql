@@ -45,7 +45,7 @@ COMMENT ON FUNCTION embed._first_due_v1(integer, integer) IS 'When the first ent
 CREATE OR REPLACE FUNCTION embed._work_v1()
 RETURNS TABLE (
     vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, outputs text[], sizes integer[], column_type text,
-    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean, sparse_model jsonb
+    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean, sparse_model jsonb, chunking jsonb, must_sweep boolean
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -57,11 +57,12 @@ AS $$
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id) AND NOT embed._is_held(v.id, 2),
         embed._first_due_v1(v.id, 1) IS NOT NULL AND NOT embed._is_held(v.id, 1),
         embed._first_due_v1(v.id, 2) IS NOT NULL AND NOT embed._is_held(v.id, 2),
-        CASE WHEN s.id IS NOT NULL THEN jsonb_build_object('name', s.name, 'family', s.family, 'options', s.options, 'space_id', s.space_id, 'dimensions', s.dimensions) END
+        CASE WHEN s.id IS NOT NULL THEN jsonb_build_object('name', s.name, 'family', s.family, 'options', s.options, 'space_id', s.space_id, 'dimensions', s.dimensions) END,
+        v.chunking, embed._must_sweep(v)
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
     LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
-    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = v.target_columns[1] AND NOT a.attisdropped
+    JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = v.target_columns[1] AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
     WHERE v.state = 'active'
     ORDER BY v.id
@@ -254,8 +255,8 @@ BEGIN
     outputs := v.outputs;
     SELECT array_agg(quote_ident(a.attname) ORDER BY c.position), array_agg(a.atttypid ORDER BY c.position) INTO targets, kinds
     FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position)
-    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum AND NOT a.attisdropped;
-    filled := embed._has_vectors(v.source, v.target_columns, 'r', false);
+    JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = c.attnum AND NOT a.attisdropped;
+    filled := embed._is_filled(v, 'r', false);
     IF name IS NULL OR match IS NULL OR cardinality(targets) IS DISTINCT FROM cardinality(outputs) THEN
         input := NULL;  -- dropped since we looked
     END IF;
@@ -299,16 +300,21 @@ AS $$
             THEN 'its table became a partition; drop the vectorizer and make one on the partitioned table'
         WHEN EXISTS (SELECT FROM unnest(v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
             THEN 'a column of its filter was dropped; give another with embed.alter_vectorizer(''' || v.name || ''', filter => ...)'
-        WHEN EXISTS (SELECT FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL)
+        WHEN v.chunk_table IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.chunk_table)
+            THEN 'the table of its chunks was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
+        WHEN NOT embed._chunks_fit(v)
+            THEN 'a column of its chunks was dropped, or has another type than it must have; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
+        WHEN EXISTS (SELECT FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(embed._home(v), c.attnum) IS NULL)
             THEN CASE cardinality(v.target_columns) WHEN 1 THEN 'the column of the vectors' ELSE 'a column of its vectors' END
                 || ' was dropped; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''')'
         WHEN EXISTS (SELECT FROM unnest(v.outputs, v.target_columns) AS c(output, attnum) JOIN embed._model AS m ON m.id = embed._model_of(v, c.output)
-                JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum JOIN pg_type AS t ON t.oid = a.atttypid
+                JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = c.attnum JOIN pg_type AS t ON t.oid = a.atttypid
                 WHERE a.atttypmod <> embed._size(m, c.output)
                     OR t.typname <> ALL (CASE c.output WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
         WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
-                AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update')) < 2
+                AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', CASE WHEN v.chunk_table IS NOT NULL THEN 'pg_embed_' || v.id || '_delete' END))
+            < CASE WHEN v.chunk_table IS NULL THEN 2 ELSE 3 END
             THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
     END
 $$;
@@ -450,6 +456,12 @@ BEGIN
         WHERE q.id = ANY (finished) AND k.key = ANY (busy)
         GROUP BY q.id;
     END IF;
+    IF cardinality(busy) > 0 AND cardinality(finished) = 0 THEN
+        -- part of a batch of documents, whose entries are finished with its last part
+        INSERT INTO embed._queue (vectorizer_id, keys, n, available_at)
+        SELECT v.id, busy, cardinality(busy), clock_timestamp() + interval '0.1 seconds'
+        FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.chunk_table IS NOT NULL;
+    END IF;
     DELETE FROM embed._queue AS q WHERE q.id = ANY (finished);
     IF NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer) THEN
         RETURN;
@@ -563,6 +575,7 @@ BEGIN
     IF source.input IS NULL THEN
         RETURN false;
     END IF;
+    PERFORM embed._see_chunks_v1(vectorizer);
     EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     SELECT * INTO plan FROM embed._backfill_plan_v1(vectorizer);
     IF plan.columns IS NULL THEN
@@ -615,8 +628,8 @@ BEGIN
     END IF;
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
-        WHEN b.renew = '{}' THEN format('NOT %s', embed._has_vectors(v.source, v.target_columns, 'r', true))
-        ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._has_vectors(v.source, v.target_columns, 'r', true), b.renew) END;
+        WHEN b.renew = '{}' THEN format('NOT %s', embed._is_filled(v, 'r', true))
+        ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._is_filled(v, 'r', true), b.renew) END;
     reached := b.position;
     counted := b.rows_left IS NOT NULL;
 END $$;

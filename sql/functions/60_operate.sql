@@ -15,10 +15,14 @@ RETURNS TABLE (
     rows_per_second numeric,
     oldest interval,
     time_left interval,
-    last_error text
+    last_error text,
+    index_kind text,
+    index_state text,
+    index_rows bigint,
+    index_error text
 )
 LANGUAGE sql
-STABLE PARALLEL SAFE SECURITY DEFINER
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     WITH queue AS (
@@ -48,12 +52,12 @@ AS $$
     SELECT f.name, f.source, f.model, f.sparse_model, f.state, f.reason, f.pending, f.held, f.failed, f.backfill, COALESCE(f.rate, 0),
         CASE WHEN f.pending + f.held > 0 THEN clock_timestamp() - f.since END,
         CASE WHEN f.pending + f.held > 0 AND f.rate > 0 THEN make_interval(secs => ((f.pending + f.held) / f.rate)::double precision) END,
-        f.error
-    FROM figures AS f
+        f.error, l.chosen, l.state, (SELECT i.built_rows FROM embed._index AS i WHERE i.vectorizer_id = f.id AND l.index IS NOT NULL), l.error
+    FROM figures AS f LEFT JOIN LATERAL embed._index_look_v1(f.id, NULL, NULL, NULL, NULL, NULL) AS l ON l.source IS NOT NULL
     ORDER BY f.name
 $$;
 COMMENT ON FUNCTION embed.status(text) IS
-    'How far each vectorizer is: rows pending (queued, and not yet reached by the backfill), in flight, failed; rows a second of the last minute, the age of the oldest entry, and the time left.';
+    'How far each vectorizer is: rows pending (queued, and not yet reached by the backfill), in flight, failed; rows a second of the last minute, the age of the oldest entry, and the time left; of the index over its dense vectors the kind, the state as in embed.indexes, the rows that it was built over, and why it could not be.';
 
 CREATE OR REPLACE VIEW embed.status AS SELECT * FROM embed.status();
 COMMENT ON VIEW embed.status IS 'embed.status() of every vectorizer.';
@@ -273,7 +277,7 @@ AS $$
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._has_vectors(v.source, v.target_columns, 'r', true),
+            embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._is_filled(v, 'r', true),
             embed._key_text(v.source, v.key_columns, 'r')] END
     FROM embed._vectorizer AS v WHERE v.source = _why_v1.source ORDER BY v.name
 $$;
@@ -321,7 +325,8 @@ AS $$
             WHERE v.source = _waiting_v1.source AND (q.enqueued_at <= upto OR q.priority = 2)), 0)::bigint
         + COALESCE((SELECT sum(COALESCE(b.rows_left, 1) + 1) FROM embed._backfill AS b JOIN embed._vectorizer AS v ON v.id = b.vectorizer_id
             WHERE v.source = _waiting_v1.source), 0)::bigint
-        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint,
+        + COALESCE((SELECT sum(cardinality(embed._attached(v))) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source), 0)::bigint
+        + (SELECT count(*) FROM embed._vectorizer AS v WHERE v.source = _waiting_v1.source AND v.state = 'active' AND embed._must_sweep(v)),
         EXISTS (SELECT FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id
             WHERE v.source = _waiting_v1.source AND q.enqueued_at = now() AND pg_current_xact_id_if_assigned() IS NOT NULL),
         (SELECT min(q.enqueued_at) FROM embed._queue AS q JOIN embed._vectorizer AS v ON v.id = q.vectorizer_id WHERE v.source = _waiting_v1.source),

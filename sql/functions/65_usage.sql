@@ -313,6 +313,6 @@ BEGIN
         SELECT max(e.rows), sum(e.tokens)::bigint, sum(e.cost), max(e.seconds)
         FROM unnest(embed._models(v)) AS m(id)
         CROSS JOIN LATERAL embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-            'NOT ' || embed._has_vectors(v.source, v.target_columns, 'r', true), m.id) AS e;
+            'NOT ' || embed._is_filled(v, 'r', true), m.id) AS e;
 END $$;
 COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet: of two models the tokens and the money together, and the seconds of the slower one.';

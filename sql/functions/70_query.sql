@@ -144,3 +144,21 @@ STABLE PARALLEL UNSAFE
 AS $$ SELECT embed._vector(query, model, 'query', 'multi')::halfvec[] $$;
 COMMENT ON FUNCTION embed.embed_multi(text, text) IS
     'A vector for each token of a query, to compare with a column of token vectors. Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
+
+CREATE OR REPLACE FUNCTION embed._column_model_v1(source anyelement, column_name text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    found text := (SELECT CASE v.outputs[array_position(v.columns, _column_model_v1.column_name)] WHEN 'sparse' THEN COALESCE(v.sparse_model, v.model) ELSE v.model END
+        FROM embed.vectorizers AS v JOIN pg_type AS t ON t.typrelid = v.source
+        WHERE t.oid = pg_typeof(_column_model_v1.source) AND _column_model_v1.column_name = ANY (v.columns));
+BEGIN
+    IF found IS NULL THEN
+        PERFORM embed._fail('PE003', format('no vectorizer fills column %I of %s', _column_model_v1.column_name, pg_typeof(_column_model_v1.source)), 'name the model of the query');
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION embed._column_model_v1(anyelement, text) IS 'The model whose vectors a column of a table holds now: SELECT embed._column_model_v1(NULL::docs, ''embedding'').';

@@ -19,7 +19,7 @@ COMMENT ON FUNCTION embed._has_postings(integer, oid) IS 'Whether postings of a 
 
 CREATE OR REPLACE FUNCTION embed._posting_source_v1(
     vectorizer integer, OUT source regclass, OUT name text, OUT key text, OUT id text, OUT match text, OUT sparse text, OUT columns smallint[],
-    OUT is_whole boolean, OUT has_postings boolean, OUT model text, OUT family text
+    OUT is_whole boolean, OUT has_postings boolean, OUT model text, OUT family text, OUT governed regclass
 )
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE SECURITY DEFINER
@@ -32,6 +32,8 @@ BEGIN
     IF v.id IS NULL THEN
         PERFORM embed._fail('PE003', format('there is no vectorizer of number %s', vectorizer));
     END IF;
+    governed := v.source;
+    v := embed._of_chunks(v);
     source := v.source;
     name := embed._source_name(v.source);
     key := embed._key_text(v.source, v.key_columns, 'r');
@@ -55,7 +57,7 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT NOT row_security_active(s.source)
+    SELECT NOT row_security_active(s.governed) AND (s.governed = s.source OR has_table_privilege(s.governed, 'SELECT'))
         AND (SELECT bool_and(has_column_privilege(s.source, c.attnum, 'SELECT')) FROM unnest(s.columns) AS c(attnum))
     FROM embed._posting_source_v1(vectorizer) AS s
 $$;
@@ -223,6 +225,54 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._sparse_ids_v1(integer, sparsevec, integer, integer) IS
     'The best k rows for a sparse vector, by inner product; exact while all postings of its terms fit the budget, else each term''s strongest are read and the best few hundred rows scored in full. id is the key where that is a whole number, else a number of our own.';
+
+CREATE OR REPLACE FUNCTION embed._sparse_near_v1(vectorizer integer, query sparsevec, k integer, share double precision DEFAULT 1, budget integer DEFAULT 15000)
+RETURNS TABLE (id bigint, key text, more boolean)
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE ROWS 1000
+SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    s record := embed._posting_source_v1(vectorizer);
+    name text := '_postings_' || vectorizer;
+    terms integer[];
+    weights real[];
+    counts bigint[];
+    shares bigint[];
+    depth integer := least(ceil(1.5 * k / share) + 10, 1000000);
+BEGIN
+    IF NOT s.has_postings THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::text, true;
+        RETURN;
+    END IF;
+    SELECT array_agg(t.term), array_agg(t.weight) INTO terms, weights FROM embed._sparse_terms(query::text) AS t;
+    IF terms IS NULL THEN
+        RETURN;
+    END IF;
+    counts := embed._posting_counts_v1(vectorizer, terms);
+    budget := greatest(budget, 15 * depth);
+    IF (SELECT sum(c.rows) > budget FROM unnest(counts) AS c(rows)) THEN
+        shares := embed._shares(weights, counts, budget);
+        -- sums of some of a row's terms are a rough order
+        depth := greatest(depth, 600);
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT c.id, %1$s AS key, $3 IS NOT NULL OR count(*) OVER () >= $4 AS more
+         FROM (SELECT p.id, sum(q.weight::double precision * p.weight) AS score
+             FROM unnest($1, $2, COALESCE($3, array_fill(NULL::bigint, ARRAY[cardinality($1)]))) AS q(term, weight, share)
+             CROSS JOIN LATERAL (SELECT p.id, p.weight FROM embed.%2$I AS p WHERE p.term = q.term ORDER BY p.weight DESC LIMIT q.share) AS p
+             GROUP BY p.id ORDER BY score DESC, p.id LIMIT $4) AS c %3$s',
+        CASE WHEN s.is_whole THEN 'NULL::text' ELSE 'k.key' END, name,
+        CASE WHEN s.is_whole THEN '' ELSE format('JOIN embed.%I AS k ON k.id = c.id', name || '_key') END)
+    USING terms, weights, shares, depth;
+END $$;
+COMMENT ON FUNCTION embed._sparse_near_v1(integer, sparsevec, integer, double precision, integer) IS
+    'Rows among which the best k for a sparse vector are, where a condition leaves such a share of them: by the postings of its terms, the strongest of each where there are more than the budget. more says that rows beyond these have terms of it, too. id is the key where that is a whole number.';
 
 CREATE OR REPLACE FUNCTION embed._sparse_top_v1(vectorizer integer, query sparsevec, k integer)
 RETURNS TABLE (key text, score real)

@@ -1,6 +1,31 @@
 -- Searching: the dense and the sparse leg, fused; all of it with the caller's rights on the table. The statement is written
 -- under our search_path and run under the caller's, as if the caller had typed it: policies and operators of extensions hold.
 
+CREATE OR REPLACE FUNCTION embed._leg_index(source oid, attnum smallint, metric text)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT jsonb_build_object('kind', f.kind, 'size', f.size, 'bytes', f.bytes, 'partial', f.partial)
+    FROM (
+        SELECT a.atttypmod AS size, a.atttypmod * CASE t.typname WHEN 'vector' THEN 4 ELSE 2 END AS bytes, i.indpred IS NOT NULL AS partial, i.indexrelid,
+            CASE WHEN i.indkey[0] = a.attnum THEN CASE k.opcname WHEN format('%s_%s_ops', t.typname, metric) THEN 'column' END
+                WHEN k.opcname = 'bit_hamming_ops' AND embed._bare(pg_get_indexdef(i.indexrelid, 1, false)) = embed._bare(format('binary_quantize(%I)::bit(%s)', a.attname, a.atttypmod)) THEN 'binary'
+                WHEN k.opcname = format('halfvec_%s_ops', metric) AND embed._bare(pg_get_indexdef(i.indexrelid, 1, false)) = embed._bare(format('%I::halfvec(%s)', a.attname, a.atttypmod)) THEN 'halfvec'
+            END AS kind
+        FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS w ON w.oid = c.relam JOIN pg_opclass AS k ON k.oid = i.indclass[0]
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = _leg_index.attnum JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE i.indrelid = source AND i.indkey[0] IN (0, a.attnum) AND i.indisvalid AND w.amname IN ('hnsw', 'ivfflat')
+    ) AS f
+    WHERE f.kind IS NOT NULL
+    -- by how much of a vector is in it
+    ORDER BY f.partial, array_position('{column,halfvec,binary}', f.kind), f.indexrelid LIMIT 1);
+END $$;
+COMMENT ON FUNCTION embed._leg_index(oid, smallint, text) IS
+    'The index by which rows are found by a column of dense vectors: of the column, of it as halfvec, or of its signs (binary); NULL without one.';
+
 CREATE OR REPLACE FUNCTION embed._search_legs_v1(source oid, vectorizer text, mode text, with_input boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -16,13 +41,14 @@ DECLARE
     rows double precision;
     alias text := 'r0';
     taken boolean;
+    stored oid;
     v record;
     model record;
     names text[] := '{}';
     keys text[];
     target text;
     target_type text;
-    indexed boolean;
+    indexed jsonb;
     legs jsonb := '{}';
 BEGIN
     SELECT c.relkind, format('%s.%I', c.relnamespace::regnamespace, c.relname), greatest(c.reltuples, 0),
@@ -50,25 +76,27 @@ BEGIN
             keys := array_append(keys, target);
         END LOOP;
         CONTINUE WHEN array_position(keys, NULL) IS NOT NULL;
+        stored := embed._home(v.vectorizer);
         FOR place IN 1..cardinality(v.outputs) LOOP
             SELECT quote_ident(a.attname), t.typname INTO target, target_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-            WHERE a.attrelid = source AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
+            WHERE a.attrelid = stored AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
             CONTINUE WHEN NOT FOUND;
             SELECT m.name, m.family, m.metric INTO model FROM embed._model AS m WHERE m.id = embed._model_of(v.vectorizer, v.outputs[place]);
-            indexed := false;
+            indexed := 'false';
             IF v.outputs[place] = 'sparse' AND mode IS DISTINCT FROM 'dense' THEN
-                indexed := embed._has_postings(v.id, source);
+                indexed := to_jsonb(embed._has_postings(v.id, stored));
             ELSIF v.outputs[place] = 'dense' AND mode IS DISTINCT FROM 'sparse' THEN
-                indexed := EXISTS (
-                    SELECT FROM pg_index AS i JOIN pg_opclass AS k ON k.oid = i.indclass[0] JOIN pg_am AS h ON h.oid = k.opcmethod
-                    WHERE i.indrelid = source AND i.indkey[0] = v.target_columns[place] AND i.indisvalid AND i.indpred IS NULL
-                        AND h.amname IN ('hnsw', 'ivfflat') AND k.opcname LIKE '%\_' || model.metric || '\_ops');
+                indexed := COALESCE(embed._leg_index(stored, v.target_columns[place], model.metric)
+                    || jsonb_build_object('ef_search', (SELECT i.ef_search FROM embed._index AS i WHERE i.vectorizer_id = v.id)), 'false');
+                IF stored <> source AND (indexed ->> 'partial')::boolean THEN
+                    indexed := 'false';  -- no condition over rows tells that it has all of their chunks
+                END IF;
             END IF;
-            legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || jsonb_build_object(
+            legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || (jsonb_build_object(
                 'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
                 'keys', keys, 'key_columns', v.key_columns, 'column', target,
                 'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
-                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END));
+                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END) || embed._leg_chunks(v.vectorizer, alias)));
         END LOOP;
     END LOOP;
     IF vectorizer IS NOT NULL THEN
@@ -161,7 +189,7 @@ BEGIN
         'reranked', rerank IS NOT NULL,
         'depth', depth,
         'candidates', CASE mode WHEN 'hybrid' THEN greatest(candidates, depth) ELSE depth END,
-        'weights', COALESCE(weights, CASE fusion WHEN 'convex' THEN '{0.5,0.5}'::real[] ELSE '{1,1}' END)
+        'weights', COALESCE(weights, CASE fusion WHEN 'convex' THEN '{}'::real[] ELSE '{1,1}' END)
     );
 END $$;
 COMMENT ON FUNCTION embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text) IS
@@ -182,6 +210,101 @@ END $$;
 COMMENT ON FUNCTION embed._search_estimate(text, text, text, text[]) IS
     'How many rows the planner expects to meet a condition, row-level security included. With the caller''s search_path, as the search itself.';
 
+CREATE OR REPLACE FUNCTION embed._dense_depth(indexed jsonb, wanted integer, share double precision, OUT rescored integer, OUT reach integer, OUT seen integer)
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    -- Of signs alone the graph leads astray sooner than the signs do: of 50,000 vectors of 4,096 d that lie in 128, it took
+    -- an ef_search of 320 to have 0.97 of the best 10, whether 100 of these were scored in full or all. Where vectors lie in
+    -- fewer, less will do; how much for ten results, embed.recall notes.
+    noted double precision := COALESCE((indexed ->> 'ef_search')::double precision, 320);
+    most integer := greatest(160, 3 * wanted);
+    kind text := indexed ->> 'kind';
+BEGIN
+    rescored := CASE kind
+        WHEN 'binary' THEN greatest(ceil(most * least(1, noted / 160))::integer, wanted)
+        WHEN 'halfvec' THEN wanted + wanted / 4 + 10
+        WHEN 'column' THEN CASE WHEN share < 1 THEN 2 * wanted ELSE wanted END
+        ELSE wanted END;
+    reach := CASE WHEN share < 1 THEN least(greatest(ceil(1.5 * rescored / share), rescored), 20000)::integer ELSE rescored END;
+    seen := least(greatest(reach, CASE kind WHEN 'binary' THEN ceil(most * noted / 160)::integer ELSE 2 * wanted END), 1000);
+END $$;
+COMMENT ON FUNCTION embed._dense_depth(jsonb, integer, double precision) IS
+    'For so many rows, of which a condition leaves a share: how many are scored by their full vectors, among how many of the index''s first they are sought, and its ef_search.';
+
+CREATE OR REPLACE FUNCTION embed._nearness(plan jsonb)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    dense jsonb := plan -> 'dense';
+BEGIN
+    RETURN format(CASE dense #>> '{indexed,kind}' WHEN 'binary' THEN '(%1$s.binary_quantize(%2$s)::bit(%3$s)) OPERATOR(%1$s.<~>) %1$s.binary_quantize($1::%4$s)::bit(%3$s)'
+            WHEN 'halfvec' THEN '(%2$s::%1$s.halfvec(%3$s)) OPERATOR(%1$s.%5$s) $1::%1$s.halfvec(%3$s)'
+            ELSE '%2$s OPERATOR(%1$s.%5$s) $1::%4$s' END,
+        plan ->> 'home', embed._leg_vector(dense, plan ->> 'alias'), dense #>> '{indexed,size}', dense ->> 'type',
+        CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END);
+END $$;
+COMMENT ON FUNCTION embed._nearness(jsonb) IS 'The expression by which the index of a search is ordered; without one, the distance.';
+
+CREATE OR REPLACE FUNCTION embed._serves(plan jsonb, query text, bound text[])
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET enable_sort = off
+AS $$
+DECLARE
+    told json;
+BEGIN
+    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON, COSTS OFF) SELECT FROM %s AS %s WHERE %s AND %2$s.%4$s IS NOT NULL ORDER BY %5$s LIMIT 1',
+        plan ->> 'table', plan ->> 'alias', pg_catalog.concat_ws(' AND ', plan ->> 'condition', '$2 IS NULL AND $3 IS NOT NULL'), plan #>> '{dense,column}', embed._nearness(plan))
+    INTO told USING query, NULL::text, bound;
+    RETURN told::text LIKE '%"Order By"%';
+END $$;
+COMMENT ON FUNCTION embed._serves(jsonb, text, text[]) IS
+    'Whether a partial index serves a search: the planner takes it only where the condition tells that all rows of it are in the index. With the caller''s search_path, as the search itself.';
+
+CREATE OR REPLACE FUNCTION embed._dense_leg(plan jsonb, keys text, keyed text, distance text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    dense jsonb := plan -> 'dense';
+    kind text := plan #>> '{dense,indexed,kind}';
+    vector text := format('%s.%s', plan ->> 'alias', dense ->> 'column');
+    relation text := format('%s AS %s', plan ->> 'table', plan ->> 'alias');
+    condition text := COALESCE(plan ->> 'condition', 'true');
+    found text := format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s', keyed, distance, relation, condition);
+    partial boolean := (dense #>> '{indexed,partial}')::boolean;
+    depth record;
+BEGIN
+    IF kind IS NOT NULL AND dense ? 'chunks' THEN
+        RETURN embed._chunk_leg(plan, keys, keyed, distance);
+    ELSIF kind IS NULL THEN
+        RETURN format('%s ORDER BY d, %s LIMIT $4', found, keys);
+    END IF;
+    depth := embed._dense_depth(dense -> 'indexed', (plan ->> 'candidates')::integer, LEAST((plan ->> 'share')::float8, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE 0.99 END));
+    -- The condition is looked at behind the index: so those that meet it are the nearest that do, or too few, and then all are
+    -- scored. Within the scan it would go on past rows that are in its way, and find others than the nearest. Only a partial
+    -- index has to be told, and policies are there anyway. Rows without a vector are in none.
+    RETURN format('WITH _seen AS MATERIALIZED (SELECT %1$s, %2$s AS k_vector, %3$s AS k_order, %4$s AS k_met FROM %5$s WHERE %6$s AND %2$s IS NOT NULL ORDER BY %3$s LIMIT %7$s),
+        _near AS MATERIALIZED (SELECT %8$s, %9$s AS d, NULL::float8 AS s FROM (SELECT * FROM _seen AS n WHERE n.k_met ORDER BY n.k_order LIMIT %10$s) AS n ORDER BY d, %8$s LIMIT $4),
+        _short AS MATERIALIZED (SELECT count(n.d) < $4 AS so FROM _near AS n)
+        SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
+        UNION ALL (%11$s AND (SELECT y.so FROM _short AS y) ORDER BY d, %8$s LIMIT $4)',
+        keyed, vector, embed._nearness(plan), CASE WHEN partial THEN 'true' ELSE condition END, relation, CASE WHEN partial THEN condition ELSE 'true' END,
+        CASE WHEN partial OR plan ->> 'condition' IS NULL THEN depth.rescored ELSE depth.reach END,
+        keys, CASE kind WHEN 'column' THEN 'NULLIF(n.k_order, ''NaN''::float8)' ELSE replace(distance, vector || ' OPERATOR', 'n.k_vector OPERATOR') END, depth.rescored, found);
+END $$;
+COMMENT ON FUNCTION embed._dense_leg(jsonb, text, text, text) IS
+    'The part of a search that finds the nearest rows by an index, where not all rows are scored anyway: the keys, and d, the distance. Never fewer than there are.';
+
 CREATE OR REPLACE FUNCTION embed._sparse_leg(plan jsonb, keys text, keyed text, score text)
 RETURNS text
 LANGUAGE plpgsql
@@ -190,18 +313,30 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     sparse jsonb := plan -> 'sparse';
+    alias text := plan ->> 'alias';
+    columns smallint[] := ARRAY(SELECT jsonb_array_elements_text(sparse -> 'key_columns')::smallint);
+    relation text := format('%s AS %s', plan ->> 'table', alias);
+    condition text := COALESCE(plan ->> 'condition', 'true');
+    found text := format('SELECT %s, NULL::float8 AS d, %s AS s FROM', keyed, score);
 BEGIN
-    -- the best by the postings may all fail a condition
-    IF (sparse ->> 'indexed')::boolean AND plan ->> 'condition' IS NULL THEN
-        RETURN format('SELECT %s, NULL::float8 AS d, - f.score::float8 AS s FROM embed._sparse_top_v1(%s, $2::%s, $4) AS f JOIN %s AS %s ON %s ORDER BY s, %s LIMIT $4',
-            keyed, sparse ->> 'vectorizer', sparse ->> 'type', plan ->> 'table', plan ->> 'alias',
-            embed._key_match((plan ->> 'source')::oid, ARRAY(SELECT jsonb_array_elements_text(sparse -> 'key_columns')::smallint), plan ->> 'alias', 'f.key'), keys);
+    IF (sparse ->> 'indexed')::boolean AND sparse ? 'chunks' AND plan ->> 'condition' IS NULL THEN
+        RETURN embed._chunk_words(plan, keys, keyed);
+    ELSIF NOT (sparse ->> 'indexed')::boolean OR sparse ? 'chunks' THEN
+        RETURN format('%s %s WHERE %s ORDER BY s, %s LIMIT $4', found, relation, condition, keys);
     END IF;
-    RETURN format('SELECT %s, NULL::float8 AS d, %s AS s FROM %s AS %s WHERE %s ORDER BY s, %s LIMIT $4',
-        keyed, score, plan ->> 'table', plan ->> 'alias', COALESCE(plan ->> 'condition', 'true'), keys);
+    -- the best by the postings may fail the condition: where too few are left, and there may be more, all that meet it are scored
+    RETURN format('WITH _words AS MATERIALIZED (SELECT f.* FROM embed._sparse_near_v1(%1$s, $2::%2$s, $4, %3$s) AS f),
+        _near AS MATERIALIZED (%4$s _words AS f JOIN %5$s ON %6$s WHERE %7$s ORDER BY s, %8$s LIMIT $4),
+        _short AS MATERIALIZED (SELECT (SELECT count(*) FROM _near AS n WHERE n.s < 0) < $4 AND COALESCE((SELECT bool_or(f.more) FROM _words AS f), false) AS so)
+        SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
+        UNION ALL (%4$s %5$s WHERE %7$s AND (SELECT y.so FROM _short AS y) ORDER BY s, %8$s LIMIT $4)',
+        sparse ->> 'vectorizer', sparse ->> 'type', COALESCE(plan ->> 'share', '1'), found, relation,
+        CASE WHEN embed._key_is_whole((plan ->> 'source')::oid, columns) THEN format('%s.%s OPERATOR(pg_catalog.=) f.id', alias, sparse #>> '{keys,0}')
+            ELSE embed._key_match((plan ->> 'source')::oid, columns, alias, 'f.key') END,
+        condition, keys);
 END $$;
 COMMENT ON FUNCTION embed._sparse_leg(jsonb, text, text, text) IS
-    'The part of a search that finds the best rows by their sparse vectors, where not all rows are scored anyway: the keys, and s, the negative product.';
+    'The part of a search that finds the best rows by their sparse vectors, where not all rows are scored anyway: the keys, and s, the negative product. Never fewer than there are.';
 
 CREATE OR REPLACE FUNCTION embed._search_statement(plan jsonb, exact boolean)
 RETURNS text
@@ -234,11 +369,11 @@ BEGIN
     INTO keys, placed, keyed, matched, joined, paired
     FROM jsonb_array_elements_text(COALESCE(dense, sparse) -> 'keys') WITH ORDINALITY AS k(name, position);
     IF dense IS NOT NULL THEN
-        distance := format('%s.%s OPERATOR(%s.%s) $1::%s', alias, dense ->> 'column', plan ->> 'home',
-            CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type');
+        distance := embed._leg_row(dense, format('%s OPERATOR(%s.%s) $1::%s', embed._leg_vector(dense, alias), plan ->> 'home',
+            CASE dense ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END, dense ->> 'type'), 'min');
     END IF;
     IF sparse IS NOT NULL THEN
-        product := format('%s.%s OPERATOR(%s.<#>) $2::%s', alias, sparse ->> 'column', plan ->> 'home', sparse ->> 'type');
+        product := embed._leg_row(sparse, format('%s OPERATOR(%s.<#>) $2::%s', embed._leg_vector(sparse, alias), plan ->> 'home', sparse ->> 'type'), 'min');
     END IF;
     IF (dense IS NULL OR sparse IS NULL) AND NOT (plan ->> 'reranked')::boolean AND NOT plan ? 'last' THEN
         RETURN embed._single_leg(plan, exact, keys, placed, keyed, CASE WHEN sparse IS NULL THEN distance ELSE product END, matched);
@@ -251,7 +386,7 @@ BEGIN
     IF dense IS NOT NULL THEN
         parts := array_append(parts, format('_dense AS (SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.d, %1$s)::integer AS place FROM (%2$s) AS c WHERE c.d < ''NaN'')', keys,
             CASE WHEN exact THEN format('SELECT * FROM _scored ORDER BY d, %s LIMIT $4', keys)
-                ELSE format('SELECT %s, %s AS d, NULL::float8 AS s FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, distance, relation, chosen, distance) END));
+                ELSE embed._dense_leg(plan, keys, keyed, format('NULLIF(%s, ''NaN'')', distance)) END));
     END IF;
     IF sparse IS NOT NULL THEN
         parts := array_append(parts, format('_sparse AS (SELECT %1$s, c.d, c.s, row_number() OVER (ORDER BY c.s, %1$s)::integer AS place FROM (%2$s) AS c WHERE c.s < 0)', keys,
@@ -279,9 +414,10 @@ BEGIN
     ELSE
         -- the standard score of each leg over the pool; a row without a vector stands with the last
         parts := array_append(parts, '_spread AS (SELECT avg(dense_score) AS dense_mean, NULLIF(stddev_pop(dense_score), 0) AS dense_spread, min(dense_score) AS dense_least,
-            avg(sparse_score) AS sparse_mean, NULLIF(stddev_pop(sparse_score), 0) AS sparse_spread, min(sparse_score) AS sparse_least FROM _turned)'::text);
-        ending := format('SELECT t.*, $6[1] * %s + $6[2] * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
-            embed._standard_score('dense', plan ->> 'fusion'), embed._standard_score('sparse', plan ->> 'fusion'));
+            avg(sparse_score) AS sparse_mean, NULLIF(stddev_pop(sparse_score), 0) AS sparse_spread, min(sparse_score) AS sparse_least,
+            max(dense_score) AS dense_most, max(sparse_score) AS sparse_most FROM _turned)'::text);
+        ending := format('SELECT t.*, %s * %s + %s * %s AS score FROM _turned AS t CROSS JOIN _spread AS z',
+            embed._weight('dense'), embed._standard_score('dense', plan ->> 'fusion'), embed._weight('sparse'), embed._standard_score('sparse', plan ->> 'fusion'));
     END IF;
     IF plan ? 'last' OR (plan ->> 'reranked')::boolean THEN
         RETURN 'WITH RECURSIVE ' || array_to_string(parts, ', ') || ', ' || embed._search_ending(plan, ending, keys, placed, matched);
@@ -291,7 +427,7 @@ BEGIN
         FROM _best AS p JOIN %s ON %s ORDER BY p.score DESC, %s', array_to_string(parts, ', '), alias, relation, matched, placed);
 END $$;
 COMMENT ON FUNCTION embed._search_statement(jsonb, boolean) IS
-    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
+    'The statement of a search: $1 and $2 are the vectors of the query, $3 the values of the filter, $4 candidates, $5 how many go on, $6 weights or none, $7 the least score, $8 the query, $9 the reranker, $10 k, $11 the query''s token vectors.';
 
 CREATE OR REPLACE FUNCTION embed._dense_score(metric text, distance text)
 RETURNS text
@@ -316,19 +452,21 @@ DECLARE
     relation text := format('%s AS %s', plan ->> 'table', alias);
     condition text := plan ->> 'condition';
     -- the index gives the rows themselves; from any other order they are read when the best are known
-    direct boolean := dense AND NOT exact AND condition IS NULL;
+    direct boolean := dense AND NOT exact AND NOT COALESCE((plan ->> 'filtered')::boolean, true) AND NOT plan -> 'dense' ? 'chunks'
+        AND COALESCE(plan #>> '{dense,indexed,kind}' = 'column' AND NOT (plan #>> '{dense,indexed,partial}')::boolean, false);
     score text := CASE WHEN dense THEN embed._dense_score(plan #>> '{dense,metric}', 'p.d') ELSE '- p.s' END;
     leg text;
 BEGIN
-    IF exact OR NOT dense THEN
+    IF NOT direct THEN
         -- no bare operator, by which an index would give what is near instead of what is best
         measured := format('NULLIF(%s, ''NaN'')', measured);
     END IF;
     IF direct THEN
         leg := format('SELECT %s AS hit, %s, %s AS d FROM %s ORDER BY %s LIMIT $4', alias, keyed, measured, relation, measured);
+    ELSIF dense AND exact THEN
+        leg := format('SELECT %s, %s AS d FROM %s WHERE %s ORDER BY d, %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'), keys);
     ELSIF dense THEN
-        leg := format('SELECT %s, %s AS d FROM %s WHERE %s ORDER BY %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'),
-            CASE WHEN exact THEN 'd, ' || keys ELSE measured END);
+        leg := embed._dense_leg(plan, keys, keyed, measured);
     ELSIF exact THEN
         leg := format('SELECT %s, %s AS s FROM %s WHERE %s ORDER BY s, %s LIMIT $4', keyed, measured, relation, COALESCE(condition, 'true'), keys);
     ELSE
@@ -353,9 +491,9 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
     -- one aggregate a token of the query is six times as fast as a join of the tokens
-    RETURN format('SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s.%s) AS u(v))) AS x(best)',
+    RETURN embed._leg_row(plan -> 'multi', format('(SELECT avg(x.best) FROM unnest((SELECT ARRAY[%s]::float8[] FROM unnest(%s) AS u(v))) AS x(best))',
         (SELECT string_agg(format('max(- (u.v OPERATOR(%s.<#>) $11[%s]::%s.halfvec))', plan ->> 'home', n, plan ->> 'home'), ', ' ORDER BY n)
-            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), alias, plan #>> '{multi,column}');
+            FROM generate_series(1, (plan ->> 'tokens')::integer) AS n), embed._leg_vector(plan -> 'multi', alias)), 'max');
 END $$;
 COMMENT ON FUNCTION embed._late_score(jsonb, text) IS
     'How well stored token vectors answer those of a query, as an expression: for each of the query its best product, and the mean of these.';
@@ -387,6 +525,23 @@ IMMUTABLE PARALLEL SAFE
 RETURN spelled::sparsevec;
 COMMENT ON FUNCTION embed._sparse_vector(text) IS 'A sparse vector from its text, so that a search reads it once. No SET clause: it must inline.';
 
+CREATE OR REPLACE FUNCTION embed._weight(output text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- A leg that knows what a query asks for has a best that stands far above its pool; one that does not (words of another
+    -- language, none of them in the table) scores all alike, and its best is no further off than chance has it. Shares by this
+    -- lead were taken from SciFact's training queries, where they cost 0.001 of nDCG against halves: its square costs 0.006.
+    RETURN format('COALESCE($6[%s], COALESCE(COALESCE((z.%s_most - z.%2$s_mean) / z.%2$s_spread, 0)
+            / NULLIF(COALESCE((z.dense_most - z.dense_mean) / z.dense_spread, 0) + COALESCE((z.sparse_most - z.sparse_mean) / z.sparse_spread, 0), 0), 0.5))',
+        CASE output WHEN 'dense' THEN 1 ELSE 2 END, output);
+END $$;
+COMMENT ON FUNCTION embed._weight(text) IS
+    'How much a leg counts in a fusion of standard scores: the weight that was given; or its share of how many standard deviations the best of each leg stands above the mean of the pool.';
+
 CREATE OR REPLACE FUNCTION embed._search_v1(
     source anyelement, query text, k integer, mode text, filter jsonb, fusion text, weights real[], candidates integer, rerank text, min_score real,
     vectorizer text, condition text, key text DEFAULT NULL, diversity real DEFAULT NULL, boost jsonb DEFAULT NULL, boosting text DEFAULT NULL,
@@ -404,11 +559,15 @@ DECLARE
     tokens text[];
     filtered boolean;
     wanted integer;
+    near integer;
+    seen integer;
     total double precision;
     met double precision;
     most double precision;
+    heavy double precision;
     exact boolean;
     kept text[];
+    before text[];
 BEGIN
     IF query IS NULL AND key IS NULL AND explain IS DISTINCT FROM 'plan' THEN
         RETURN;
@@ -422,7 +581,7 @@ BEGIN
     END IF;
     IF explain = 'plan' THEN
         -- no plan depends on what the vectors hold
-        dense_query := '[0]';
+        dense_query := pg_catalog.format('[0%s]', pg_catalog.repeat(',0', COALESCE((plan #>> '{dense,indexed,size}')::integer, 1) - 1));
         sparse_query := '{}/1';
         tokens := '{[0]}';
     END IF;
@@ -446,29 +605,75 @@ BEGIN
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
     END IF;
     wanted := plan ->> 'candidates';
-    exact := NOT (COALESCE((plan #>> '{dense,indexed}')::boolean, false) OR COALESCE((plan #>> '{sparse,indexed}')::boolean, false));
+    near := CASE WHEN plan -> 'dense' ? 'chunks' THEN 4 * wanted ELSE wanted END;  -- one row may have several of the nearest
+    seen := (embed._dense_depth(plan #> '{dense,indexed}', near, 1)).seen;
+    exact := COALESCE(plan #> '{dense,indexed}', 'false') = 'false' AND COALESCE(plan #> '{sparse,indexed}', 'false') = 'false';
     filtered := plan ->> 'condition' IS NOT NULL OR pg_catalog.row_security_active((plan ->> 'source')::oid);
     IF NOT exact THEN
         total := plan ->> 'rows';
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
+        -- a row of an index costs as much as two dozen that are scored, but long vectors take as long to read in both
+        heavy := GREATEST(1, COALESCE((plan #>> '{dense,indexed,bytes}')::float8, 0) / 1536);
         most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
-            GREATEST(10000, 2 * pg_catalog.sqrt(6 * wanted * GREATEST(total, met))));
-        exact := met <= most;
+            GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(3 * seen * GREATEST(total, met) / heavy)));
+        exact := met * COALESCE((plan #>> '{dense,chunks,per_row}')::float8, 1) <= most;
+        plan := plan || pg_catalog.jsonb_build_object('filtered', filtered, 'share', LEAST(1, GREATEST(met, 1) / GREATEST(total, met, 1)));
+        IF filtered THEN
+            seen := (embed._dense_depth(plan #> '{dense,indexed}', near, CASE WHEN plan ->> 'condition' IS NULL THEN 1 ELSE (plan ->> 'share')::float8 END)).seen;
+        END IF;
     END IF;
-    kept := embed._search_settings(wanted, filtered, NULL);
+    IF NOT exact AND COALESCE((plan #>> '{dense,indexed,partial}')::boolean, false) AND NOT embed._serves(plan, dense_query, bound) THEN
+        plan := pg_catalog.jsonb_set(plan, '{dense,indexed}', 'false');
+        exact := COALESCE(plan #> '{sparse,indexed}', 'false') = 'false';
+    END IF;
+    kept := embed._search_settings(seen, filtered, NULL);
+    IF NOT exact THEN
+        before := embed._leg_settings(seen, (plan ->> 'share')::float8, NULL);
+    END IF;
     IF explain IS NOT NULL THEN
         PERFORM embed._search_explained(explain = 'run', plan, exact, met, most, dense_query, sparse_query, bound, min_score, query, rerank, k, tokens);
-        PERFORM embed._search_settings(NULL, NULL, kept);
-        RETURN;
+    ELSE
+        RETURN QUERY EXECUTE embed._search_statement(plan, exact)
+        USING embed._dense_vector(dense_query), embed._sparse_vector(sparse_query), bound, wanted, (plan ->> 'depth')::integer,
+            pg_catalog.translate(plan ->> 'weights', '[]', '{}')::float8[],
+            min_score::float8, query, rerank, k, tokens;
     END IF;
-    RETURN QUERY EXECUTE embed._search_statement(plan, exact)
-    USING embed._dense_vector(dense_query), embed._sparse_vector(sparse_query), bound, wanted, (plan ->> 'depth')::integer,
-        pg_catalog.translate(plan ->> 'weights', '[]', '{}')::float8[],
-        min_score::float8, query, rerank, k, tokens;
+    IF NOT exact THEN
+        before := embed._leg_settings(NULL, NULL, before);
+    END IF;
     kept := embed._search_settings(NULL, NULL, kept);
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
     'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
+
+CREATE OR REPLACE FUNCTION embed._leg_settings(seen integer, share double precision, kept text[])
+RETURNS text[]
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+AS $$
+DECLARE
+    names CONSTANT text[] := ARRAY['enable_sort', 'hnsw.iterative_scan', 'hnsw.max_scan_tuples', 'ivfflat.iterative_scan', 'max_parallel_workers_per_gather'];
+    before text[];
+BEGIN
+    IF kept IS NOT NULL THEN
+        PERFORM pg_catalog.set_config(n.name, kept[n.place], true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) WHERE kept[n.place] IS NOT NULL;
+        RETURN NULL;
+    END IF;
+    before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
+    -- the planner takes a distance for a cheap operator and would sort a whole table by it
+    PERFORM pg_catalog.set_config(names[1], 'off', true);
+    -- and workers would be started for what is left out
+    PERFORM pg_catalog.set_config(names[5], '0', true);
+    -- rows that were deleted, or fail a condition, are made up for; where far more of them lie in the way than chance has it, the leg scores all rows
+    PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
+    WHERE n.name LIKE '%.iterative\_scan' AND before[n.place] = 'off';
+    IF before[3] IS NOT NULL THEN
+        PERFORM pg_catalog.set_config(names[3], LEAST(GREATEST(2000, 20 * seen / share), 2000000)::integer::text, true);
+    END IF;
+    RETURN before;
+END $$;
+COMMENT ON FUNCTION embed._leg_settings(integer, double precision, text[]) IS
+    'Set what a search by an index needs that finds among so many rows, of which a condition leaves a share, and return what was set; given that, set it back. No SET clause: it would undo them.';
 
 CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
 RETURNS text
@@ -481,6 +686,9 @@ DECLARE
     matched text := embed._key_match((plan ->> 'source')::oid,
         ARRAY(SELECT jsonb_array_elements_text(COALESCE(plan -> 'dense', plan -> 'sparse') -> 'key_columns')::smallint), alias, format('$3[%s]', cardinality(bound)));
 BEGIN
+    IF COALESCE(plan -> 'dense' ? 'chunks', false) OR COALESCE(plan -> 'sparse' ? 'chunks', false) THEN
+        PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', (plan ->> 'source')::oid::regclass), 'search with the text of a chunk: embed.search');
+    END IF;
     RETURN format('SELECT %s, %s, $2 || jsonb_build_object(''condition'', %L::text) FROM %s AS %s WHERE %s AND $1 IS NULL',
         CASE WHEN plan ? 'dense' THEN format('%s.%s::text', alias, plan #>> '{dense,column}') ELSE 'NULL::text' END,
         CASE WHEN plan ? 'sparse' THEN format('%s.%s::text', alias, plan #>> '{sparse,column}') ELSE 'NULL::text' END,

@@ -101,6 +101,9 @@ BEGIN
         IF NOT legs ? 'dense' THEN
             PERFORM embed._fail('PE003', format('diversity is by dense vectors, and no vectorizer of %s makes any', source), 'leave diversity out');
         END IF;
+        IF embed._search_leg(source, legs, 'dense') ? 'chunks' THEN
+            PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', source), 'leave diversity out');
+        END IF;
         plan := plan || jsonb_build_object('diversity', diversity, 'diverse', embed._search_leg(source, legs, 'dense') -> 'column');
     END IF;
     depth := greatest((plan ->> 'depth')::integer, k + skip, CASE WHEN diverse AND NOT (plan ->> 'reranked')::boolean THEN candidates END);
@@ -136,7 +139,7 @@ BEGIN
     RETURN format('%s, _read AS MATERIALIZED (SELECT p.*, %s AS input, row_number() OVER (ORDER BY p.score DESC, %s) AS place FROM _best AS p JOIN %s ON %s),
         _judged AS MATERIALIZED (SELECT embed.rerank_scores($8, array_agg(b.input ORDER BY b.place), $9) AS scores FROM _read AS b),
         _given AS (SELECT b.*, j.scores[b.place] AS judged FROM _read AS b CROSS JOIN _judged AS j)',
-        best, COALESCE(plan -> 'dense', plan -> 'sparse') ->> 'input', placed, relation, matched);
+        best, embed._leg_input(COALESCE(plan -> 'dense', plan -> 'sparse'), plan ->> 'home'), placed, relation, matched);
 END $$;
 COMMENT ON FUNCTION embed._search_given(jsonb, text, text, text, text) IS
     'The part of a search that gives its candidates with their fused score, and as judged what a reranker says of the best of them.';

@@ -24,7 +24,8 @@ BEGIN
         CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
         CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
             USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
-            WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'));
+            WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
+                AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
         FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index']::regclass[] LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
@@ -34,8 +35,8 @@ BEGIN
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -44,7 +45,7 @@ BEGIN
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
             embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, embed._model, text, text, text),
-            embed._has_vectors(oid, smallint[], text, boolean), embed._size(embed._model, text), embed._models(embed._vectorizer), embed._model_of(embed._vectorizer, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
+            embed._has_vectors(oid, smallint[], text, boolean), embed._is_filled(embed._vectorizer, text, boolean), embed._home(embed._vectorizer), embed._of_chunks(embed._vectorizer), embed._chunk_match(embed._vectorizer, text, text), embed._size(embed._model, text), embed._models(embed._vectorizer), embed._model_of(embed._vectorizer, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
@@ -56,7 +57,10 @@ BEGIN
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_postings(text), embed.drop_postings(text), embed._make_postings(integer), embed._build_postings(integer),
+            embed._chunking(jsonb, integer), embed._is_between(jsonb, integer, integer), embed._check_storage(text, jsonb, text, text), embed._chunk_name(regclass, text, text),
+            embed._make_chunk_table(regclass, smallint[], text), embed._open_chunk_table(integer, text), embed._grant_chunks(integer),
+            embed._drop_chunks(embed._vectorizer, boolean), embed._files(oid), embed._chunks_fit(embed._vectorizer), embed._worker_columns(embed._vectorizer),
+            embed.create_postings(text), embed.drop_postings(text), embed.refresh_postings(text), embed._count_postings_v1(integer, double precision), embed._make_postings(integer), embed._build_postings(integer),
             embed._close_postings(integer), embed._clear_postings(integer), embed._posting_triggers(integer), embed._drop_posting_triggers(integer),
             embed._sparse_column(embed._vectorizer), embed._vector_operator(text)
             TO embed_owner;
@@ -68,6 +72,10 @@ BEGIN
             embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
             embed._settle_v1(integer, integer, bigint[], text[], text[], text[], timestamptz, jsonb),
+            embed._see_chunks_v1(integer), embed._chunk_source_v1(integer), embed._documents_v1(integer),
+            embed._claim_documents_v1(integer, integer, integer, integer, interval), embed._read_documents_v1(integer, text[], bigint, integer),
+            embed._finish_documents_v1(integer, integer, bigint[], text[], bigint[], integer[], bigint[], integer[], integer[], bigint[], integer[], text[], text[], bigint[], anyarray, jsonb, sparsevec[], embed._token_vectors[]),
+            embed._sweep_due_v1(integer), embed._swept_v1(integer, oid[]), embed._sweep_v1(integer, integer),
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
@@ -88,7 +96,7 @@ BEGIN
     FOREACH role IN ARRAY array_remove(ARRAY[to_regrole('embed_reader'), to_regrole('embed_owner'), to_regrole('embed_worker')], NULL) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA embed TO %s', role);
         EXECUTE format('GRANT SELECT ON embed.models, embed.limits, embed.vectorizers, embed.status, embed.failures, embed.indexes, embed._schema_version TO %s', role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), 
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text), embed.embed_document(text, text), embed.embed_sparse(text, text), embed.embed_multi(text, text), embed._vector(text, text, text, text), embed._column_model_v1(anyelement, text),
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
             embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
@@ -100,8 +108,11 @@ BEGIN
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),
             embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean),
+            embed._leg_vector(jsonb, text), embed._leg_row(jsonb, text, text), embed._leg_input(jsonb, text), embed.search_chunks(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer), embed._search_chunks(jsonb, jsonb),
+            embed._chunk_leg(jsonb, text, text, text), embed._chunk_words(jsonb, text, text),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
-            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._standard_score(text, text), embed._late_score(jsonb, text),
+            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
+            embed._dense_depth(jsonb, integer, double precision), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._leg_settings(integer, double precision, text[]), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
             embed._search_extended(jsonb, integer, integer, text, real, jsonb, text, integer), embed._search_ending(jsonb, text, text, text, text),
             embed._search_given(jsonb, text, text, text, text), embed._search_turns(jsonb, text),
             embed.explain_search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer, text, boolean),
@@ -116,10 +127,11 @@ BEGIN
             embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
             embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),
             embed._index_look_v1(integer, bigint, text, integer, integer, bigint), embed._index_estimate(text, text, integer, integer, integer, bigint),
-            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text),
+            embed._rows_by_statistics(oid), embed._count_rows(oid), embed._recall_target_v1(text), embed._index_recalled_v1(integer, integer),
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
             embed._hits(double precision[], double precision[]) TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),
+            embed._sparse_near_v1(integer, sparsevec, integer, double precision, integer),
             embed._sparse_query_v1(integer, text), embed._sparse_terms(text), embed._shares(real[], bigint[], integer), embed._posting_counts_v1(integer, integer[]),
             embed._posting_source_v1(integer), embed._reads_all_v1(integer), embed._seen_ids_v1(integer), embed._seen_keys_v1(integer),
             embed._vector_operator(text) TO %s', role);
@@ -135,7 +147,7 @@ BEGIN
         RETURN;
     END IF;
     FOR vectorizer IN SELECT v.id, v.source FROM embed._vectorizer AS v
-        WHERE embed._problem(v) IS NULL AND NOT has_column_privilege('embed_worker', v.source, v.target_columns[1], 'UPDATE') LOOP
+        WHERE embed._problem(v) IS NULL AND NOT has_column_privilege('embed_worker', embed._home(v), v.target_columns[1], 'UPDATE') LOOP
         BEGIN
             PERFORM embed._grant_columns(vectorizer.id);
         EXCEPTION WHEN insufficient_privilege THEN

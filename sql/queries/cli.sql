@@ -19,6 +19,14 @@ SELECT embed.create_model(%(name)s, %(family)s, %(options)s, %(card)s, %(is_defa
 -- How the database reaches its sidecar.
 SELECT t.kind, t.settings FROM embed._transport AS t;
 
+-- name: ping
+-- To the sidecar and back.
+SELECT embed._ask('{"op": "ping"}') ->> 'pong' AS pong;
+
+-- name: workers
+-- How many are connected.
+SELECT embed._workers() AS workers;
+
 -- name: create_vectorizer
 -- Keep vectors of columns or of a template.
 SELECT embed.create_vectorizer(
@@ -53,7 +61,11 @@ SELECT
     s.rows_per_second::float8 AS rows_per_second,
     extract(epoch FROM s.oldest)::float8 AS oldest_seconds,
     extract(epoch FROM s.time_left)::float8 AS seconds_left,
-    s.last_error
+    s.last_error,
+    s.index_kind,
+    s.index_state,
+    s.index_rows,
+    s.index_error
 FROM embed.status(%(vectorizer)s) AS s;
 
 -- name: failures

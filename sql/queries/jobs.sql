@@ -10,6 +10,24 @@ SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, mak
 -- Write vectors and take the entries out of the queue.
 SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(dense)s, %(gone)s, %(dead)s, %(sparse)s, %(multi)s);
 
+-- name: claim_documents
+-- Claim rows of one lane whose texts are split into chunks.
+SELECT * FROM embed._claim_documents_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, make_interval(secs => %(lease)s));
+
+-- name: read_documents
+-- Read the texts of some of them, and what is known of the chunks that they have.
+SELECT * FROM embed._read_documents_v1(%(vectorizer)s, %(keys)s, %(most)s, %(attempts)s);
+
+-- name: finish_documents
+-- Keep the chunks of rows and take the entries out of the queue.
+SELECT * FROM embed._finish_documents_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s,
+    %(kept_of)s::integer[], %(kept_ids)s, %(kept_numbers)s::integer[], %(made_of)s::integer[], %(made_ids)s, %(made_numbers)s::integer[],
+    %(chunks)s, %(contexts)s, %(chunk_hashes)s, %(dense)s, %(dead)s, %(sparse)s, %(multi)s);
+
+-- name: sweep
+-- Remove chunks whose rows went without a trigger.
+SELECT embed._sweep_v1(%(vectorizer)s);
+
 -- name: postpone
 -- Put entries back for later.
 SELECT embed._postpone_v1(%(worker)s, %(entries)s, make_interval(secs => %(delay)s), %(error)s, %(charge)s);

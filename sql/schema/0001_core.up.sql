@@ -39,14 +39,19 @@ CREATE TABLE embed._vectorizer (
     outputs text[] NOT NULL CHECK (cardinality(outputs) > 0 AND outputs <@ ARRAY['dense', 'sparse', 'multi']),
     target_columns smallint[] NOT NULL CHECK (cardinality(target_columns) = cardinality(outputs)),
     partitions oid[] NOT NULL DEFAULT '{}',
+    chunk_table regclass,
+    chunk_view regclass,
+    chunking jsonb CHECK (jsonb_typeof(chunking) = 'object'),
+    swept oid[] NOT NULL DEFAULT '{}',
     state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused', 'stopped')),
     reason text,
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
     created_at timestamptz NOT NULL DEFAULT now(),
-    CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}')
+    CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
+    CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (
@@ -182,6 +187,8 @@ CREATE TABLE embed._index (
     memory bigint CHECK (memory > 0),
     parallel_workers integer CHECK (parallel_workers >= 0),
     rows bigint,
+    built_rows bigint,
+    ef_search integer,
     error text,
     needs_owner boolean NOT NULL DEFAULT false,
     failures integer NOT NULL DEFAULT 0,

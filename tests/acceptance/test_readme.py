@@ -92,7 +92,7 @@ def place(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 admin.execute("DROP ROLE IF EXISTS my_app, my_worker")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_examples_run_one_after_the_other(place: str, tmp_path: Path) -> None:
     ran = 0
     for block in blocks():

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from pg_embed.chunks import Chunking, Counter, split
 from pg_embed.models.words import NUMBERS
 from pg_embed.records import Embeddings
 from tests.faults.deadly import registry
@@ -32,6 +33,28 @@ CHECK = """
     UNION ALL
     (SELECT 'a failure without a row of {table}', f.key, f.error FROM embed.failures AS f
         WHERE f.vectorizer_name = '{vectorizer}' AND NOT EXISTS (SELECT FROM {table} WHERE {key} = f.key))
+"""
+CHUNKS = """
+    SELECT '{chunks}', row.key, row::text FROM (
+        (SELECT 'missing' AS what, {key} AS key, e.number, e.chunk, e.expected::{kind}::text AS vector
+            FROM {table} AS t JOIN expected_chunks AS e ON e.model = '{model}' AND e.text = {text}
+        EXCEPT SELECT 'missing', {key}, c.chunk_no, context || chunk, {column}::text FROM {chunks} AS c)
+        UNION ALL
+        (SELECT 'too much', {key}, c.chunk_no, context || chunk, {column}::text FROM {chunks} AS c
+        EXCEPT SELECT 'too much', {key}, e.number, e.chunk, e.expected::{kind}::text
+            FROM {table} AS t JOIN expected_chunks AS e ON e.model = '{model}' AND e.text = {text})
+        UNION ALL
+        (SELECT 'twice', {key}, c.chunk_no, min(chunk), '' FROM {chunks} AS c
+            GROUP BY {key}, c.chunk_no HAVING count(*) > 1)
+        UNION ALL
+        (SELECT 'failed, or not', r.key, 0, r.text, f.error
+            FROM (SELECT {key} AS key, {text} AS text FROM {table} AS t) AS r
+            FULL JOIN (SELECT * FROM embed.failures WHERE vectorizer_name = '{vectorizer}') AS f
+                ON f.key = r.key
+            WHERE r.text IS NOT NULL AND (f.key IS NULL) <> EXISTS (
+                    SELECT FROM expected_chunks AS e WHERE e.model = '{model}' AND e.text = r.text)
+                OR r.text IS NULL AND f.key IS NOT NULL)
+    ) AS row
 """
 LEFTOVERS = """
     SELECT 'queue', q.vectorizer_id::text, q::text FROM embed._queue AS q
@@ -59,8 +82,9 @@ def violations(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> 
 
 
 def _check(table: Table, column: Column) -> str:
-    return CHECK.format(
+    return (CHUNKS if column.chunks else CHECK).format(
         table=table.name,
+        chunks=column.chunks,
         column=column.name,
         key=table.key_text,
         text=column.text,
@@ -80,10 +104,13 @@ def _expect(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Non
     texts: dict[str, tuple[Column, set[str]]] = {}
     for table in tables:
         for column in table.columns:
+            if column.chunks:
+                continue
             found = connection.execute(f"SELECT DISTINCT {column.text} FROM {table.name}").fetchall()
             texts.setdefault(column.model.name, (column, set()))[1].update(
                 text for (text,) in found if text is not None
             )
+    _expect_chunks(connection, tables)
     with connection.cursor() as cursor, cursor.copy("COPY expected FROM STDIN") as rows:
         for name, (column, known) in texts.items():
             embedder = families.load(column.model)
@@ -107,3 +134,39 @@ def _spelled(found: Embeddings, column: Column) -> list[str]:
         "{" + ",".join(f"{index + 1}:{float(value)!r}" for index, value in row) + f"}}/{NUMBERS}"
         for row in rows
     ]
+
+
+def _expect_chunks(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+    """The chunks of each text that is there now, with their vectors; none where the model refuses one."""
+    connection.execute("DROP TABLE IF EXISTS expected_chunks")
+    connection.execute(
+        "CREATE TEMPORARY TABLE expected_chunks"
+        ' (model text, text text COLLATE "C", number int, chunk text, expected vector)'
+    )
+    for table in tables:
+        for column in table.columns:
+            if column.chunks:
+                _expect_chunks_of(connection, table, column)
+
+
+def _expect_chunks_of(connection: psycopg.Connection[Any], table: Table, column: Column) -> None:
+    embedder = registry().load(column.model)
+    told = connection.execute(
+        "SELECT chunking FROM embed.vectorizers WHERE chunk_table = %s::regclass", (column.chunks,)
+    ).fetchone()
+    assert told is not None
+    chunking = Chunking.from_json(told[0])
+    refused = column.model.options.get("fail_on")
+    found = connection.execute(
+        f"SELECT DISTINCT {column.text} FROM {table.name} WHERE ({column.text}) IS NOT NULL"
+        f" EXCEPT SELECT text FROM expected_chunks WHERE model = '{column.model.name}'"
+    ).fetchall()
+    with connection.cursor() as cursor, cursor.copy("COPY expected_chunks FROM STDIN") as rows:
+        for (text,) in found:
+            chunks = split(text, chunking, Counter(embedder.count_tokens))
+            inputs = [chunk.input for chunk in chunks] or [text]
+            if refused and any(refused in given for given in inputs):
+                continue
+            vectors = embedder.embed(inputs, "document").dense
+            for number, (given, vector) in enumerate(zip(inputs, vectors, strict=True), 1):
+                rows.write_row((column.model.name, text, number, given, str(vector.tolist())))

@@ -43,6 +43,7 @@ class Column:
     vectorizer: str
     text: str
     kind: str = "halfvec"
+    chunks: str | None = None  # the table that has the vectors, if it is not the table itself
     beside: str = ""  # another column, whose vectorizer fills this one, too
     refused: str = ""  # a word that the vectorizer's other model refuses
 
@@ -130,6 +131,50 @@ PAIR = Table(
         replace(BODY, vectorizer=f"{BODY.vectorizer}, sparse => 'lexical'"),
         Column("sparse", LEXICAL, "", "body", "sparsevec", beside="embedding", refused=POISON),
     ],
+)
+
+
+CHUNKING = {"size": 8}  # tokens: a quarter of the characters
+CHUNKED = {
+    "vectorizer": f"""template => '{{title}}\n\n{{body}}\n\n{{title}}, {{rating}}', model => 'faulty',
+        storage => 'table', chunking => '{json.dumps(CHUNKING)}'""",
+    "text": "concat(title, E'\\n\\n', body, E'\\n\\n', title, ', ', rating)",
+}
+PAGES = Table(
+    name="pages",
+    create=[f"CREATE TABLE pages (id bigint PRIMARY KEY, {TEXT})"],
+    key_columns=["id"],
+    key=lambda n: (n,),
+    key_text="id::text",
+    columns=[Column("embedding", MODEL, chunks="pages_embedding", **CHUNKED)],
+)
+ODD_PAGES = Table(
+    name='"Odd Pages"',
+    create=[f'CREATE TABLE "Odd Pages" (part integer, "Key" text, {TEXT}, PRIMARY KEY (part, "Key"))'],
+    key_columns=["part", '"Key"'],
+    key=lambda n: (n % 3, f'k "{n}" ä'),
+    key_text='jsonb_build_array(part::text, "Key")::text',
+    columns=[
+        Column(
+            "embedding",
+            MODEL,
+            "input => 'body', model => 'faulty', filter => 'NOT draft', storage => 'table'",
+            "CASE WHEN NOT draft THEN body END",
+            chunks='"Odd Pages_embedding"',
+        )
+    ],
+)
+PARTED_PAGES = Table(
+    name="parted_pages",
+    create=[
+        f"CREATE TABLE parted_pages (id text PRIMARY KEY, {TEXT}) PARTITION BY HASH (id)",
+        "CREATE TABLE parted_pages_0 PARTITION OF parted_pages FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+        "CREATE TABLE parted_pages_1 PARTITION OF parted_pages FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+    ],
+    key_columns=["id"],
+    key=lambda n: (f"row {n}",),
+    key_text="id",
+    columns=[Column("embedding", MODEL, chunks="parted_pages_embedding", **CHUNKED)],
 )
 
 

@@ -15,6 +15,7 @@ from tests.sql.helpers import queued, refused, value
 
 INLINED = {
     "_hash",
+    "_home",
     "_keys",
     "embed",
     "embed_document",
@@ -33,11 +34,14 @@ INLINED = {
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",
+    "search_chunks",
     "_search_estimate",
     "_search_settings",
     "_search_explained",
     "_search_explain_v1",
     "explain_search",
+    "_leg_settings",
+    "_serves",
 }  # run with the caller's search_path, or settings
 
 LEAK = """

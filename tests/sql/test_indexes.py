@@ -92,7 +92,7 @@ def test_auto_chooses_by_dimensions_and_metric_and_builds_what_it_planned(
     planned = row(db, "SELECT * FROM embed.index_plan('docs', min_rows => 100)")
     create = (
         f"CREATE INDEX CONCURRENTLY docs_embedding_{kind} ON public.docs USING hnsw {expression}"
-        " WITH (m = 16, ef_construction = 64)"
+        f" WITH (m = {32 if kind == 'binary' else 16}, ef_construction = {128 if kind == 'binary' else 64})"
     )
     assert planned["chosen"] == kind
     assert planned["ddl"].splitlines()[0] == f"{create};"
@@ -241,6 +241,40 @@ def test_a_table_that_outgrows_its_index_is_stale_and_only_auto_builds_anew(db: 
         assert ("pg-embed index docs_embedding" in state(db)["explanation"]) is not builds
         assert IndexBuild(dsn, "docs").run() is builds
     assert "ef_construction='128'" in hnsw_indexes(db)[0]
+
+
+def test_status_tells_of_the_index(db: Connection, dsn: str) -> None:
+    status = "SELECT index_kind, index_state, index_rows, index_error FROM embed.status"
+    fill(db, 8, 60)
+    assert db.execute(status).fetchone() == ("none", "none", None, None)
+    db.execute("SELECT embed.create_index('docs', min_rows => 50)")
+    assert db.execute(status).fetchone() == ("hnsw", "planned", None, None)
+    assert IndexBuild(dsn, "docs").run()
+    assert db.execute(status).fetchone() == ("hnsw", "valid", 60, None)
+    add_rows(db, 8, 40)
+    assert db.execute(status).fetchone() == ("hnsw", "valid", 60, None)
+    number = value(db, "SELECT id FROM embed._vectorizer")
+    db.execute("SELECT embed.create_index('docs', 'binary')")
+    db.execute("SELECT embed._index_done_v1(%s, 'no room left', false)", [number])
+    assert db.execute(status).fetchone() == ("binary", "stale", 60, "no room left")
+
+
+def test_searches_look_as_far_as_recall_says(db: Connection, dsn: str) -> None:
+    leg = "embed._search_legs_v1('docs'::regclass, NULL, 'dense', false) #> '{legs,dense,0,indexed}'"
+    depth = f"SELECT seen FROM embed._dense_depth({leg}, 10, 1)"
+    fill(db, 64, 2_000)
+    db.execute("SELECT embed.create_index('docs', 'binary')")
+    assert IndexBuild(dsn, "docs").run()
+    assert value(db, depth) == 320
+    tried = row(db, "SELECT * FROM embed.recall('docs', 10, 20)")["tried"]
+    good = [int(ef) for ef, found in tried.items() if found >= 0.97]
+    noted = value(db, "SELECT ef_search FROM embed._index")
+    assert noted == (min(good) if good else None)
+    assert value(db, depth) == (min(good) if good else 320)
+    db.execute("UPDATE embed._index SET ef_search = 40")
+    assert value(db, depth) == 40
+    db.execute("UPDATE embed._index SET ef_search = 640")
+    assert value(db, depth) == 640
 
 
 def test_none_stops_looking_after_it(db: Connection, dsn: str) -> None:

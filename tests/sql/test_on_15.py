@@ -42,6 +42,30 @@ def docs15(db15: Connection) -> Connection:
     return db15
 
 
+def test_chunks(db15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(db15)
+    create_docs(db15, "one", None, "three. " * 300)
+    db15.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', storage => 'table', chunking => '{\"size\": 40}')"
+    )
+    start_worker(dsn15)
+    db15.execute("SELECT embed.wait('docs')")
+    db15.execute("DELETE FROM docs WHERE id = 1")
+    db15.execute("UPDATE docs SET body = 'Quite another one. ' || body, id = 4 WHERE id = 3")
+    db15.execute("SELECT embed.wait('docs')")
+    found = db15.execute(
+        "SELECT id, max(chunk_no), count(*), count(source) FROM docs_chunks GROUP BY id"
+    ).fetchall()
+    assert len(found) == 1
+    key, last, number, rows = found[0]
+    assert (key, last, rows) == (4, number, number)
+    assert number > 10
+    db15.execute("TRUNCATE docs")
+    db15.execute("SELECT embed.wait('docs')")
+    assert value(db15, "SELECT count(*) FROM docs_embedding") == 0
+    db15.execute("SELECT embed.drop_vectorizer('docs_embedding', drop_column => true)")
+
+
 def test_the_whole_cycle(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:
     start_worker(dsn15, tend_every=0.05)
     insert_docs(docs15, "four", "five")

@@ -387,12 +387,15 @@ def test_an_owner_makes_and_drops_his_own_postings_alone(db: Connection, make_ro
         for statement in (
             "SELECT embed.create_postings('docs')",
             "SELECT embed.drop_postings('docs')",
+            "SELECT embed.refresh_postings('docs')",
             f"SELECT embed._clear_postings({number})",
             f"SELECT embed._build_postings({number})",
         ):
             assert refused(stranger, statement)[0] == "42501"
         assert refused(owner, f"INSERT INTO embed._postings_{number} VALUES (1, 1, 1)")[0] == "42501"
+        assert value(owner, "SELECT embed.refresh_postings('docs')")
         owner.execute("SELECT embed.drop_postings('docs')")
+        assert not value(owner, "SELECT embed.refresh_postings('docs')")
         owner.execute("SELECT embed.create_postings('docs')")
         owner.execute("SELECT embed.drop_vectorizer('docs')")
 

@@ -290,3 +290,16 @@ def test_embed_in_queries_of_every_shape(asked: Connection) -> None:
     assert value(asked, "SELECT nearest('xxx')") == 3
     asked.execute("INSERT INTO docs VALUES (21, 'new', embed('xyz'))")
     asked.execute("UPDATE docs SET e = embed(body) WHERE id = 21")
+
+
+def test_the_model_of_a_column_is_the_one_that_fills_it(asked: Connection) -> None:
+    create_fake_model(asked, "b")
+    create_docs(asked)
+    asked.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'a')")
+    asked.execute("SELECT embed.create_vectorizer('docs', 'title', model => 'b', column_name => 'second')")
+    assert value(asked, "SELECT embed._column_model_v1(NULL::docs, 'embedding')") == "a"
+    assert value(asked, "SELECT embed._column_model_v1(NULL::docs, 'second')") == "b"
+    asked.execute("ALTER TABLE docs RENAME second TO titles")
+    assert value(asked, "SELECT embed._column_model_v1(NULL::docs, 'titles')") == "b"
+    told = refused(asked, "SELECT embed._column_model_v1(NULL::docs, 'second')")
+    assert told[:2] == ("PE003", "no vectorizer fills column second of public.docs")

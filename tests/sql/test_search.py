@@ -69,15 +69,18 @@ def best(leg: Any, count: int) -> list[int]:
 
 
 def expected(
-    fusion: str, count: int, weights: tuple[float, float], rows: Any = None
+    fusion: str, count: int, weights: tuple[float, float] | None, rows: Any = None
 ) -> list[tuple[int, float]]:
-    """The ids and scores that a fusion gives, by its formula."""
+    """The ids and scores that a fusion gives, by its formula; without weights, those by the legs' leads."""
     dense, sparse = scores()
     allowed = np.arange(COUNT) if rows is None else np.asarray(rows)
     first = [int(allowed[n]) for n in best(dense[allowed], count)]
     second = [int(allowed[n]) for n in best(sparse[allowed], count) if sparse[allowed][n] > 0]
     pool = sorted({*first, *second})
     total = np.zeros(len(pool))
+    if weights is None:
+        leads = [(leg.max() - leg.mean()) / leg.std() for leg in (dense[pool], sparse[pool])]
+        weights = (leads[0] / sum(leads), leads[1] / sum(leads))
     for weight, leg, listed in ((weights[0], dense[pool], first), (weights[1], sparse[pool], second)):
         standard = (leg - leg.mean()) / leg.std()
         if fusion == "convex":
@@ -93,7 +96,7 @@ def expected(
 @pytest.mark.parametrize("candidates", [5, 100])
 def test_each_fusion_is_its_formula(docs: Connection, fusion: str, candidates: int) -> None:
     rows = search(docs, f", k => 10, fusion => '{fusion}', candidates => {candidates}")
-    wanted = expected(fusion, max(candidates, 10), (0.5, 0.5) if fusion == "convex" else (1, 1))[:10]
+    wanted = expected(fusion, max(candidates, 10), None if fusion == "convex" else (1, 1))[:10]
     assert np.allclose([row[1] for row in rows], [score for _, score in wanted], atol=1e-5)
     assert set(ids(rows)) == {row for row, score in wanted if score > wanted[-1][1] + 1e-6} | set(
         ids(rows)[-3:]
@@ -480,7 +483,7 @@ def test_a_filter_holds_in_both_legs(docs: Connection) -> None:
         "SELECT (hit).id, score FROM embed.search(NULL::docs, %s, k => 20, candidates => 15, filter => %s)",
         [QUERY, condition],
     ).fetchall()
-    wanted = expected("convex", 20, (0.5, 0.5), allowed)[:20]
+    wanted = expected("convex", 20, None, allowed)[:20]
     assert np.allclose([row[1] for row in rows], [score for _, score in wanted], atol=1e-5)
     assert {row[0] for row in rows} <= set(allowed)
 
@@ -497,7 +500,7 @@ def test_postings_find_the_rows_that_a_scan_finds(docs: Connection, mode: str) -
         " 100, NULL, NULL, NULL), false)",
         mode,
     )
-    assert "_sparse_top_v1" in plan
+    assert "_sparse_near_v1" in plan
     found = search(docs, arguments)
     assert ids(found) == ids(scanned)
     for new, old in zip(found, scanned, strict=True):

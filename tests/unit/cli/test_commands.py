@@ -44,7 +44,7 @@ def test_every_option_names_its_variable() -> None:
 def test_the_commands_are_those_of_the_contract() -> None:
     names = (
         "up demo install upgrade uninstall serve worker vectorize status failures retry backfill search index"
-        " recall embed rerank models"
+        " recall embed rerank models eval"
     )
     found = {path.removeprefix("pg-embed ") for path, _, _ in commands()}
     assert found == {*names.split(), "models create", "doctor"}

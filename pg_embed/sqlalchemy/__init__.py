@@ -1,0 +1,20 @@
+"""Searching and embedding with SQLAlchemy 2.0 and 2.1, by its ORM or by its Core."""
+
+from __future__ import annotations
+
+from pg_embed.sqlalchemy import ddl  # noqa: F401  # listens to tables that are made and dropped
+from pg_embed.sqlalchemy.declarations import Embedded, Vectorizer, vectorizers
+from pg_embed.sqlalchemy.embedded import embedded, embedded_column
+from pg_embed.sqlalchemy.embedding import embed, embed_with
+from pg_embed.sqlalchemy.search import search
+
+__all__ = [
+    "Embedded",
+    "Vectorizer",
+    "embed",
+    "embed_with",
+    "embedded",
+    "embedded_column",
+    "search",
+    "vectorizers",
+]

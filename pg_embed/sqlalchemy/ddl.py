@@ -1,0 +1,70 @@
+"""Vectorizers come with their tables and go with them: what create_all and drop_all do besides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Table, event, text
+
+from pg_embed import statements
+from pg_embed.errors import NotInstalled
+from pg_embed.models.presets import presets
+from pg_embed.sqlalchemy.declarations import Vectorizer, declared
+
+
+@event.listens_for(Table, "before_create")
+def check_installed(table: Table, connection: Connection, **kw: Any) -> None:
+    """Say what is missing before a type of pgvector is."""
+    if declared(table) and not _ask(connection, "installed"):
+        hint = f"run: pg-embed install DSN, before {table} is created"
+        raise NotInstalled("pg_embed is not installed in this database", hint=hint)
+
+
+@event.listens_for(Table, "after_create")
+def create_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
+    """Make what a table is declared to have, and the models of it that the database lacks."""
+    for vectorizer in declared(table):
+        if vectorizer.model is not None:
+            _create_model(connection, vectorizer.model)
+        _ask(connection, "create_vectorizer", **_arguments(vectorizer), source=_name(table, connection))
+
+
+@event.listens_for(Table, "before_drop")
+def drop_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
+    """Remove all vectorizers of a table that was declared to have any."""
+    if declared(table) and _ask(connection, "installed"):
+        _ask(connection, "drop_vectorizers", source=_name(table, connection))
+
+
+def _create_model(connection: Connection, name: str) -> None:
+    preset = presets().get(name)
+    if preset is None or _ask(connection, "has_model", name=name):
+        return  # of one that nobody knows the database complains
+    card = preset.card
+    _ask(
+        connection,
+        "create_model",
+        name=name,
+        family=None if card is None else preset.family,  # without a card, the sidecar tells
+        options=orjson.dumps({} if card is None else dict(preset.options)).decode(),
+        card=None if card is None else orjson.dumps(card.as_dict()).decode(),
+    )
+
+
+def _arguments(wanted: Vectorizer) -> dict[str, Any]:
+    names = ("template", "model", "filter", "dense", "sparse", "name", "index")
+    return {name: getattr(wanted, name) for name in names}
+
+
+def _name(table: Table, connection: Connection) -> str:
+    """The table as SQL writes it, in the schema that the connection translates its own to."""
+    preparer = connection.dialect.identifier_preparer
+    schema = connection.schema_for_object(table)
+    own = preparer.quote(table.name)
+    return own if schema is None else f"{preparer.quote_schema(schema)}.{own}"
+
+
+def _ask(connection: Connection, statement: str, **parameters: Any) -> Any:
+    """The one value that a statement gives, or None."""
+    return connection.execute(text(statements.load("sqlalchemy")[statement]), parameters).scalar()

@@ -1,0 +1,91 @@
+"""Columns of vectors that are declared with their table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
+from sqlalchemy import Column
+from sqlalchemy.orm import MappedColumn, mapped_column
+from sqlalchemy.types import TypeEngine
+
+from pg_embed.errors import InvalidArgument
+from pg_embed.models.presets import presets
+from pg_embed.sqlalchemy.declarations import INFO, Embedded, Stored
+from pg_embed.sqlalchemy.embedding import compared_by_model
+
+ColumnType = Literal["halfvec", "vector"]
+HALFVEC_MOST = 4_000  # dimensions up to which the database, too, would choose halfvec
+
+
+def embedded(
+    template: str,
+    *,
+    model: str | None = None,
+    output: Stored = "dense",
+    dimensions: int | None = None,
+    column_type: ColumnType | None = None,
+    filter: str | None = None,
+    index: str = "none",
+    vectorizer: str | None = None,
+    **options: Any,
+) -> MappedColumn[Any]:
+    """A mapped column that pg_embed fills with the vectors of a text.
+
+        embedding: Mapped[list[float] | None] = embedded("{title}: {body}", model="bge-m3")
+
+    The template names columns of the table as the database does. `create_all` makes the vectorizer with the
+    table, one for all columns of one template and model, and `drop_all` removes it. A model that is known by
+    its name tells the size of its vectors; for others, and for one that is set to another size, give
+    `dimensions`. Dense vectors are halfvec up to 4,000 dimensions unless `column_type` is "vector". `filter`,
+    `index` and the name `vectorizer` are those of embed.create_vectorizer, `options` those of mapped_column.
+    """
+    told = Embedded(template, model, output, filter, index, vectorizer)
+    type_ = _type(model, output, dimensions, column_type)
+    info = {**options.pop("info", {}), INFO: told}
+    return mapped_column(type_, info=info, **{"nullable": True, **options})
+
+
+def embedded_column(
+    name: str,
+    template: str,
+    *,
+    model: str | None = None,
+    output: Stored = "dense",
+    dimensions: int | None = None,
+    column_type: ColumnType | None = None,
+    filter: str | None = None,
+    index: str = "none",
+    vectorizer: str | None = None,
+) -> Column[Any]:
+    """The same for a Table of the Core."""
+    told = Embedded(template, model, output, filter, index, vectorizer)
+    return Column(name, _type(model, output, dimensions, column_type), info={INFO: told})
+
+
+def _type(
+    model: str | None, output: Stored, dimensions: int | None, column_type: ColumnType | None
+) -> TypeEngine[Any]:
+    if output not in ("dense", "sparse"):
+        hint = 'use "dense" or "sparse"'
+        raise InvalidArgument(f"a column cannot be declared to hold {output!r} vectors", hint=hint)
+    size = dimensions or _known_size(model, output)
+    if output == "sparse":
+        return compared_by_model(SPARSEVEC(size))
+    half = size <= HALFVEC_MOST if column_type is None else column_type == "halfvec"
+    return compared_by_model(HALFVEC(size) if half else VECTOR(size))
+
+
+def _known_size(model: str | None, output: Stored) -> int:
+    if output not in ("dense", "sparse"):
+        raise InvalidArgument(
+            f"a column cannot be declared to hold {output!r}", hint='use "dense" or "sparse"'
+        )
+    preset = presets().get(model or "")
+    if preset is not None and output not in preset.outputs:
+        hint = f"it makes {' and '.join(preset.outputs)} vectors"
+        raise InvalidArgument(f"model {model!r} makes no {output} vectors", hint=hint)
+    if preset is None or output not in preset.dimensions:
+        hint = "give dimensions=, or a model that `pg-embed models --known` lists with its size"
+        raise InvalidArgument(f"the size of the vectors of model {model!r} is not known", hint=hint)
+    return preset.dimensions[output]

@@ -1,0 +1,33 @@
+-- name: installed
+-- Whether our schema is there.
+SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed;
+
+-- name: has_model
+-- Whether a model is in the catalog.
+SELECT EXISTS (SELECT FROM embed.models AS m WHERE m.name = CAST(:name AS text)) AS found;
+
+-- name: create_model
+-- A model that is known by its name.
+SELECT embed.create_model(
+    CAST(:name AS text),
+    family => CAST(:family AS text),
+    options => CAST(CAST(:options AS text) AS jsonb),
+    card => CAST(CAST(:card AS text) AS jsonb)
+) AS name;
+
+-- name: create_vectorizer
+-- A vectorizer whose columns are there.
+SELECT embed.create_vectorizer(
+    CAST(CAST(:source AS text) AS regclass),
+    template => CAST(:template AS text),
+    model => CAST(:model AS text),
+    filter => CAST(:filter AS text),
+    column_name => CAST(:dense AS text),
+    sparse_column => CAST(:sparse AS text),
+    name => CAST(:name AS text),
+    index => CAST(:index AS text)
+) AS name;
+
+-- name: drop_vectorizers
+-- All vectorizers of a table.
+SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v WHERE v.source = to_regclass(CAST(:source AS text));
