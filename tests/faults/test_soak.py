@@ -10,7 +10,7 @@ from tests.faults.injecting import FREQUENCY, plan
 from tests.faults.soak import soak
 from tests.faults.writers import new_seed
 
-FAULTS = 100
+FAULTS = 150
 LONGEST = 240.0  # seconds, on a busy machine; then what was injected is checked, and it may be fewer
 FEWEST = 40
 ALWAYS = {  # where it is tried it hits; the others may find nothing to harm
