@@ -56,7 +56,7 @@ ANSWERS = [
     Fault(503, "not now", headers={"Retry-After": "0.2"}),
 ]
 SHAPES = ["SHORT", "NAN", "WIDE", "DOUBLED", "RAGGED", "HTML", "NO_VECTORS", "CUT", "HANG", "GONE"]
-QUEUED = 8  # faults that wait for a call, at most
+QUEUED = 4  # faults that wait for a call, at most
 
 
 def provider_error(scene: Scene, rng: random.Random) -> bool:
@@ -244,12 +244,12 @@ def _backend(scene: Scene, rng: random.Random, names: list[str], statement: str)
 
 # Most faults are cheap. A restart of Postgres costs seconds and is one in some two hundred.
 FREQUENCY: dict[Harm, float] = {
-    provider_error: 24,
+    provider_error: 16,
     provider_garbage: 12,
-    model_mishap: 14,
-    backend_terminated: 13,
-    statement_cancelled: 5,
-    connection_cut: 12,
+    model_mishap: 16,
+    backend_terminated: 15,
+    statement_cancelled: 6,
+    connection_cut: 15,
     connection_stalled: 3,
     worker_killed: 4,
     worker_paused: 2,

@@ -142,10 +142,9 @@ class Scene:
             set_up(connection, self.tables, models=[MODEL, SECOND, LEXICAL, *models])
         self.workers = [self._new_worker() for _ in range(WORKERS)]
         self._start_sidecar()
+        written = [*self.tables, *self.tables[-2:]]  # models with faults of their own are called more often
         self.writers = [
-            Writer(
-                f"{self.dsn}&application_name=writer", self.tables, ROWS, f"{self._seed}/{n}", WRITERS_PAUSE
-            )
+            Writer(f"{self.dsn}&application_name=writer", written, ROWS, f"{self._seed}/{n}", WRITERS_PAUSE)
             for n in range(WRITERS)
         ]
         self.searchers = [

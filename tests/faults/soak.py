@@ -26,6 +26,7 @@ from tests.faults.scene import Scene, scene
 TAIL = 60  # faults that a violation shows
 ROUND = 500  # faults between two checks, about
 ROUNDS = 3  # checks, at least
+TELL_EVERY = 20.0  # seconds between two lines of progress
 LOG_TAIL = 4_000  # characters
 HANGING = 900.0  # seconds after its time is over when the soak itself must hang
 GROWTH = 48.0  # MiB that the watched worker may grow by; what the first round needs is not growth
@@ -75,6 +76,7 @@ class Soak:
         self._started = time.monotonic()
         self._deadline = self._started + seconds
         self._number = count(1)
+        self._next_word = self._started + TELL_EVERY
 
     def run(self) -> Report:
         """Harm and check in turn, until so many faults were injected or the time is over."""
@@ -86,6 +88,8 @@ class Soak:
             aim = self.report.injected + (left if left < 2 * size else size)
             while self._scene.injected.total() < aim and time.monotonic() < self._deadline:
                 self._harm(next(self._plan))
+                if time.monotonic() > self._next_word:
+                    self._tell()
             self._check()
             if not self._scene.embedded_more_than(before):
                 self._fail([("no progress", f"{before} texts embedded, and none more")])
@@ -137,6 +141,7 @@ class Soak:
         report.searches = dict(sum((searcher.answers for searcher in stage.searchers), Counter()))
         report.embedded = max(report.embedded, stage.embedded)
         report.seconds = round(time.monotonic() - self._started, 1)
+        self._next_word = time.monotonic() + TELL_EVERY
         print(
             f"{report.seconds:7.1f} s: {report.injected} faults, {sum(report.writes.values())} writes,"
             f" {report.embedded} texts embedded, {report.memory[-1]} MiB",
