@@ -7,9 +7,11 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - worker_stopped (info; worker): a worker has ended
 - worker_disconnected (warning; worker, error, retry_in): the database was lost; the worker connects again
 - batch_done (debug; vectorizer, lane, rows, written, seconds): vectors of a batch are written
-- batch_postponed (warning; vectorizer, lane, rows, error, retry_in): a batch failed for now
+- batch_postponed (warning; vectorizer, lane, rows, error, reason, retry_in): a batch failed for now
 - batch_lost (error; vectorizer, lane, rows, error): a batch ended by an unexpected error; leases run out
 - row_failed (warning; vectorizer, key, code, error): a row was given up and is listed in embed.failures
+- vectorizer_state (info, warning; vectorizer, state, was, reason): active, paused, stopped (its table was
+  changed), blocked (its table cannot be read or written), refused (a model's account), spent (its budget)
 - maintenance_failed (error; error): a duty of maintenance failed; it is done again later
 - rows_rescued (warning; entries): entries of a worker that died are due again
 - model_loading (info; model, family): a model is being loaded

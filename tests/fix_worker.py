@@ -24,6 +24,7 @@ from pg_embed.models.registry import Registry, default_registry
 from pg_embed.protocols import Embedder
 from pg_embed.records import VECTORS, Embeddings, Kind, ModelSpec, Outputs
 from pg_embed.worker import Worker, WorkerSettings
+from pg_embed.worker.observer import Observer
 from tests.fix_models import PATIENCE, OneModel
 
 Connection = psycopg.Connection[Any]
@@ -94,8 +95,11 @@ class GatedFake(FakeEmbedder):
 class RunningWorker:
     """A worker with its engine, in a thread of its own."""
 
-    def __init__(self, dsn: str, registry: Registry, settings: WorkerSettings) -> None:
+    def __init__(
+        self, dsn: str, registry: Registry, settings: WorkerSettings, observer: Observer | None = None
+    ) -> None:
         self._dsn = dsn
+        self._observer = observer
         self._registry = registry
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -159,7 +163,7 @@ class RunningWorker:
     async def _work(self) -> None:
         limits = Limits(self._dsn)
         engine = Engine(self._registry, throttle=limits)
-        self._worker = Worker(self._dsn, engine, self._settings, limits)
+        self._worker = Worker(self._dsn, engine, self._settings, limits, self._observer)
         self._loop = asyncio.get_running_loop()
         ready = asyncio.create_task(self._worker.ready())
         ready.add_done_callback(lambda _: self._begun.set())
@@ -183,7 +187,11 @@ class StartWorker(logging.Handler):
         self._models: list[GatedFake] = []
 
     def __call__(
-        self, dsn: str, model: GatedFake | Mapping[str, GatedFake] | None = None, **settings: Any
+        self,
+        dsn: str,
+        model: GatedFake | Mapping[str, GatedFake] | None = None,
+        observer: Observer | None = None,
+        **settings: Any,
     ) -> RunningWorker:
         """A worker that watches the queue; `model` stands for all models, or for those named."""
         named = model if isinstance(model, Mapping) else {}
@@ -192,7 +200,7 @@ class StartWorker(logging.Handler):
         def load(spec: ModelSpec) -> Embedder:
             return model if isinstance(model, GatedFake) else named.get(spec.name) or known.load(spec)
 
-        worker = RunningWorker(dsn, OneModel(load), WorkerSettings(**{**QUICK, **settings}))
+        worker = RunningWorker(dsn, OneModel(load), WorkerSettings(**{**QUICK, **settings}), observer)
         self._started.append(worker)
         self._models.extend([model] if isinstance(model, GatedFake) else named.values())
         return worker.ready()

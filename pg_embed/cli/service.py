@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import start_http_server
+
 from pg_embed.config import Settings
 from pg_embed.engine import Engine
-from pg_embed.errors import PgEmbedError
+from pg_embed.errors import InvalidArgument, PgEmbedError
 from pg_embed.jobs.limits import Limits
 from pg_embed.models.registry import default_registry
 from pg_embed.records import ModelSpec
@@ -18,6 +20,7 @@ from pg_embed.serve.directory import ModelDirectory
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.settings import ServeSettings
 from pg_embed.serve.sidecar import Sidecar
+from pg_embed.serve.work_metrics import WorkMetrics
 from pg_embed.worker import Worker
 
 
@@ -38,7 +41,7 @@ class Service:
     """Runs a plan on one event loop."""
 
     def __init__(self, plan: Plan) -> None:
-        metrics = Metrics()
+        metrics = self._metrics = Metrics()
         dsn = plan.worker_dsn or plan.limits_dsn
         self._limits = None if dsn is None else Limits(dsn)
         self.engine = Engine(default_registry(), plan.settings.engine, metrics, self._limits)
@@ -55,7 +58,8 @@ class Service:
                 ledger=None if self._limits is None else self._limits.ledger,
             )
         if plan.worker_dsn is not None:
-            self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker, self._limits)
+            watched = WorkMetrics(metrics.registry)
+            self._worker = Worker(plan.worker_dsn, self.engine, plan.settings.worker, self._limits, watched)
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -75,8 +79,35 @@ class Service:
             if self._worker is not None:
                 self._worker.abort()
 
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """The metrics on a port of their own, where there is one."""
+        settings = self._plan.settings.worker
+        if self._worker is None or settings.metrics_port is None:
+            yield
+            return
+        try:
+            server, thread = start_http_server(
+                settings.metrics_port, settings.metrics_host, self._metrics.registry
+            )
+        except OSError as exc:
+            raise InvalidArgument(
+                f"metrics cannot be shown on port {settings.metrics_port}: {exc.strerror}",
+                hint="choose another by PG_EMBED_WORKER_METRICS_PORT",
+            ) from exc
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
     async def run(self, ready: Callable[[Service], None]) -> None:
         """Run until stopped, or until the worker fails; `ready` is called once all is up."""
+        with self._shown():
+            await self._run(ready)
+
+    async def _run(self, ready: Callable[[Service], None]) -> None:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         try:
             if self._limits is not None:

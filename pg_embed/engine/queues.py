@@ -11,7 +11,11 @@ from pg_embed.records import Card, Priority
 
 
 class Queue:
-    """The entries of one priority, first come first served, bounded in texts."""
+    """The entries of one priority, bounded in texts: first come first served, but a flood lets others pass.
+
+    Entries that fit one call and those that take several begin a batch in turn, so that a changed row waits
+    for two calls at most, not for thousands of rows before it.
+    """
 
     def __init__(self, priority: Priority, bound: int) -> None:
         self.priority = priority
@@ -19,6 +23,7 @@ class Queue:
         self._bound = bound
         self._entries: deque[Entry] = deque()
         self._freed = asyncio.Event()
+        self._whole_first = True  # the next time that there are entries of both kinds
 
     def has_room(self, texts: int) -> bool:
         """Whether so many more may wait; an empty queue takes a request of any size."""
@@ -45,6 +50,7 @@ class Queue:
     def fill(self, card: Card) -> Batch | None:
         """The next batch: texts of one kind and for the same outputs, until one does not fit."""
         batch = Batch(card, self.priority)
+        self._take_turns()
         while self._entries:
             entry = self._entries[0]
             if entry.future.done():
@@ -63,6 +69,13 @@ class Queue:
         for entry in list(self._entries):
             entry.fail(error)
             self.discard(entry)
+
+    def _take_turns(self) -> None:
+        if len({entry.whole for entry in self._entries}) == 2:
+            self._entries = deque(
+                sorted(self._entries, key=lambda entry: entry.whole is not self._whole_first)
+            )
+            self._whole_first = not self._whole_first
 
     def _free(self, texts: int) -> None:
         self.texts -= texts

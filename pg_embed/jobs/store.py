@@ -15,6 +15,7 @@ from pg_embed import statements
 from pg_embed.jobs import packing
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Reading
+from pg_embed.jobs.figures import Figures, figures
 from pg_embed.jobs.indexes import IndexJob, index_job
 from pg_embed.records import Embeddings, ModelSpec, Output
 
@@ -37,6 +38,16 @@ class Store:
         async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(SQL["work"])
             return [_work(row) for row in await cursor.fetchall()]
+
+    async def figures(self) -> Figures:
+        """How far all vectorizers are."""
+        return figures(await self._run("figures", {}))
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections are in use, and how many are open and wait for use."""
+        stats = self._pool.get_stats()
+        waiting = stats.get("pool_available", 0)
+        return stats.get("pool_size", 0) - waiting, waiting
 
     async def take(self, work: Work, lane: Lane, rows: int) -> Batch | None:
         """Claim about so many rows; None when none is due. Those to be split are read by `read`."""

@@ -27,6 +27,7 @@ from pg_embed.jobs import Batch, Chunked, Dead, Lane, Outcome, Reading, Store, W
 from pg_embed.log import event, logger
 from pg_embed.records import ModelSpec, no_embeddings
 from pg_embed.worker.embedding import Models, embed_batch
+from pg_embed.worker.observer import Observer, Reason, Silence, reason_of
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.splitting import embed_documents
 from pg_embed.worker.writing import write_batch, write_documents
@@ -68,8 +69,10 @@ class Dispatcher:
         settings: WorkerSettings,
         idle: Callable[[], None],
         is_limited: Callable[[ModelSpec], bool] = lambda spec: False,
+        observer: Observer | None = None,
     ) -> None:
         self.work = work
+        self._observer = observer or Silence()
         self._idle = idle  # called when there is nothing left to take and nothing in hand
         self._store = store
         self._models = models
@@ -238,9 +241,9 @@ class Dispatcher:
                 rows=batch.rows,
                 error=str(exc),
             )
-            await self._put_off(
-                batch, self._settings.wait_after(batch.tries), f"{type(exc).__name__}: {exc}", not at_table
-            )
+            text = f"{type(exc).__name__}: {exc}"
+            wait = self._settings.wait_after(batch.tries)
+            await self._put_off(batch, wait, text, reason_of(exc), charge=not at_table)
         else:
             self._report(batch, *done, time.monotonic() - started)
 
@@ -316,10 +319,11 @@ class Dispatcher:
             delay = max(asked or 0.0, self._settings.wait_after(max(batch.tries, self._failures)))
         delay *= random.uniform(1.0, 1.25)
         self._pause(min(delay, self._settings.repair_wait))
-        await self._put_off(batch, delay, str(error), charge)
+        await self._put_off(batch, delay, str(error), reason_of(error), charge=charge)
         return False
 
-    async def _put_off(self, batch: Batch, delay: float, error: str, charge: bool) -> None:
+    async def _put_off(self, batch: Batch, delay: float, error: str, reason: Reason, *, charge: bool) -> None:
+        self._observer.batch_postponed(self.work.name, batch.lane, reason)
         event(
             log,
             logging.WARNING,
@@ -329,6 +333,7 @@ class Dispatcher:
             lane=batch.lane.name,
             rows=batch.rows,
             error=error,
+            reason=reason,
             retry_in=delay,
         )
         try:
@@ -348,6 +353,7 @@ class Dispatcher:
         self._rows = int(min(max(size, self._fewest_rows), self._most_rows))
 
     def _report(self, batch: Batch, written: int, failed: Sequence[Failed], seconds: float) -> None:
+        self._observer.batch_done(self.work.name, batch.lane, batch.rows, len(failed), seconds)
         event(
             log,
             logging.DEBUG,

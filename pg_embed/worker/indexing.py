@@ -11,6 +11,7 @@ from psycopg_pool import PoolTimeout
 
 from pg_embed.jobs import IndexBuild, IndexJob, Store
 from pg_embed.log import event, logger
+from pg_embed.worker.observer import Observer
 from pg_embed.worker.settings import WorkerSettings
 
 log = logger("worker")
@@ -19,8 +20,9 @@ log = logger("worker")
 class Indexing:
     """Looks now and then for an index to build, and builds it in a thread."""
 
-    def __init__(self, dsn: str, store: Store, settings: WorkerSettings) -> None:
+    def __init__(self, dsn: str, store: Store, settings: WorkerSettings, observer: Observer) -> None:
         self._dsn = dsn
+        self._observer = observer
         self._store = store
         self._settings = settings
         self._next_look = 0.0  # monotonic
@@ -66,6 +68,7 @@ class Indexing:
             built = await asyncio.to_thread(self._build.run)
         except psycopg.Error as exc:
             if not self._stopping:
+                self._observer.index_built(job.name, time.monotonic() - started, is_built=False)
                 event(
                     log,
                     logging.WARNING,
@@ -77,6 +80,7 @@ class Indexing:
         else:
             if built:
                 seconds = time.monotonic() - started
+                self._observer.index_built(job.name, seconds, is_built=True)
                 event(
                     log,
                     logging.INFO,

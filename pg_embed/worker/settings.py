@@ -21,6 +21,9 @@ class WorkerSettings:
     model_timeout: float = 900.0  # for one batch
     tend_every: float = 10.0  # between rounds of maintenance
     index_every: float = 10.0  # between two looks for an index to build
+    figures_every: float = 10.0  # between two looks at the whole queue, for metrics and the log
+    metrics_host: str = "127.0.0.1"  # address where `pg-embed worker` shows its metrics
+    metrics_port: int | None = None  # its port; none without
     backoff: float = 1.0  # the first wait after an error; it doubles
     backoff_limit: float = 300.0  # the longest wait after an error
     repair_wait: float = 15.0  # before a misconfigured model is tried again

@@ -27,7 +27,9 @@ from pg_embed.worker.dispatcher import Dispatcher, is_passing
 from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
+from pg_embed.worker.observer import Observer, Silence
 from pg_embed.worker.settings import WorkerSettings
+from pg_embed.worker.watching import Watch
 
 SQL = statements.load("jobs")
 KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
@@ -56,12 +58,15 @@ class Worker:
         models: Models,
         settings: WorkerSettings | None = None,
         limits: Limits | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._dsn = checked(dsn)
+        self._observer = observer or Silence()
         self._limits = limits
         self._models = models
         self._settings = settings or WorkerSettings()
         self._ledger = Ledger(self._settings.refused_wait)
+        self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
         self._connected = False
@@ -119,7 +124,7 @@ class Worker:
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
             self._ledger.is_stale = True
-            indexing = Indexing(self._dsn, store, self._settings)
+            indexing = Indexing(self._dsn, store, self._settings, self._observer)
             session = _Session(
                 control,
                 store,
@@ -130,9 +135,12 @@ class Worker:
                 self._stop,
                 self._running,
                 indexing,
+                self._watch,
+                self._observer,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
+            self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
             listening = asyncio.create_task(self._listen(listener, session.called))
             lost = True
@@ -142,6 +150,8 @@ class Worker:
             finally:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
+                await self._watch.stop()
+                self._observer.connected(False)
                 await session.end(at_once=self._abort, lost=lost)
                 if not lost:
                     await self._ledger.tell()
@@ -154,6 +164,7 @@ class Worker:
         async for notice in connection.notifies():
             if notice.payload == CATALOG:
                 self._ledger.is_stale = True
+                self._watch.catalog_changed()
                 if self._limits is not None:
                     self._limits.refresh()
             called.set()
@@ -210,6 +221,8 @@ class _Session:
         stop: asyncio.Event,
         running: set[Dispatcher],
         indexing: Indexing,
+        watch: Watch,
+        observer: Observer,
     ) -> None:
         self.called = asyncio.Event()
         self._control = control
@@ -221,6 +234,8 @@ class _Session:
         self._stop = stop
         self._running = running
         self._indexing = indexing
+        self._watch = watch
+        self._observer = observer
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -287,7 +302,13 @@ class _Session:
             if dispatcher is None:
                 models = MeteredModels(self._models, self._ledger, work.vectorizer)
                 dispatcher = Dispatcher(
-                    work, self._store, models, self._settings, self.called.set, self._is_limited
+                    work,
+                    self._store,
+                    models,
+                    self._settings,
+                    self.called.set,
+                    self._is_limited,
+                    self._observer,
                 )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
@@ -316,6 +337,7 @@ class _Session:
 
     async def _maintain(self) -> None:
         self._indexing.call()
+        self._watch.call(self._store)
         now = time.monotonic()
         if now >= self._next_renewal:
             self._next_renewal = now + self._settings.lease / 3
@@ -338,6 +360,7 @@ class _Session:
     async def _rescue(self) -> None:
         if rescued := await self._store.rescue():
             self.called.set()
+            self._observer.rescued(rescued)
             event(
                 log,
                 logging.WARNING,

@@ -161,6 +161,49 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._workers() IS 'How many workers are connected to this database.';
 
+CREATE OR REPLACE FUNCTION embed._figures_v1()
+RETURNS jsonb
+LANGUAGE sql
+VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH lanes AS (
+        SELECT q.vectorizer_id, q.priority, jsonb_build_object(
+            'rows', COALESCE(sum(q.n) FILTER (WHERE q.worker IS NULL), 0),
+            'in_flight', COALESCE(sum(q.n) FILTER (WHERE q.worker IS NOT NULL), 0),
+            'oldest', greatest(extract(epoch FROM clock_timestamp() - min(q.enqueued_at)), 0)) AS figures
+        FROM embed._queue AS q GROUP BY q.vectorizer_id, q.priority
+    ), queue AS (
+        SELECT l.vectorizer_id, jsonb_object_agg(l.priority, l.figures) AS lanes FROM lanes AS l GROUP BY l.vectorizer_id
+    ), failures AS (
+        SELECT f.vectorizer_id, count(*) AS failed FROM embed._failure AS f GROUP BY f.vectorizer_id
+    ), vectorizers AS (
+        SELECT v.name, jsonb_build_object('name', v.name, 'reason', COALESCE(v.reason, embed._holdup(v.id)),
+            'state', CASE
+                WHEN v.state <> 'active' THEN v.state
+                WHEN v.reason IS NOT NULL THEN 'blocked'
+                WHEN EXISTS (SELECT FROM embed._limit AS l WHERE l.model_id = ANY (embed._models(v)) AND l.refusal IS NOT NULL) THEN 'refused'
+                WHEN embed._spent(v.id, 2) THEN 'spent'
+                ELSE 'active' END,
+            'failed', COALESCE(f.failed, 0),
+            'backfill', CASE WHEN b.vectorizer_id IS NULL THEN 0
+                ELSE COALESCE(b.rows_left, (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class AS c WHERE c.oid = v.source), 0) END,
+            'lanes', COALESCE(q.lanes, '{}')) AS figures
+        FROM embed._vectorizer AS v
+        LEFT JOIN queue AS q ON q.vectorizer_id = v.id
+        LEFT JOIN failures AS f ON f.vectorizer_id = v.id
+        LEFT JOIN embed._backfill AS b ON b.vectorizer_id = v.id
+    ), costs AS (
+        SELECT m.name, sum(u.cost) AS cost FROM embed._usage AS u JOIN embed._model AS m ON m.id = u.model_id
+        WHERE u.cost IS NOT NULL GROUP BY m.name
+    )
+    SELECT jsonb_build_object('workers', embed._workers(),
+        'vectorizers', COALESCE((SELECT jsonb_agg(v.figures ORDER BY v.name) FROM vectorizers AS v), '[]'),
+        'costs', COALESCE((SELECT jsonb_object_agg(c.name, c.cost) FROM costs AS c), '{}'))
+$$;
+COMMENT ON FUNCTION embed._figures_v1() IS
+    'What workers tell those who watch them: each vectorizer''s state, its rows by lane with the age of the oldest, rows given up, rows that the backfill has not reached; what models cost. One pass over the short rows of the queue.';
+
 CREATE OR REPLACE FUNCTION embed.why(source regclass, key text)
 RETURNS TABLE (vectorizer text, state text, explanation text)
 LANGUAGE plpgsql

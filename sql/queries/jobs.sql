@@ -2,6 +2,10 @@
 -- The active vectorizers, and what is due.
 SELECT * FROM embed._work_v1();
 
+-- name: figures
+-- How far the vectorizers are, for those who watch.
+SELECT embed._figures_v1();
+
 -- name: take
 -- Claim rows of one lane and read their texts.
 SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, make_interval(secs => %(lease)s));

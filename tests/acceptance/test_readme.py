@@ -25,6 +25,7 @@ from pg_embed.install import install
 from pg_embed.models.registry import default_registry
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.settings import ServeSettings
+from pg_embed.serve.work_metrics import WorkMetrics
 from tests.acceptance.command import COMMAND, TIMEOUT, Running, psql
 from tests.fix_pg import Server, fresh_database, temporary_folder
 from tests.fix_second_server import free_port
@@ -225,9 +226,11 @@ def test_every_event_is_there() -> None:
 
 
 def test_every_metric_is_there() -> None:
+    metrics = Metrics()
+    WorkMetrics(metrics.registry)
     names = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name
-        for metric in Metrics().registry.collect()
+        for metric in metrics.registry.collect()
     }
     assert {name for name in names if f"`{name}`" not in README} == set()
 

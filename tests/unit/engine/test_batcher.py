@@ -90,6 +90,26 @@ async def test_in_a_single_lane_queries_go_first_then_live_rows() -> None:
     await batcher.close(PATIENCE)
 
 
+async def test_a_flood_lets_single_rows_pass_and_goes_on() -> None:
+    stepped = one_lane()
+    batcher = Batcher(stepped, "model", EngineSettings(), Silence())
+    futures = [batcher.submit(["x"] * 12, "document", LIVE) for _ in range(2)]
+    call = await next_call(stepped)
+    futures += [batcher.submit([text], "document", LIVE) for text in ("a", "b")]
+    for expected, later in (("abxx", "c"), ("xxxx", "d"), ("cdxx", "e"), ("xxxx", "f"), ("efxx", "g")):
+        call.go()
+        call = await next_call(stepped)
+        assert "".join(call.texts) == expected
+        futures.append(batcher.submit([later], "document", LIVE))
+    for expected in ("xxxx", "gxx"):
+        call.go()
+        call = await next_call(stepped)
+        assert "".join(call.texts) == expected
+    call.go()
+    await asyncio.gather(*futures)
+    await batcher.close(PATIENCE)
+
+
 async def test_queries_and_documents_are_never_in_one_call(make: Make, stepped: SteppedEmbedder) -> None:
     batcher = make()
     futures = [batcher.submit(["running"], "query", QUERY)]

