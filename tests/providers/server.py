@@ -90,7 +90,7 @@ class Contract(Protocol):
 class ProviderServer:
     """Listens on 127.0.0.1 until closed; remembers every request; `faults` are answered first, one a call.
 
-    Where no fault is left, an answer has the next of `shapes`, as if a text had asked for it.
+    An answer has the next of `shapes`, as if a text had asked for it; where both wait, the more go first.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _fault(self, request: dict[str, Any]) -> Fault | None:
-        if self.owner.faults:
+        if self.owner.faults and len(self.owner.faults) >= len(self.owner.shapes):
             return self.owner.faults.popleft()
         if self.path != self.owner.contract.path:
             return Fault(404, f"Invalid URL (POST {self.path})")
