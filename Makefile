@@ -9,7 +9,7 @@ TORCH_INDEX ?=# e.g. the address of PyTorch's CPU wheels, where pip's own would 
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format constraints clean
+.PHONY: help setup demo test soak check format constraints clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ demo: setup ## Embed Python's own docstrings in an embedded PostgreSQL and searc
 
 test: setup ## Run all tests (PYTEST_ARGS="-k word" to choose).
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: setup ## Inject faults of every kind for up to an hour (SOAK_FAULTS=10000 SOAK_SEED=1 to choose).
+	$(BIN)/python -m tests.faults.soak
 
 check: setup ## Format, lint, types, floors: what must hold before a commit.
 	$(BIN)/ruff format --check .

@@ -119,7 +119,9 @@ class Worker:
         event(log, logging.INFO, "worker_stopped", "stopped", worker=self.number)
 
     def _may_pass(self, error: psycopg.Error) -> bool:
-        """Whether to try again: all was well before, and nobody has removed pg_embed."""
+        """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed."""
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            return True
         return self._ready.is_set() and not isinstance(translate(error), NotInstalled)
 
     async def _session(self) -> None:

@@ -30,7 +30,8 @@ def load(spec: ModelSpec) -> DeadlyEmbedder:
 
 
 def registry() -> Registry:
-    """All families, with this one."""
+    """All families, with this one and "unlucky"."""
     families = default_registry()
     families.register(DEADLY, "tests.faults.deadly:load")
+    families.register("unlucky", "tests.faults.unlucky:load")
     return families

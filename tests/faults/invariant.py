@@ -116,10 +116,12 @@ def _expect(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Non
             embedder = families.load(column.model)
             refused = column.refused or column.model.options.get("fail_on")
             good = [text for text in known if not (refused and refused in text)]
-            for text, vector in zip(good, _spelled(embedder.embed(good, "document"), column), strict=True):
+            vectors = _spelled(embedder.embed(good, "document"), column) if good else []
+            for text, vector in zip(good, vectors, strict=True):
                 rows.write_row((name, text, True, vector))
             for text in known.difference(good):
                 rows.write_row((name, text, True, None))
+            embedder.close()
 
 
 def _spelled(found: Embeddings, column: Column) -> list[str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import mmap
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any, TextIO
 import uvloop
 
 from pg_embed.engine import Engine, EngineSettings
+from pg_embed.jobs.limits import Limits
 from pg_embed.models.registry import Registry
 from pg_embed.serve.directory import StaticDirectory
 from pg_embed.serve.settings import ServeSettings
@@ -72,6 +76,10 @@ class Nursery:
         """Send a signal."""
         self._ask("signal", pid=pid, number=int(number))
 
+    def jump(self, wall: float, monotonic: float) -> None:
+        """Move the clocks of all children by so many seconds; the monotonic one must not go back."""
+        self._ask("jump", wall=wall, monotonic=monotonic)
+
     def close(self) -> None:
         """End all that is left."""
         assert self._process.stdin is not None
@@ -105,15 +113,39 @@ def nursery(log: Path) -> Iterator[Nursery]:
         opened.close()
 
 
+class Clocks:
+    """What the clocks of all children are ahead of this machine's, in memory that they share."""
+
+    def __init__(self) -> None:
+        self._ahead = mmap.mmap(-1, 16)  # of the wall clock and of the monotonic one, seconds
+        self._read = (time.time, time.monotonic)
+
+    def jump(self, wall: float, monotonic: float) -> None:
+        """Move them."""
+        self._ahead[:] = struct.pack("dd", self._of(0) + wall, self._of(1) + monotonic)
+
+    def wear(self) -> None:
+        """Let this process see them; what a library bound at its import stays as it is."""
+        wall, monotonic = self._read
+        time.time = lambda: wall() + self._of(0)
+        time.monotonic = lambda: monotonic() + self._of(1)
+
+    def _of(self, place: int) -> float:
+        return float(struct.unpack_from("d", self._ahead, 8 * place)[0])
+
+
 def _work(dsn: str, settings: dict[str, Any], registry: Registry) -> None:
     async def main() -> None:
-        engine = Engine(registry, EngineSettings())
-        worker = Worker(dsn, engine, WorkerSettings(**settings))
+        limits = Limits(dsn)
+        engine = Engine(registry, EngineSettings(), throttle=limits)
+        worker = Worker(dsn, engine, WorkerSettings(**settings), limits)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         try:
+            await limits.open()
             await worker.run()
         finally:
             await engine.close()
+            await limits.close()
 
     uvloop.run(main())
 
@@ -146,6 +178,7 @@ class _Parent:
     def __init__(self) -> None:
         self._registry = registry()
         self._children: set[int] = set()
+        self._clocks = Clocks()
 
     def run(self, commands: TextIO, answers: TextIO) -> None:
         try:
@@ -179,6 +212,8 @@ class _Parent:
             with Path(os.devnull).open("r+b") as nothing:
                 os.dup2(nothing.fileno(), 0)
                 os.dup2(nothing.fileno(), 1)
+            logging.raiseExceptions = False  # a full disk holds no log, either
+            self._clocks.wear()
             task()
             code = 0
         except BaseException:
@@ -207,12 +242,17 @@ class _Parent:
         os.kill(pid, number)
         return 0
 
+    def _jump(self, wall: float, monotonic: float) -> int:
+        self._clocks.jump(wall, monotonic)
+        return 0
+
 
 def main(log: str) -> None:
     """Serve the test that started us."""
     logging.basicConfig(
         filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every call
     _Parent().run(sys.stdin, sys.stdout)
 
 

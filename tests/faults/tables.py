@@ -187,7 +187,9 @@ def set_up(
     """Make models, tables and their vectorizers."""
     families = registry()
     for spec in models:
-        card = families.load(spec).card.as_dict()
+        model = families.load(spec)
+        card = model.card.as_dict()
+        model.close()
         connection.execute(
             "SELECT embed.create_model(%s, family => %s, options => %s, card => %s)",
             (spec.name, spec.family, json.dumps(dict(spec.options)), json.dumps(card)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ BY_WORD = {
     "SERVER_ERROR": Fault(500, "something broke"),
     "UNAVAILABLE": Fault(503, "not now", headers={"Retry-After": "3"}),
 }
-SHAPES = ("SHORT", "SHUFFLE", "NAN", "WIDE", "DOUBLED", "RAGGED", "HTML", "NO_VECTORS", "CUT", "HANG")
+SHAPES = ("SHORT", "SHUFFLE", "NAN", "WIDE", "DOUBLED", "RAGGED", "HTML", "NO_VECTORS", "CUT", "HANG", "GONE")
 
 
 class Contract(Protocol):
@@ -87,7 +88,10 @@ class Contract(Protocol):
 
 
 class ProviderServer:
-    """Listens on 127.0.0.1 until closed; remembers every request; `faults` are answered first, one a call."""
+    """Listens on 127.0.0.1 until closed; remembers every request; `faults` are answered first, one a call.
+
+    An answer has the next of `shapes`, as if a text had asked for it; where both wait, the more go first.
+    """
 
     def __init__(
         self,
@@ -105,9 +109,11 @@ class ProviderServer:
         self.refusal = 401  # the status that a wrong key has
         self.requests: list[dict[str, Any]] = []
         self.faults: deque[Fault] = deque()
+        self.shapes: deque[str] = deque()
+        self.hang_limit = HANG_LIMIT
         self.base64 = True  # answer base64 when asked; some servers only know lists
         self.released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), {"owner": self}))
+        self._http = Listener(("127.0.0.1", port), type("Handler", (Handler,), {"owner": self}))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -142,6 +148,15 @@ class ProviderServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class Listener(ThreadingHTTPServer):
+    """A server whose clients may go away in the middle of a call."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, unless the client is gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -180,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _fault(self, request: dict[str, Any]) -> Fault | None:
-        if self.owner.faults:
+        if self.owner.faults and len(self.owner.faults) >= len(self.owner.shapes):
             return self.owner.faults.popleft()
         if self.path != self.owner.contract.path:
             return Fault(404, f"Invalid URL (POST {self.path})")
@@ -202,9 +217,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, request: dict[str, Any]) -> None:
         joined = "\n".join(self.owner.contract.texts(request))
         shape = next((word for word in SHAPES if word in joined), None)
+        with contextlib.suppress(IndexError):
+            shape = self.owner.shapes.popleft()
         if shape == "HANG":
-            self.owner.released.wait(HANG_LIMIT)
-        if shape == "HTML":
+            self.owner.released.wait(self.owner.hang_limit)
+        if shape == "GONE":
+            self.close_connection = True
+        elif shape == "HTML":
             self._send(200, b"<html><body>Welcome to the hotel's network</body></html>")
         elif shape == "NO_VECTORS":
             self._send(200, b'{"object":"list"}')
