@@ -258,8 +258,7 @@ BEGIN
         shares := embed._shares(weights, counts, budget);
         -- sums of some of a row's terms are a rough order
         depth := greatest(depth, 600);
-    END IF;
-    IF share < 1 THEN
+    ELSIF share < 1 THEN
         -- to look at a row more takes a microsecond or two; too few are left, and all that meet the condition are scored
         depth := least(2 * depth, 1000000);
     END IF;
