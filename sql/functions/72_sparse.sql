@@ -258,8 +258,10 @@ BEGIN
         shares := embed._shares(weights, counts, budget);
         -- sums of some of a row's terms are a rough order
         depth := greatest(depth, 600);
-    ELSIF share < 1 THEN
-        -- to look at a row more takes a microsecond or two; too few are left, and all that meet the condition are scored
+    END IF;
+    IF share < 1 THEN
+        -- where what is met lies far from the query, fewer are left than the share foretells: with twice as many, 0.99 of the best
+        -- ten are found instead of 0.96, and all that meet the condition are scored half as often
         depth := least(2 * depth, 1000000);
     END IF;
     RETURN QUERY EXECUTE format(
