@@ -386,6 +386,11 @@ BEGIN
         RETURN embed._single_leg(plan, exact, keys, placed, keyed, CASE WHEN sparse IS NULL THEN distance ELSE product END, matched);
     END IF;
     IF exact THEN
+        IF sparse ? 'having' THEN
+            -- the product of vectors without a common term is a negative 0
+            product := format('CASE WHEN %1$s.%2$s OPERATOR(pg_catalog.=) ANY (SELECT f.id FROM embed._sparse_having_v1(%3$s, $2::%4$s) AS f(id)) THEN %5$s WHEN %1$s.%6$s IS NOT NULL THEN ''-0''::float8 END',
+                alias, sparse #>> '{keys,0}', sparse ->> 'vectorizer', sparse ->> 'type', product, sparse ->> 'column');
+        END IF;
         -- materialized, or an index would give what is near instead of what is best
         parts := array_append(parts, format('_scored AS MATERIALIZED (SELECT %s, %s AS d, %s AS s FROM %s WHERE %s)', keyed, distance, product, relation, chosen));
     END IF;
@@ -574,7 +579,6 @@ DECLARE
     heavy double precision;
     exact boolean;
     kept text[];
-    before text[];
 BEGIN
     IF query IS NULL AND key IS NULL AND explain IS DISTINCT FROM 'plan' THEN
         RETURN;
@@ -633,10 +637,13 @@ BEGIN
         plan := pg_catalog.jsonb_set(plan, '{dense,indexed}', 'false');
         exact := COALESCE(plan #> '{sparse,indexed}', 'false') = 'false';
     END IF;
-    kept := embed._search_settings(seen, filtered, NULL);
-    IF NOT exact THEN
-        before := embed._leg_settings(seen, (plan ->> 'share')::float8, NULL);
+    -- a product takes as long as two or three postings take to read; no plan without a query depends on what it asks for
+    IF exact AND met > 4000 AND plan ->> 'mode' = 'hybrid' AND (plan #>> '{sparse,indexed}')::boolean AND sparse_query IS NOT NULL AND explain IS DISTINCT FROM 'plan'
+            AND embed._key_is_whole((plan ->> 'source')::oid, ARRAY(SELECT pg_catalog.jsonb_array_elements_text(plan #> '{sparse,key_columns}')::smallint))
+            AND embed._sparse_spread_v1((plan #>> '{sparse,vectorizer}')::integer, embed._sparse_vector(sparse_query)) < met / 2 THEN
+        plan := pg_catalog.jsonb_set(plan, '{sparse,having}', 'true');
     END IF;
+    kept := embed._search_settings(seen, filtered, CASE WHEN NOT exact THEN (plan ->> 'share')::float8 END, NULL);
     IF explain IS NOT NULL THEN
         PERFORM embed._search_explained(explain = 'run', plan, exact, met, most, dense_query, sparse_query, bound, min_score, query, rerank, k, tokens);
     ELSE
@@ -645,42 +652,10 @@ BEGIN
             pg_catalog.translate(plan ->> 'weights', '[]', '{}')::float8[],
             min_score::float8, query, rerank, k, tokens;
     END IF;
-    IF NOT exact THEN
-        before := embed._leg_settings(NULL, NULL, before);
-    END IF;
-    kept := embed._search_settings(NULL, NULL, kept);
+    kept := embed._search_settings(NULL, NULL, NULL, kept);
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
     'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
-
-CREATE OR REPLACE FUNCTION embed._leg_settings(seen integer, share double precision, kept text[])
-RETURNS text[]
-LANGUAGE plpgsql
-VOLATILE PARALLEL UNSAFE
-AS $$
-DECLARE
-    names CONSTANT text[] := ARRAY['enable_sort', 'hnsw.iterative_scan', 'hnsw.max_scan_tuples', 'ivfflat.iterative_scan', 'max_parallel_workers_per_gather'];
-    before text[];
-BEGIN
-    IF kept IS NOT NULL THEN
-        PERFORM pg_catalog.set_config(n.name, kept[n.place], true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) WHERE kept[n.place] IS NOT NULL;
-        RETURN NULL;
-    END IF;
-    before := ARRAY(SELECT pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place) ORDER BY n.place);
-    -- the planner takes a distance for a cheap operator and would sort a whole table by it
-    PERFORM pg_catalog.set_config(names[1], 'off', true);
-    -- and workers would be started for what is left out
-    PERFORM pg_catalog.set_config(names[5], '0', true);
-    -- rows that were deleted, or fail a condition, are made up for; where far more of them lie in the way than chance has it, the leg scores all rows
-    PERFORM pg_catalog.set_config(n.name, 'relaxed_order', true) FROM pg_catalog.unnest(names) WITH ORDINALITY AS n(name, place)
-    WHERE n.name LIKE '%.iterative\_scan' AND before[n.place] = 'off';
-    IF before[3] IS NOT NULL THEN
-        PERFORM pg_catalog.set_config(names[3], LEAST(GREATEST(2000, 20 * seen / share), 2000000)::integer::text, true);
-    END IF;
-    RETURN before;
-END $$;
-COMMENT ON FUNCTION embed._leg_settings(integer, double precision, text[]) IS
-    'Set what a search by an index needs that finds among so many rows, of which a condition leaves a share, and return what was set; given that, set it back. No SET clause: it would undo them.';
 
 CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
 RETURNS text
@@ -704,46 +679,57 @@ END $$;
 COMMENT ON FUNCTION embed._search_own(jsonb, text[]) IS
     'The statement that reads a row''s own vectors by its key, the last value that is bound, and leaves that row out of the plan.';
 
-CREATE OR REPLACE FUNCTION embed._search_settings(wanted integer, filtered boolean, kept text[])
+CREATE OR REPLACE FUNCTION embed._search_settings(seen integer, filtered boolean, share double precision, kept text[])
 RETURNS text[]
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 AS $$
 DECLARE
-    names CONSTANT text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'jit'];
+    names CONSTANT text[] := ARRAY['jit', 'hnsw.ef_search', 'enable_sort', 'max_parallel_workers_per_gather', 'hnsw.iterative_scan', 'ivfflat.iterative_scan', 'hnsw.max_scan_tuples'];
     before text[];
     done text;
 BEGIN
     -- assignments: a PERFORM would start a statement for each setting
     IF kept IS NOT NULL THEN
-        FOR place IN 1..4 LOOP
+        FOR place IN 1..pg_catalog.cardinality(kept) LOOP
             IF kept[place] IS NOT NULL THEN
                 done := pg_catalog.set_config(names[place], kept[place], true);
             END IF;
         END LOOP;
         RETURN NULL;
     END IF;
-    IF pg_catalog.current_setting(names[1], true) IS NULL THEN
+    IF pg_catalog.current_setting(names[2], true) IS NULL THEN
         -- pgvector has its settings from its first use in a session on
         EXECUTE pg_catalog.format('SELECT %L::%s', '[1]', embed._vector_type('vector'));
     END IF;
-    before := ARRAY[pg_catalog.current_setting(names[1], true), pg_catalog.current_setting(names[2], true), pg_catalog.current_setting(names[3], true),
-        pg_catalog.current_setting(names[4], true)];
-    done := pg_catalog.set_config(names[1], LEAST(GREATEST(before[1]::integer, wanted, CASE WHEN filtered THEN 200 END), 1000)::text, true);
-    IF filtered OR wanted > 1000 THEN
-        FOR place IN 2..3 LOOP
-            -- pgvector 0.7 has no iterative scans
-            IF before[place] = 'off' THEN
-                done := pg_catalog.set_config(names[place], 'relaxed_order', true);
-            END IF;
-        END LOOP;
-    END IF;
+    before := ARRAY[pg_catalog.current_setting(names[1], true), pg_catalog.current_setting(names[2], true)];
     -- compiling takes longer than the distances that it could speed up
-    done := pg_catalog.set_config(names[4], 'off', true);
+    done := pg_catalog.set_config(names[1], 'off', true);
+    done := pg_catalog.set_config(names[2], LEAST(GREATEST(before[2]::integer, seen, CASE WHEN filtered THEN 200 END), 1000)::text, true);
+    IF share IS NULL THEN
+        RETURN before;
+    END IF;
+    FOR place IN 3..7 LOOP
+        before[place] := pg_catalog.current_setting(names[place], true);
+    END LOOP;
+    -- the planner takes a distance for a cheap operator and would sort a whole table by it
+    done := pg_catalog.set_config(names[3], 'off', true);
+    -- and workers would be started for what is left out
+    done := pg_catalog.set_config(names[4], '0', true);
+    FOR place IN 5..6 LOOP
+        -- rows that were deleted, or fail a condition, are made up for; pgvector 0.7 has no iterative scans
+        IF before[place] = 'off' THEN
+            done := pg_catalog.set_config(names[place], 'relaxed_order', true);
+        END IF;
+    END LOOP;
+    IF before[7] IS NOT NULL THEN
+        -- where far more of them lie in the way than chance has it, the leg scores all rows
+        done := pg_catalog.set_config(names[7], LEAST(GREATEST(2000, 20 * seen / share), 2000000)::integer::text, true);
+    END IF;
     RETURN before;
 END $$;
-COMMENT ON FUNCTION embed._search_settings(integer, boolean, text[]) IS
-    'Set what a search needs of pgvector and the planner, and return what was set; given that, set it back. No SET clause: it would undo them.';
+COMMENT ON FUNCTION embed._search_settings(integer, boolean, double precision, text[]) IS
+    'Set what a search needs of pgvector and the planner, and, where it goes by an index and not by a NULL share in one pass, what finds among so many rows, of which a condition leaves the share; and return what was set; given that, set it back. No SET clause: it would undo them.';
 
 CREATE OR REPLACE FUNCTION embed.search(
     source anyelement,

@@ -124,8 +124,8 @@ BEGIN
             embed._leg_vector(jsonb, text), embed._leg_row(jsonb, text, text), embed._leg_input(jsonb, text), embed.search_chunks(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer), embed._search_chunks(jsonb, jsonb),
             embed._chunk_leg(jsonb, text, text, text), embed._chunk_words(jsonb, text, text),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
-            embed._search_settings(integer, boolean, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
-            embed._dense_depth(jsonb, integer, double precision), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._leg_settings(integer, double precision, text[]), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
+            embed._search_settings(integer, boolean, double precision, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
+            embed._dense_depth(jsonb, integer, double precision), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
             embed._search_extended(jsonb, integer, integer, text, real, jsonb, text, integer), embed._search_ending(jsonb, text, text, text, text),
             embed._search_given(jsonb, text, text, text, text), embed._search_turns(jsonb, text),
             embed.explain_search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer, text, boolean),
@@ -144,7 +144,7 @@ BEGIN
             embed._search_forms(oid, smallint, text, text, text), embed._timed(vector, text, integer, integer),
             embed._hits(double precision[], double precision[]) TO %s', role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed._sparse_top_v1(integer, sparsevec, integer), embed._sparse_ids_v1(integer, sparsevec, integer, integer),
-            embed._sparse_near_v1(integer, sparsevec, integer, double precision, integer),
+            embed._sparse_near_v1(integer, sparsevec, integer, double precision, integer), embed._sparse_spread_v1(integer, sparsevec), embed._sparse_having_v1(integer, sparsevec),
             embed._sparse_query_v1(integer, text), embed._sparse_terms(text), embed._shares(real[], bigint[], integer), embed._posting_counts_v1(integer, integer[]),
             embed._posting_source_v1(integer), embed._reads_all_v1(integer), embed._seen_ids_v1(integer), embed._seen_keys_v1(integer),
             embed._vector_operator(text) TO %s', role);

@@ -167,9 +167,8 @@ def planned(
     vectors = literals([QUERY])[0]
     candidates = 100 if mode == "hybrid" else k
     with db.transaction():
-        db.execute("SELECT embed._search_settings(%s, %s, NULL)", [candidates, filter is not None])
-        if not exact:
-            db.execute("SELECT embed._leg_settings(%s, 1, NULL)", [candidates])
+        settings = [candidates, filter is not None, None if exact else 1.0]
+        db.execute("SELECT embed._search_settings(%s, %s, %s, NULL)", settings)
         db.execute((PREPARED + statement[0]).encode())
         given = [vectors["dense"], vectors["sparse"], bound, candidates, k]
         with psycopg.ClientCursor(db) as cursor:

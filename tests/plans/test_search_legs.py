@@ -80,6 +80,24 @@ def test_without_postings_for_all_rows_of_a_condition_their_vectors_are_read(doc
     assert search(docs, "sparse", "half", 10, 0) == search(docs, "sparse", "half", 10, 10**9)
 
 
+def test_one_pass_reads_sparse_vectors_only_of_rows_that_have_a_term_of_the_query(docs: Connection) -> None:
+    answer(docs, "17")
+    docs.execute("UPDATE docs SET words = NULL WHERE id % 7 = 1")
+    docs.execute("SET embed.exact_rows = 1000000000")
+    searched = "(NULL::docs, '17', k => 60, filter => '{\"half\": 1}'"
+    explained = f"SELECT embed.explain_search{searched}, run => true) ->> 'statement'"
+    found = []
+    for by_postings in (True, False):
+        statement = docs.execute(explained.encode()).fetchone()
+        assert statement is not None
+        assert ("_sparse_having_v1" in statement[0]) == by_postings
+        columns = "(hit).id, score, dense_rank, dense_score, sparse_rank, sparse_score"
+        found.append(docs.execute(f"SELECT {columns} FROM embed.search{searched})".encode()).fetchall())
+        docs.execute("SELECT embed.drop_postings('docs')")
+    assert found[0] == found[1]
+    assert {row[4] is None for row in found[0]} == {True, False}
+
+
 def _index_scans(db: Connection) -> int:
     db.execute("SELECT pg_stat_force_next_flush()")
     row = db.execute("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'docs_hnsw'").fetchone()

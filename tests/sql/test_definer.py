@@ -40,7 +40,6 @@ CALLERS = {
     "_search_explained",
     "_search_explain_v1",
     "explain_search",
-    "_leg_settings",
     "_serves",
 }  # run with the caller's search_path, or settings
 
