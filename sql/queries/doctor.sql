@@ -24,7 +24,7 @@ SELECT
     pg_catalog.pg_function_is_visible(p.oid) AS is_visible
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-WHERE p.proname = 'embed' AND pg_catalog.pg_get_function_identity_arguments(p.oid) = 'query text, model text'
+WHERE p.proname = 'embed' AND pg_catalog.pg_get_function_identity_arguments(p.oid) = 'query text, model text, vectorizer text'
 ORDER BY n.nspname = 'embed'
 LIMIT 1;
 

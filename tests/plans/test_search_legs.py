@@ -71,7 +71,8 @@ def test_by_index_a_filter_leaves_as_many_rows_as_there_are(docs: Connection, co
             assert len(set(by_index)) == len(by_index)
             if mode == "dense":  # sparse ones have many equals
                 assert len(set(by_index) & set(exact)) >= 0.95 * len(exact)
-    assert _index_scans(docs) == before + 4
+    # four searches, and once more with the condition where too few of the nearest meet it
+    assert before + 4 <= _index_scans(docs) <= before + 8
 
 
 def test_without_postings_for_all_rows_of_a_condition_their_vectors_are_read(docs: Connection) -> None:

@@ -79,7 +79,8 @@ def test_every_kind_of_index_finds_the_exact_answer(docs: Connection, index: str
         for k in (10,) if index == "binary" else (10, 40):  # eight signs tell little
             before = scans(docs)
             found = search(docs, mode, filter, k)
-            assert scans(docs) - before == (mode != "sparse")
+            # once more with the condition, where too few of the nearest meet it
+            assert (scans(docs) > before) == (mode != "sparse")
             assert same(found, search(docs, mode, filter, k, exact=True)), (filter, k)
 
 
@@ -157,7 +158,7 @@ def test_a_partial_index_is_used_where_it_holds_all_that_is_wanted(docs: Connect
         for mode in ("dense", "hybrid"):
             before = scans(docs)
             found = search(docs, mode, filter)
-            assert scans(docs) - before == used
+            assert (scans(docs) > before) == used
             assert same(found, search(docs, mode, filter, exact=True))
 
 
@@ -234,7 +235,7 @@ def test_a_row_like_another_is_found_by_the_same_indexes(docs: Connection) -> No
     docs.execute("SET embed.exact_rows = 0")
     before = scans(docs)
     found = docs.execute(statement.encode()).fetchall()
-    assert scans(docs) - before == 1
+    assert 1 <= scans(docs) - before <= 2
     docs.execute("SET embed.exact_rows = 1000000")
     assert found == docs.execute(statement.encode()).fetchall()
 
