@@ -200,7 +200,7 @@ def test_what_workers_call_is_there_by_its_number(db: Connection) -> None:
 def test_pgvector_may_move_to_another_schema(dsn: str, db: Connection) -> None:
     wrappers = (
         "SELECT pronamespace::regnamespace::text FROM pg_proc"
-        " WHERE proname = 'embed' AND prosrc LIKE '%(query, model)'"
+        " WHERE proname = 'embed' AND prosrc LIKE '%(query, model, vectorizer)'"
     )
     db.execute("CREATE SCHEMA extensions; ALTER EXTENSION vector SET SCHEMA extensions")
     db.execute("CREATE VIEW needed AS SELECT public.embed('x')")

@@ -386,6 +386,7 @@ def test_chunks_come_again_but_for_those_that_know_of_their_document(
     db.execute("SELECT embed.set_reuse('fake', true)")
     model = ContextualFake() if contextual else GatedFake()
     start_worker(dsn, model)
+    wait(db)  # or rows come from the backfill, too
     texts = [text(*long_text(5 + number)) for number in range(3)]
     insert_docs(db, *texts)
     wait(db)
