@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+import stamina
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
@@ -18,6 +19,7 @@ from pg_embed.install import migrate, script, transports
 from pg_embed.records import Card, ModelSpec
 
 SQL = statements.load("install")
+TRIES = 8  # of a removal that met a worker's locks in another order
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ def install(
 
 def uninstall(dsn: str) -> None:
     """Remove pg_embed: triggers, functions, catalog and queue. Columns of vectors and the roles stay."""
+    for attempt in stamina.retry_context(_is_deadlock, attempts=TRIES, wait_initial=0.1, wait_max=1.0):
+        with attempt:
+            _uninstall(dsn)
+
+
+def _is_deadlock(error: Exception) -> bool:
+    """Whether workers that go on had locked some of our tables, and wanted those that we had."""
+    return isinstance(error.__cause__, psycopg.errors.DeadlockDetected)
+
+
+def _uninstall(dsn: str) -> None:
     with _transaction(dsn, []) as (connection, raw):
         if migrate.current(connection) is None:
             raise NotInstalled(
