@@ -370,11 +370,11 @@ class Scene:
 
 
 @contextmanager
-def scene(seed: int, *, fast: bool = False) -> Iterator[Scene]:
-    """A scene that is set up for a block; `fast` gives up fsync, which nothing here can tell."""
+def scene(seed: int) -> Iterator[Scene]:
+    """A scene that is set up for a block, on a server with fsync and whole pages: kill -9 may tear a page."""
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
-        server = stack.enter_context(EmbeddedServer(folder / "server", fast=fast))
+        server = stack.enter_context(EmbeddedServer(folder / "server"))
         words = conninfo_to_dict(server.dsn())
         link = stack.enter_context(proxy(f"{words['host']}/.s.PGSQL.{words['port']}"))
         provider = stack.enter_context(serving(openai_server, dimensions=8))

@@ -163,9 +163,9 @@ class Soak:
         raise SoakFailed("\n".join(parts))
 
 
-def soak(seed: int, *, faults: int, pause: float, seconds: float, fast: bool = False) -> Report:
+def soak(seed: int, *, faults: int, pause: float, seconds: float) -> Report:
     """Soak a scene of its own; raises `SoakFailed`."""
-    with scene(seed, fast=fast) as stage:
+    with scene(seed) as stage:
         return Soak(stage, seed, faults, pause, seconds).run()
 
 

@@ -25,7 +25,7 @@ ALWAYS = {  # where it is tried it hits; the others may find nothing to harm
 
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_left_behind_whatever_fails() -> None:
-    report = soak(new_seed(), faults=FAULTS, pause=0.05, seconds=LONGEST, fast=True)
+    report = soak(new_seed(), faults=FAULTS, pause=0.05, seconds=LONGEST)
     assert report.violations == 0
     assert report.injected >= FEWEST
     assert set(report.faults) >= ALWAYS
