@@ -63,11 +63,12 @@ WITH scored AS (
 )
 SELECT d, b.score FROM best AS b JOIN docs AS d USING (id) ORDER BY b.score DESC
 """
+HALVES = ", weights => ARRAY[0.5, 0.5]"  # as by hand
 SEARCH = "SELECT hit, score FROM embed.search(NULL::docs, %(text)s{})"
 CASES = {
     "dense, by the index": (SEARCH.format(", mode => 'dense'"), DENSE),
-    "hybrid, by the index": (SEARCH.format(""), BY_INDEX),
-    "hybrid, filtered to a tenth, exact": (SEARCH.format(", filter => '{\"part\": 7}'"), EXACT),
+    "hybrid, by the index": (SEARCH.format(HALVES), BY_INDEX),
+    "hybrid, filtered to a tenth, exact": (SEARCH.format(HALVES + ", filter => '{\"part\": 7}'"), EXACT),
 }
 Query = dict[str, str]
 
