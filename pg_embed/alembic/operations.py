@@ -31,7 +31,7 @@ OPTIONS = (
     "chunk_table",
     "chunk_view",
 )  # of embed.create_vectorizer
-ALTERABLE = ("input", "template", "filter", "max_attempts", "index")
+ALTERABLE = ("input", "template", "filter", "max_attempts", "chunking", "index")
 
 
 def quoted(table: str, schema: str | None) -> str:
@@ -121,7 +121,7 @@ class DropVectorizerOp(MigrateOperation):
 
 @Operations.register_operation("alter_vectorizer")
 class AlterVectorizerOp(MigrateOperation):
-    """Another text, filter, number of attempts, index or name."""
+    """Another text, filter, chunking, number of attempts, index or name."""
 
     def __init__(self, name: str, *, rename_to: str | None = None, **changes: Any) -> None:
         known = (*ALTERABLE, *(f"existing_{change}" for change in ALTERABLE))
@@ -139,9 +139,9 @@ class AlterVectorizerOp(MigrateOperation):
     def alter_vectorizer(
         cls, operations: Operations, name: str, *, rename_to: str | None = None, **changes: Any
     ) -> Any:
-        """Change `input`, `template`, `filter` ("" takes it away), `max_attempts` or `index`, or the name.
+        """Change the text, its `chunking`, `max_attempts` or `index`, or the name.
 
-        When the text changes, all rows are embedded again behind live rows. What was before may be told
+        The text is that of `input` or `template`, and `filter` ("" takes it away). Rows whose text becomes another are embedded again behind live rows. What was before may be told
         (`existing_template`, ...), so that the operation can be reversed.
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))

@@ -94,6 +94,7 @@ class Store:
             **_chunks(found),
             **_packed(work, found.vectors, await self._vector_types(), 0),
             "dead": Jsonb(_dead(batch, [document.key for document in reading.documents], found.dead)),
+            "chunking": Jsonb(work.chunking),
         }
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await _execute(cursor, "finish_documents", parameters)

@@ -273,9 +273,8 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
-        EXECUTE format('GRANT SELECT (tableoid) ON %s TO embed_worker', v.source);
-    END IF;
+    EXECUTE format('GRANT SELECT (xmin%s) ON %s TO embed_worker',
+        (SELECT ', tableoid' FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p'), v.source);
     EXECUTE format('GRANT SELECT (%s) ON %s TO embed_worker', embed._worker_columns(v), v.source);
     IF v.chunk_table IS NOT NULL THEN
         PERFORM embed._grant_chunks(v.id);
@@ -315,9 +314,8 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('REVOKE SELECT (%1$s), UPDATE (%1$s) ON %2$s FROM embed_worker', listed, v.source);
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
-        EXECUTE format('REVOKE SELECT (tableoid) ON %s FROM embed_worker', v.source);
-    END IF;
+    EXECUTE format('REVOKE SELECT (xmin%s) ON %s FROM embed_worker',
+        (SELECT ', tableoid' FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p'), v.source);
     SELECT s.nspname, s.nspowner INTO home FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = v.source;
     -- what the schema's owner gave by hand stays when somebody else drops the last vectorizer there
     IF pg_has_role(current_user, home.nspowner, 'USAGE') AND NOT EXISTS (
@@ -521,33 +519,97 @@ $$;
 COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
     'The same for one input column.';
 
-CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
-    vectorizer text,
-    input text[] DEFAULT NULL,
-    template text DEFAULT NULL,
-    filter text DEFAULT NULL,
-    max_attempts integer DEFAULT NULL,
-    rename_to text DEFAULT NULL
-)
-RETURNS text
+CREATE OR REPLACE FUNCTION embed._own_text(vectorizer text)
+RETURNS embed._vectorizer
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
+    wanted integer := embed._vectorizer_id(vectorizer);
     v embed._vectorizer;
+    owner oid;
+BEGIN
+    SELECT c.relowner INTO owner FROM embed._vectorizer AS w JOIN pg_class AS c ON c.oid = w.source WHERE w.id = wanted;
+    IF NOT COALESCE(pg_has_role(current_user, owner, 'USAGE'), false) THEN
+        RETURN embed._own_vectorizer(vectorizer, lock_table => true);
+    END IF;
+    EXECUTE (SELECT format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', embed._source_name(w.source)) FROM embed._vectorizer AS w WHERE w.id = wanted);
+    SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted;
+    IF v.id IS NULL THEN
+        RETURN embed._own_vectorizer(vectorizer, lock_table => true);
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION embed._own_text(text) IS
+    'A vectorizer whose text is about to change: nobody else can change it or its table until the transaction ends, and everybody can read and write.';
+
+CREATE OR REPLACE FUNCTION embed._queue_changed(old embed._vectorizer, new embed._vectorizer)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    before text := embed._input(old.source, old.input_columns, old.template, old.filter, 'r');
+    after text := embed._input(new.source, new.input_columns, new.template, new.filter, 'r');
+    moment text := pg_snapshot_xmin(pg_current_snapshot())::text;
+BEGIN
+    IF old.state = 'stopped' OR embed._problem(old) IS NOT NULL OR row_security_active(new.source) OR current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    ELSIF before <> after THEN
+        -- rows without vectors are found by the backfill
+        EXECUTE format('INSERT INTO embed._queue (vectorizer_id, priority, keys, n)
+            SELECT $1, 2, array_agg(r.key), count(*)
+            FROM (SELECT %s AS key, (row_number() OVER () - 1) / 240 AS pack FROM %s AS r
+                WHERE %s AND (%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C") AS r
+            GROUP BY r.pack',
+            embed._key_text(new.source, new.key_columns, 'r'), embed._source_name(new.source), embed._is_filled(new, 'r', true), before, after) USING new.id;
+    END IF;
+    RETURN moment;
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;  -- the filter fails on a row, which the worker will find
+END $$;
+COMMENT ON FUNCTION embed._queue_changed(embed._vectorizer, embed._vectorizer) IS
+    'Queue, behind live rows, the rows with vectors whose text is another to come. Returns the transaction from which on rows may have been written that were not looked at; NULL when every row must be embedded again: old vectors may be of any text, or what a row gives cannot be told.';
+
+CREATE OR REPLACE FUNCTION embed._cluster()
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT format('%s.%s', c.system_identifier, d.oid) FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database() $$;
+COMMENT ON FUNCTION embed._cluster() IS 'Where the numbers of transactions mean something: this database on this server.';
+
+CREATE OR REPLACE FUNCTION embed._written_between(span text, alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- a row has the last 32 bits of its transaction's number; a restored dump has other numbers
+    SELECT CASE WHEN p.parts[1] = embed._cluster()
+        THEN format('((%s.xmin::text::bigint - %s) & 4294967295) < %s', alias, p.parts[2]::bigint & 4294967295, p.parts[3]::bigint - p.parts[2]::bigint)
+        ELSE 'true' END
+    FROM string_to_array(span, '/') AS p(parts)
+$$;
+COMMENT ON FUNCTION embed._written_between(text, text) IS
+    'The condition that a row was written by one of these transactions (cluster/first/behind the last); true when that cannot be told here.';
+
+CREATE OR REPLACE FUNCTION embed._text_to_be(v embed._vectorizer, input text[], template text, filter text)
+RETURNS embed._vectorizer
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
     read record;
     kept record;
-    again boolean := input IS NOT NULL OR template IS NOT NULL OR filter IS NOT NULL;
 BEGIN
-    v := embed._own_vectorizer(vectorizer, lock_table => again);
-    PERFORM embed._check_limits(rename_to, max_attempts);
-    IF EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.name = rename_to AND c.id <> v.id) THEN
-        PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
-    END IF;
-    IF again THEN
-        PERFORM embed._check_source(v.source), embed._revoke_columns(v.id);
-    END IF;
     IF input IS NOT NULL OR template IS NOT NULL THEN
         read := embed._template(v.source, input, template);
         PERFORM embed._check_input(v.source, read.columns);
@@ -564,38 +626,124 @@ BEGIN
                 FROM unnest(v.target_columns) AS c(attnum) WHERE c.attnum = ANY (v.filter_columns) LIMIT 1)), 'name other columns in the filter');
         END IF;
     END IF;
-    IF again AND EXISTS (SELECT FROM unnest(v.input_columns || v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL) THEN
+    IF EXISTS (SELECT FROM unnest(v.input_columns || v.filter_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NULL) THEN
         PERFORM embed._fail('PE003', format('vectorizer %L reads a column that was dropped', v.name), 'name other columns as input, and in the filter, in one call');
-    ELSIF again AND filter IS NULL AND v.filter IS NOT NULL THEN
+    ELSIF filter IS NULL AND v.filter IS NOT NULL THEN
         -- its names may mean something else by now
-        PERFORM embed._filter(v.source, (SELECT w.filter FROM embed.vectorizers AS w WHERE w.name = v.name));
+        PERFORM embed._filter(v.source, (SELECT string_agg(CASE jsonb_typeof(p.piece) WHEN 'number' THEN embed._column_name(v.source, (p.piece #>> '{}')::smallint)
+            ELSE p.piece #>> '{}' END, '' ORDER BY p.position) FROM jsonb_array_elements(v.filter) WITH ORDINALITY AS p(piece, position)));
+    END IF;
+    RETURN v;
+END $$;
+COMMENT ON FUNCTION embed._text_to_be(embed._vectorizer, text[], text, text) IS 'A vectorizer as it will be, with another text or filter; an error for what cannot be.';
+
+CREATE OR REPLACE FUNCTION embed._chunking_to_be(v embed._vectorizer, storage text, chunking jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    present text := CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END;
+BEGIN
+    IF storage <> present THEN
+        PERFORM embed._check_storage(storage, NULL, NULL, NULL);
+        PERFORM embed._fail('PE003', format('vectorizer %L has storage %L, which cannot be changed', v.name, present),
+            format('make a second one with storage => %L, search that when it is filled, and drop the first', storage));
+    END IF;
+    PERFORM embed._check_storage(present, chunking, NULL, NULL);
+    RETURN CASE WHEN chunking IS NOT NULL
+        THEN embed._chunking(chunking, (SELECT (m.card ->> 'max_tokens')::integer FROM embed._model AS m WHERE m.id = v.model_id)) ELSE v.chunking END;
+END $$;
+COMMENT ON FUNCTION embed._chunking_to_be(embed._vectorizer, text, jsonb) IS 'How a vectorizer will split its texts; an error for what cannot be.';
+
+CREATE OR REPLACE FUNCTION embed._change_text(old embed._vectorizer, new embed._vectorizer, span text)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+BEGIN
+    PERFORM embed._renew_attached(old.id, embed._attached(old)), embed._revoke_columns(old.id);
+    UPDATE embed._vectorizer AS c
+    SET template = new.template,
+        input_columns = new.input_columns,
+        filter = new.filter,
+        filter_columns = new.filter_columns,
+        chunking = new.chunking,
+        state = CASE c.state WHEN 'stopped' THEN 'active' ELSE c.state END,
+        reason = CASE c.state WHEN 'paused' THEN c.reason END
+    WHERE c.id = new.id;
+    PERFORM embed._build_triggers(new.id);
+    SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = new.id;
+    IF embed._problem(v) IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
+    END IF;
+    PERFORM embed._grant_columns(v.id), embed._start_backfill(v.id, CASE WHEN span IS NULL THEN 'all' ELSE 'missing' END, span);
+END $$;
+COMMENT ON FUNCTION embed._change_text(embed._vectorizer, embed._vectorizer, text) IS
+    'Let a vectorizer read another text, or split it in another way, and begin the backfill: of rows without vectors and of those written by the transactions of a span, or of all.';
+
+CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
+    vectorizer text,
+    input text[] DEFAULT NULL,
+    template text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    max_attempts integer DEFAULT NULL,
+    rename_to text DEFAULT NULL,
+    chunking jsonb DEFAULT NULL,
+    storage text DEFAULT NULL,
+    model text DEFAULT NULL
+)
+RETURNS text
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    again boolean := num_nonnulls(input, template, filter, chunking) > 0;
+    v embed._vectorizer;
+    old embed._vectorizer[];
+    new embed._vectorizer[] := '{}';
+    moments text[] := '{}';
+    behind text;
+BEGIN
+    v := CASE WHEN again THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
+    PERFORM embed._check_limits(rename_to, max_attempts), embed._chunking_to_be(v, storage, chunking);
+    IF EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.name = rename_to AND c.id <> v.id) THEN
+        PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
+    ELSIF (SELECT m.name FROM embed._model AS m WHERE m.id = v.model_id) <> model THEN
+        PERFORM embed._fail('PE003', 'another model''s vectors are of another space, and cannot come one by one', format('call embed.switch_model(%L, %L)', v.name, model));
+    END IF;
+    IF again THEN
+        PERFORM embed._check_source(v.source);
+        -- a shadow is of the same text
+        old := ARRAY(SELECT w FROM embed._vectorizer AS w WHERE w.id = v.id OR w.shadow_of = v.id ORDER BY w.shadow_of NULLS FIRST);
+        FOR i IN 1..cardinality(old) LOOP
+            new := new || embed._text_to_be(old[i], input, alter_vectorizer.template, alter_vectorizer.filter);
+            IF new[i].chunk_table IS NOT NULL THEN
+                new[i].chunking := embed._chunking_to_be(new[i], NULL, alter_vectorizer.chunking);
+            END IF;
+            moments := moments || CASE WHEN new[i].chunking IS NOT DISTINCT FROM old[i].chunking THEN embed._queue_changed(old[i], new[i]) END;
+        END LOOP;
+        PERFORM embed._own_vectorizer(v.name, lock_table => true);
+        -- whoever has written since a moment above has ended
+        behind := pg_snapshot_xmax(pg_current_snapshot())::text;
+        FOR i IN 1..cardinality(old) LOOP
+            PERFORM embed._change_text(old[i], new[i], embed._cluster() || '/' || moments[i] || '/' || behind);
+        END LOOP;
     END IF;
     UPDATE embed._vectorizer AS c
-    SET name = COALESCE(rename_to, c.name),
-        template = v.template,
-        input_columns = v.input_columns,
-        filter = v.filter,
-        filter_columns = v.filter_columns,
-        max_attempts = COALESCE(alter_vectorizer.max_attempts, c.max_attempts),
-        state = CASE WHEN again AND c.state = 'stopped' THEN 'active' ELSE c.state END,
-        reason = CASE WHEN again AND c.state <> 'paused' THEN NULL ELSE c.reason END
-    WHERE c.id = v.id;
-    IF again THEN
-        PERFORM embed._build_triggers(v.id);
-        SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = v.id;
-        IF embed._problem(v) IS NOT NULL THEN
-            PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
-        END IF;
-        PERFORM embed._grant_columns(v.id);
-        PERFORM embed._start_backfill(v.id, 'all');
-    END IF;
-    -- a shadow is of the same text
-    PERFORM embed.alter_vectorizer(s.name, input, alter_vectorizer.template, alter_vectorizer.filter, alter_vectorizer.max_attempts) FROM embed._vectorizer AS s WHERE s.shadow_of = v.id;
+    SET name = CASE c.id WHEN v.id THEN COALESCE(rename_to, c.name) ELSE c.name END,
+        max_attempts = COALESCE(alter_vectorizer.max_attempts, c.max_attempts)
+    WHERE c.id = v.id OR c.shadow_of = v.id;
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, v.name);
 END $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text) IS
-    'Change what a vectorizer reads, its filter ('''' takes it away), its name or its attempts. When the text changes, all rows are embedded again behind live rows; their old vectors stay until then.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text) IS
+    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once, while everybody reads and writes. Another model needs embed.switch_model.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -603,18 +751,21 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     template text DEFAULT NULL,
     filter text DEFAULT NULL,
     max_attempts integer DEFAULT NULL,
-    rename_to text DEFAULT NULL
+    rename_to text DEFAULT NULL,
+    chunking jsonb DEFAULT NULL,
+    storage text DEFAULT NULL,
+    model text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to)
+    SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to, chunking, storage, model)
 $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text) IS 'The same for one input column.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text) IS 'The same for one input column.';
 
-CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text)
+CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text, span text DEFAULT NULL)
 RETURNS void
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
@@ -622,11 +773,11 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- rows may have gone by without a trigger, too
     UPDATE embed._vectorizer AS v SET swept = '{}' WHERE v.id = vectorizer AND v.chunk_table IS NOT NULL;
-    INSERT INTO embed._backfill AS b (vectorizer_id, mode) VALUES (vectorizer, mode)
-    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
+    INSERT INTO embed._backfill AS b (vectorizer_id, mode, spans) VALUES (vectorizer, mode, array_remove(ARRAY[span], NULL))
+    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(), spans = b.spans || excluded.spans,
         mode = CASE WHEN b.mode = 'all' OR excluded.mode = 'all' THEN 'all' ELSE 'missing' END
 $$;
-COMMENT ON FUNCTION embed._start_backfill(integer, text) IS 'Begin a backfill, or begin it again.';
+COMMENT ON FUNCTION embed._start_backfill(integer, text, text) IS 'Begin a backfill, or begin it again.';
 
 CREATE OR REPLACE FUNCTION embed.backfill(vectorizer text, mode text DEFAULT 'missing')
 RETURNS void

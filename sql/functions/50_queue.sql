@@ -653,8 +653,8 @@ BEGIN
     END IF;
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
-        WHEN b.renew = '{}' THEN format('NOT %s', embed._is_filled(v, 'r', true))
-        ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._is_filled(v, 'r', true), b.renew) END;
+        ELSE '(' || concat_ws(' OR ', format('NOT %s', embed._is_filled(v, 'r', true)), CASE WHEN b.renew <> '{}' THEN format('r.tableoid = ANY (%L::oid[])', b.renew) END,
+            (SELECT string_agg(embed._written_between(s.span, 'r'), ' OR ') FROM unnest(b.spans) AS s(span))) || ')' END;
     reached := b.position;
     counted := b.rows_left IS NOT NULL;
 END $$;

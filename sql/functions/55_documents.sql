@@ -39,7 +39,8 @@ COMMENT ON FUNCTION embed._chunk_source_v1(integer) IS 'The table whose texts a 
 CREATE OR REPLACE FUNCTION embed._documents_v1(
     vectorizer integer,
     OUT name text, OUT input text, OUT match text, OUT chunks text, OUT chunk_match text, OUT keys text, OUT key_values text,
-    OUT id text, OUT number text, OUT chunk text, OUT context text, OUT hash text, OUT filled text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT rows_match text
+    OUT id text, OUT number text, OUT chunk text, OUT context text, OUT hash text, OUT filled text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT rows_match text,
+    OUT chunking jsonb
 )
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -59,6 +60,7 @@ BEGIN
     targets := source.targets;
     kinds := source.kinds;
     outputs := source.outputs;
+    chunking := v.chunking;
     n := cardinality(v.key_columns);
     chunks := v.chunk_table::text;
     chunk_match := embed._key_match(v.chunk_table, ARRAY(SELECT k::smallint FROM generate_series(2, n + 1) AS k), 'c', 'q.key');
@@ -172,7 +174,8 @@ CREATE OR REPLACE FUNCTION embed._finish_documents_v1(
     vectors anyarray,
     dead jsonb DEFAULT '[]',
     sparse sparsevec[] DEFAULT NULL,
-    multi embed._token_vectors[] DEFAULT NULL
+    multi embed._token_vectors[] DEFAULT NULL,
+    chunking jsonb DEFAULT NULL
 )
 RETURNS TABLE (written integer, postponed integer)
 LANGUAGE plpgsql
@@ -202,6 +205,10 @@ BEGIN
         RETURN;
     ELSIF source.outputs[1] = 'dense' AND (SELECT t.typelem FROM pg_type AS t WHERE t.oid = pg_typeof(vectors)) <> source.kinds[1] THEN
         PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the column of the vectors has another type now', false);
+        RETURN NEXT;
+        RETURN;
+    ELSIF chunking <> source.chunking THEN
+        PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'texts are split in another way now', false);
         RETURN NEXT;
         RETURN;
     END IF;
@@ -256,7 +263,7 @@ BEGIN
     postponed := cardinality(stale);
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION embed._finish_documents_v1(integer, integer, bigint[], text[], bigint[], integer[], bigint[], integer[], integer[], bigint[], integer[], text[], text[], bigint[], anyarray, jsonb, sparsevec[], embed._token_vectors[]) IS
+COMMENT ON FUNCTION embed._finish_documents_v1(integer, integer, bigint[], text[], bigint[], integer[], bigint[], integer[], integer[], bigint[], integer[], text[], text[], bigint[], anyarray, jsonb, sparsevec[], embed._token_vectors[], jsonb) IS
     'Keep the chunks of rows that still have the text that was read (its hash; NULL for none): those of kept_ids stay, maybe with other numbers, those that were made come in, with an id instead of others'' vectors, the rest goes. kept_of and made_of are places in keys. All in one transaction, which takes the entries out of the queue.';
 
 CREATE OR REPLACE FUNCTION embed._sweep_due_v1(vectorizer integer)

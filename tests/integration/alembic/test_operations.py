@@ -191,6 +191,20 @@ def run(operations: Operations, container: ops.OpContainer) -> None:
             operations.invoke(op)
 
 
+def test_a_migration_changes_how_texts_are_split(db: Connection, project: Project) -> None:
+    play_sidecar(db)
+    project.models(NOTHING)
+    project.write("op.execute('CREATE TABLE docs (id int PRIMARY KEY, body text)')")
+    project.write("op.create_vectorizer('docs', 'body', storage='table', chunking={'size': 12})")
+    changed = "op.alter_vectorizer('docs', chunking={'size': 24, 'overlap': 4})"
+    project.write(changed, "op.alter_vectorizer('docs', chunking={'size': 12})")
+    project.upgrade()
+    told = "SELECT chunking -> 'size', chunking -> 'overlap' FROM embed.vectorizers"
+    assert db.execute(told).fetchall() == [(24, 4)]
+    project.downgrade()
+    assert db.execute(told).fetchall() == [(12, 0)]
+
+
 def test_vectors_stay_unless_told_otherwise(db: Connection, project: Project) -> None:
     play_sidecar(db)
     project.models(NOTHING)
