@@ -31,7 +31,18 @@ OPTIONS = (
     "chunk_table",
     "chunk_view",
 )  # of embed.create_vectorizer
-ALTERABLE = ("input", "template", "filter", "max_attempts", "chunking", "index")
+ALTERABLE = (
+    "input",
+    "template",
+    "filter",
+    "max_attempts",
+    "chunking",
+    "storage",
+    "chunk_table",
+    "chunk_view",
+    "keep_column",
+    "index",
+)
 
 
 def quoted(table: str, schema: str | None) -> str:
@@ -139,10 +150,11 @@ class AlterVectorizerOp(MigrateOperation):
     def alter_vectorizer(
         cls, operations: Operations, name: str, *, rename_to: str | None = None, **changes: Any
     ) -> Any:
-        """Change the text, its `chunking`, `max_attempts` or `index`, or the name.
+        """Change the text, its `chunking`, `max_attempts`, `index` or `storage` (to "table"), or the name.
 
-        The text is that of `input` or `template`, and `filter` ("" takes it away). Rows whose text becomes another are embedded again behind live rows. What was before may be told
-        (`existing_template`, ...), so that the operation can be reversed.
+        The text is that of `input` or `template`, and `filter` ("" takes it away). Rows whose text becomes
+        another are embedded again behind live rows. What was before may be told (`existing_template`, ...),
+        so that the operation can be reversed; the storage cannot.
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))
 

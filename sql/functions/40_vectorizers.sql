@@ -646,12 +646,11 @@ AS $$
 DECLARE
     present text := CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END;
 BEGIN
+    PERFORM embed._check_storage(COALESCE(storage, present), chunking, NULL, NULL);
     IF storage <> present THEN
-        PERFORM embed._check_storage(storage, NULL, NULL, NULL);
-        PERFORM embed._fail('PE003', format('vectorizer %L has storage %L, which cannot be changed', v.name, present),
-            format('make a second one with storage => %L, search that when it is filled, and drop the first', storage));
+        PERFORM embed._fail('PE003', format('vectorizer %L keeps chunks, whose vectors make none of a whole text', v.name),
+            'make a second one with storage => ''column'', search that when it is filled, and drop the first');
     END IF;
-    PERFORM embed._check_storage(present, chunking, NULL, NULL);
     RETURN CASE WHEN chunking IS NOT NULL
         THEN embed._chunking(chunking, (SELECT (m.card ->> 'max_tokens')::integer FROM embed._model AS m WHERE m.id = v.model_id)) ELSE v.chunking END;
 END $$;
@@ -695,7 +694,10 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     rename_to text DEFAULT NULL,
     chunking jsonb DEFAULT NULL,
     storage text DEFAULT NULL,
-    model text DEFAULT NULL
+    model text DEFAULT NULL,
+    chunk_table text DEFAULT NULL,
+    chunk_view text DEFAULT NULL,
+    keep_column boolean DEFAULT false
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -704,20 +706,33 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     again boolean := num_nonnulls(input, template, filter, chunking) > 0;
+    moves boolean;
     v embed._vectorizer;
     old embed._vectorizer[];
     new embed._vectorizer[] := '{}';
     moments text[] := '{}';
     behind text;
 BEGIN
-    v := CASE WHEN again THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
-    PERFORM embed._check_limits(rename_to, max_attempts), embed._chunking_to_be(v, storage, chunking);
+    v := CASE WHEN again OR storage = 'table' THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
+    moves := COALESCE(storage = 'table', false) AND v.chunk_table IS NULL;
+    PERFORM embed._check_limits(rename_to, max_attempts);
+    IF moves THEN
+        PERFORM embed._check_storage(storage, chunking, chunk_table, chunk_view);
+    ELSE
+        PERFORM embed._chunking_to_be(v, storage, chunking);
+    END IF;
     IF EXISTS (SELECT FROM embed._vectorizer AS c WHERE c.name = rename_to AND c.id <> v.id) THEN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
     ELSIF (SELECT m.name FROM embed._model AS m WHERE m.id = v.model_id) <> model THEN
         PERFORM embed._fail('PE003', 'another model''s vectors are of another space, and cannot come one by one', format('call embed.switch_model(%L, %L)', v.name, model));
+    ELSIF moves AND num_nonnulls(input, template, filter) > 0 THEN
+        PERFORM embed._fail('PE003', 'the storage and the text cannot change in one call', 'change one, and then the other');
+    ELSIF NOT moves AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
+        PERFORM embed._fail('PE003', 'chunk_table, chunk_view and keep_column belong to a change of the storage', 'leave them out; ALTER TABLE and ALTER VIEW give other names');
     END IF;
-    IF again THEN
+    IF moves THEN
+        PERFORM embed._move_to_chunks(v, chunking, chunk_table, chunk_view, COALESCE(keep_column, false));
+    ELSIF again THEN
         PERFORM embed._check_source(v.source);
         -- a shadow is of the same text
         old := ARRAY(SELECT w FROM embed._vectorizer AS w WHERE w.id = v.id OR w.shadow_of = v.id ORDER BY w.shadow_of NULLS FIRST);
@@ -742,8 +757,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, v.name);
 END $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text) IS
-    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once, while everybody reads and writes. Another model needs embed.switch_model.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean) IS
+    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once, while everybody reads and writes. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -754,16 +769,20 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     rename_to text DEFAULT NULL,
     chunking jsonb DEFAULT NULL,
     storage text DEFAULT NULL,
-    model text DEFAULT NULL
+    model text DEFAULT NULL,
+    chunk_table text DEFAULT NULL,
+    chunk_view text DEFAULT NULL,
+    keep_column boolean DEFAULT false
 )
 RETURNS text
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to, chunking, storage, model)
+    SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to, chunking, storage, model,
+        chunk_table, chunk_view, keep_column)
 $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text) IS 'The same for one input column.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean) IS 'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text, span text DEFAULT NULL)
 RETURNS void

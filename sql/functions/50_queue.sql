@@ -388,6 +388,11 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
+    IF embed._chunk_source_v1(vectorizer) IS NOT NULL THEN
+        PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the vectors are kept in a table of chunks now', false);
+        RETURN NEXT;
+        RETURN;
+    END IF;
     IF source.outputs[1] = 'dense' AND (SELECT t.typelem FROM pg_type AS t WHERE t.oid = pg_typeof(vectors)) <> source.kinds[1] THEN
         -- A cast would round them. The worker is about to learn of the new type.
         PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the column of the vectors has another type now', false);

@@ -38,8 +38,8 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
             embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
-            embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text),
-            embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text),
+            embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean),
+            embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean),
             embed.drop_vectorizer(text, boolean, boolean),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
@@ -50,6 +50,7 @@ BEGIN
             embed._free_name(regclass, text), embed._start_backfill(integer, text, text), embed._forget_v1(integer),
             embed._own_text(text), embed._queue_changed(embed._vectorizer, embed._vectorizer), embed._cluster(), embed._text_to_be(embed._vectorizer, text[], text, text),
             embed._chunking_to_be(embed._vectorizer, text, jsonb), embed._change_text(embed._vectorizer, embed._vectorizer, text),
+            embed._chunk_hash(text, text), embed._copy_to_chunks(embed._vectorizer, regclass, text[]), embed._check_move(embed._vectorizer, boolean), embed._move_to_chunks(embed._vectorizer, jsonb, text, text, boolean),
             embed._attached(embed._vectorizer), embed._renew_attached(integer, oid[]),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),

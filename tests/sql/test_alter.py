@@ -357,7 +357,6 @@ def test_alter_vectorizer_says_what_cannot_be_changed(docs: Connection) -> None:
     create_fake_model(docs, "other")
     for call, word in (
         ("chunking => '{\"size\": 12}'", "storage => 'table'"),
-        ("storage => 'table'", "storage => 'table'"),
         ("storage => 'no'", "'column'"),
         ("model => 'other'", "embed.switch_model('docs_embedding', 'other')"),
         ("model => 'no'", "embed.switch_model"),
