@@ -273,8 +273,9 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    EXECUTE format('GRANT SELECT (xmin%s) ON %s TO embed_worker',
-        (SELECT ', tableoid' FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p'), v.source);
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
+        EXECUTE format('GRANT SELECT (tableoid) ON %s TO embed_worker', v.source);
+    END IF;
     EXECUTE format('GRANT SELECT (%s) ON %s TO embed_worker', embed._worker_columns(v), v.source);
     IF v.chunk_table IS NOT NULL THEN
         PERFORM embed._grant_chunks(v.id);
@@ -314,8 +315,9 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('REVOKE SELECT (%1$s), UPDATE (%1$s) ON %2$s FROM embed_worker', listed, v.source);
-    EXECUTE format('REVOKE SELECT (xmin%s) ON %s FROM embed_worker',
-        (SELECT ', tableoid' FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p'), v.source);
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = v.source AND c.relkind = 'p') THEN
+        EXECUTE format('REVOKE SELECT (tableoid) ON %s FROM embed_worker', v.source);
+    END IF;
     SELECT s.nspname, s.nspowner INTO home FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = v.source;
     -- what the schema's owner gave by hand stays when somebody else drops the last vectorizer there
     IF pg_has_role(current_user, home.nspowner, 'USAGE') AND NOT EXISTS (
@@ -544,8 +546,8 @@ END $$;
 COMMENT ON FUNCTION embed._own_text(text) IS
     'A vectorizer whose text is about to change: nobody else can change it or its table until the transaction ends, and everybody can read and write.';
 
-CREATE OR REPLACE FUNCTION embed._queue_changed(old embed._vectorizer, new embed._vectorizer)
-RETURNS text
+CREATE OR REPLACE FUNCTION embed._queue_changed(old embed._vectorizer, new embed._vectorizer, since bigint DEFAULT NULL)
+RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -557,48 +559,27 @@ AS $$
 DECLARE
     before text := embed._input(old.source, old.input_columns, old.template, old.filter, 'r');
     after text := embed._input(new.source, new.input_columns, new.template, new.filter, 'r');
-    moment text := pg_snapshot_xmin(pg_current_snapshot())::text;
+    moment bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
     IF old.state = 'stopped' OR embed._problem(old) IS NOT NULL OR row_security_active(new.source) OR current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN NULL;
     ELSIF before <> after THEN
-        -- rows without vectors are found by the backfill
+        -- Rows without vectors are found by the backfill. A row has the last 32 bits of its transaction's number, and they are
+        -- compared first: texts are read of few rows then.
         EXECUTE format('INSERT INTO embed._queue (vectorizer_id, priority, keys, n)
             SELECT $1, 2, array_agg(r.key), count(*)
             FROM (SELECT %s AS key, (row_number() OVER () - 1) / 240 AS pack FROM %s AS r
-                WHERE %s AND (%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C") AS r
+                WHERE CASE WHEN %s THEN %s AND (%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C" END) AS r
             GROUP BY r.pack',
-            embed._key_text(new.source, new.key_columns, 'r'), embed._source_name(new.source), embed._is_filled(new, 'r', true), before, after) USING new.id;
+            embed._key_text(new.source, new.key_columns, 'r'), embed._source_name(new.source),
+            CASE WHEN since IS NULL THEN 'true' ELSE format('((r.xmin::text::bigint - %s) & 4294967295) < 2147483648', since) END, embed._is_filled(new, 'r', true), before, after) USING new.id;
     END IF;
     RETURN moment;
 EXCEPTION WHEN data_exception THEN
     RETURN NULL;  -- the filter fails on a row, which the worker will find
 END $$;
-COMMENT ON FUNCTION embed._queue_changed(embed._vectorizer, embed._vectorizer) IS
-    'Queue, behind live rows, the rows with vectors whose text is another to come. Returns the transaction from which on rows may have been written that were not looked at; NULL when every row must be embedded again: old vectors may be of any text, or what a row gives cannot be told.';
-
-CREATE OR REPLACE FUNCTION embed._cluster()
-RETURNS text
-LANGUAGE sql
-STABLE PARALLEL SAFE
-SET search_path = pg_catalog, embed, pg_temp
-AS $$ SELECT format('%s.%s', c.system_identifier, d.oid) FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database() $$;
-COMMENT ON FUNCTION embed._cluster() IS 'Where the numbers of transactions mean something: this database on this server.';
-
-CREATE OR REPLACE FUNCTION embed._written_between(span text, alias text)
-RETURNS text
-LANGUAGE sql
-STABLE PARALLEL SAFE
-SET search_path = pg_catalog, embed, pg_temp
-AS $$
-    -- a row has the last 32 bits of its transaction's number; a restored dump has other numbers
-    SELECT CASE WHEN p.parts[1] = embed._cluster()
-        THEN format('((%s.xmin::text::bigint - %s) & 4294967295) < %s', alias, p.parts[2]::bigint & 4294967295, p.parts[3]::bigint - p.parts[2]::bigint)
-        ELSE 'true' END
-    FROM string_to_array(span, '/') AS p(parts)
-$$;
-COMMENT ON FUNCTION embed._written_between(text, text) IS
-    'The condition that a row was written by one of these transactions (cluster/first/behind the last); true when that cannot be told here.';
+COMMENT ON FUNCTION embed._queue_changed(embed._vectorizer, embed._vectorizer, bigint) IS
+    'Queue, behind live rows, the rows with vectors whose text is another to come, of those that were written since a transaction. Returns the transaction from which on rows may have been written that were not looked at; NULL when every row must be embedded again: old vectors may be of any text, or what a row gives cannot be told.';
 
 CREATE OR REPLACE FUNCTION embed._text_to_be(v embed._vectorizer, input text[], template text, filter text)
 RETURNS embed._vectorizer
@@ -656,7 +637,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._chunking_to_be(embed._vectorizer, text, jsonb) IS 'How a vectorizer will split its texts; an error for what cannot be.';
 
-CREATE OR REPLACE FUNCTION embed._change_text(old embed._vectorizer, new embed._vectorizer, span text)
+CREATE OR REPLACE FUNCTION embed._change_text(old embed._vectorizer, new embed._vectorizer, mode text)
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -680,10 +661,10 @@ BEGIN
     IF embed._problem(v) IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
     END IF;
-    PERFORM embed._grant_columns(v.id), embed._start_backfill(v.id, CASE WHEN span IS NULL THEN 'all' ELSE 'missing' END, span);
+    PERFORM embed._grant_columns(v.id), embed._start_backfill(v.id, mode);
 END $$;
 COMMENT ON FUNCTION embed._change_text(embed._vectorizer, embed._vectorizer, text) IS
-    'Let a vectorizer read another text, or split it in another way, and begin the backfill: of rows without vectors and of those written by the transactions of a span, or of all.';
+    'Let a vectorizer read another text, or split it in another way, and begin the backfill.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -710,8 +691,7 @@ DECLARE
     v embed._vectorizer;
     old embed._vectorizer[];
     new embed._vectorizer[] := '{}';
-    moments text[] := '{}';
-    behind text;
+    moments bigint[] := '{}';
 BEGIN
     v := CASE WHEN again OR storage = 'table' THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
     moves := COALESCE(storage = 'table', false) AND v.chunk_table IS NULL;
@@ -744,10 +724,9 @@ BEGIN
             moments := moments || CASE WHEN new[i].chunking IS NOT DISTINCT FROM old[i].chunking THEN embed._queue_changed(old[i], new[i]) END;
         END LOOP;
         PERFORM embed._own_vectorizer(v.name, lock_table => true);
-        -- whoever has written since a moment above has ended
-        behind := pg_snapshot_xmax(pg_current_snapshot())::text;
+        -- Nobody writes now: once more, those rows that were written meanwhile. A later version of one would not tell of it.
         FOR i IN 1..cardinality(old) LOOP
-            PERFORM embed._change_text(old[i], new[i], embed._cluster() || '/' || moments[i] || '/' || behind);
+            PERFORM embed._change_text(old[i], new[i], CASE WHEN moments[i] IS NOT NULL AND embed._queue_changed(old[i], new[i], moments[i]) IS NOT NULL THEN 'missing' ELSE 'all' END);
         END LOOP;
     END IF;
     UPDATE embed._vectorizer AS c
@@ -758,7 +737,7 @@ BEGIN
     RETURN COALESCE(rename_to, v.name);
 END $$;
 COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean) IS
-    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once, while everybody reads and writes. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
+    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once while everybody reads and writes, and then locked for as long as it takes to look which rows were written meanwhile. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -784,7 +763,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean) IS 'The same for one input column.';
 
-CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text, span text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text)
 RETURNS void
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
@@ -792,11 +771,11 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- rows may have gone by without a trigger, too
     UPDATE embed._vectorizer AS v SET swept = '{}' WHERE v.id = vectorizer AND v.chunk_table IS NOT NULL;
-    INSERT INTO embed._backfill AS b (vectorizer_id, mode, spans) VALUES (vectorizer, mode, array_remove(ARRAY[span], NULL))
-    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(), spans = b.spans || excluded.spans,
+    INSERT INTO embed._backfill AS b (vectorizer_id, mode) VALUES (vectorizer, mode)
+    ON CONFLICT (vectorizer_id) DO UPDATE SET position = NULL, rows_total = NULL, rows_left = NULL, started_at = now(),
         mode = CASE WHEN b.mode = 'all' OR excluded.mode = 'all' THEN 'all' ELSE 'missing' END
 $$;
-COMMENT ON FUNCTION embed._start_backfill(integer, text, text) IS 'Begin a backfill, or begin it again.';
+COMMENT ON FUNCTION embed._start_backfill(integer, text) IS 'Begin a backfill, or begin it again.';
 
 CREATE OR REPLACE FUNCTION embed.backfill(vectorizer text, mode text DEFAULT 'missing')
 RETURNS void

@@ -25,7 +25,7 @@ AS $$
 DECLARE
     space text := (SELECT string_agg(m.space_id, ' ' ORDER BY o.position) FROM unnest(embed._models(v)) WITH ORDINALITY AS o(id, position) JOIN embed._model AS m ON m.id = o.id);
     unsure boolean := v.state = 'stopped' OR embed._attached(v) <> '{}'
-        OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id AND (b.mode = 'all' OR b.renew <> '{}' OR b.spans <> '{}'));
+        OR EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id AND (b.mode = 'all' OR b.renew <> '{}'));
 BEGIN
     -- Where the vectors may be of another text, a chunk has a hash that no text has: it is found until it is made anew.
     EXECUTE format('INSERT INTO %s (%s, chunk_no, chunk, context, chunk_hash, %s)

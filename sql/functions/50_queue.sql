@@ -198,13 +198,13 @@ SET extra_float_digits = 1
 AS $$
 DECLARE
     claim record;
-    source record := embed._source_v1(vectorizer);
+    -- the lock before the claim: an entry of a new text must not be read as the old one
+    source record := embed._held_source(vectorizer);
     reading text;
 BEGIN
     IF source.input IS NULL THEN
         RETURN;
     END IF;
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     SELECT * INTO claim FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease);
     IF claim.entries IS NULL THEN
         RETURN;
@@ -658,8 +658,8 @@ BEGIN
     END IF;
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
-        ELSE '(' || concat_ws(' OR ', format('NOT %s', embed._is_filled(v, 'r', true)), CASE WHEN b.renew <> '{}' THEN format('r.tableoid = ANY (%L::oid[])', b.renew) END,
-            (SELECT string_agg(embed._written_between(s.span, 'r'), ' OR ') FROM unnest(b.spans) AS s(span))) || ')' END;
+        WHEN b.renew = '{}' THEN format('NOT %s', embed._is_filled(v, 'r', true))
+        ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._is_filled(v, 'r', true), b.renew) END;
     reached := b.position;
     counted := b.rows_left IS NOT NULL;
 END $$;

@@ -189,7 +189,8 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    relation text := embed._source_table_v1(vectorizer);
+    source record;
     looked timestamptz;
     good integer[];
     void text[];
@@ -199,6 +200,12 @@ DECLARE
 BEGIN
     written := 0;
     postponed := 0;
+    PERFORM embed._see_chunks_v1(vectorizer);
+    IF relation IS NOT NULL THEN
+        -- the text is what it is now, and stays that until we commit
+        PERFORM embed._hold(relation);
+    END IF;
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         PERFORM embed._postpone_v1(worker, entries, interval '0', 'the vectorizer was stopped', false);
         RETURN NEXT;
@@ -212,8 +219,6 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', source.chunks);
     -- 64 locks are enough that others seldom wait, and a batch does not fill the server's table of locks. All take them in
     -- this order, before they lock a row.

@@ -221,17 +221,24 @@ def test_a_row_that_is_written_while_the_table_is_read_is_looked_at_again(
     assert wrong(docs, "column", "concat(title, body)") == []
 
 
-def test_transactions_of_another_server_say_nothing(docs: Connection) -> None:
+def test_a_row_that_is_written_again_afterwards_was_looked_at_before(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("UPDATE docs SET title = NULL")
+    docs.execute("ALTER TABLE docs ADD COLUMN seen int")
     make(docs)
-    docs.execute("UPDATE docs SET embedding = '[1,2,3,4]'")
-    alter(docs, filter="title < 'x'")
-    (span,) = value(docs, "SELECT spans FROM embed._backfill")
-    assert value(docs, "SELECT embed._written_between(%s, 'r') <> 'true'", span)
-    assert value(docs, "SELECT embed._written_between(%s, 'r')", "1." + span) == "true"
-    docs.execute("UPDATE embed._backfill SET spans[1] = '1.' || spans[1]")
-    clear_queue(docs)
-    docs.execute("SELECT embed._page_v1(v.id, 100) FROM embed._vectorizer AS v")
-    assert queued(docs, priority=2) == ["1", "2", "3", "4"]
+    first = start_worker(dsn)
+    wait(docs)
+    first.stop()
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE docs SET title = 'late ' WHERE id = 2")
+        with altering(docs, dsn, template="{title}{body}"):
+            writer.commit()
+    docs.execute("UPDATE docs SET seen = 1")
+    assert queued(docs, priority=2) == ["2"]
+    start_worker(dsn)
+    wait(docs)
+    assert wrong(docs, "column", "concat(title, body)") == []
 
 
 def test_a_paused_vectorizer_waits_with_what_is_to_be_embedded_again(
