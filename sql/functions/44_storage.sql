@@ -6,11 +6,9 @@ CREATE OR REPLACE FUNCTION embed._chunk_hash(input text, space text)
 RETURNS bigint
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT ('x' || pg_catalog.encode(pg_catalog.substr(pg_catalog.sha256(
-        pg_catalog.convert_to(space, 'UTF8') || '\x00'::bytea || pg_catalog.convert_to(input, 'UTF8')), 1, 8), 'hex'))::pg_catalog.bit(64)::bigint
-$$;
-COMMENT ON FUNCTION embed._chunk_hash(text, text) IS 'What workers recognise a chunk by: what is embedded of it, and the spaces of its models. No SET clause: it must inline.';
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT ('x' || encode(substr(sha256(convert_to(space, 'UTF8') || '\x00'::bytea || convert_to(input, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint $$;
+COMMENT ON FUNCTION embed._chunk_hash(text, text) IS 'What workers recognise a chunk by: what is embedded of it, and the spaces of its models.';
 
 CREATE OR REPLACE FUNCTION embed._copy_to_chunks(v embed._vectorizer, home regclass, columns text[])
 RETURNS void
