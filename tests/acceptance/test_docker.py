@@ -1,4 +1,7 @@
-"""The database's image without Docker: its steps in a trixie of debootstrap's, and a search in it."""
+"""The images without Docker: their steps in a trixie of debootstrap's, and what runs in it.
+
+Where there is an engine, the contracts are held against the image that it builds, too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,6 +36,7 @@ DOCKER = ROOT / "docker"
 MIRROR = "http://deb.debian.org/debian"
 BUILDING, STARTING = 900.0, 120.0  # seconds
 USER = "999:999"
+ROOMY = ("-c", "max_connections=200")  # what the suite of the transports needs
 SOCKET = "run/pg_embed/sidecar.sock"
 SERVICES = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
 
@@ -154,12 +160,13 @@ def image(base: Path) -> Container:
 
 @contextmanager
 def server(
-    image: Container, port: int, data: str, log: Path, **files: str
+    image: Container, port: int, data: str, log: Path, *options: str, **files: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The image's entry and its command, as its user, on a free port."""
     words = image.command(
         "postgres-entrypoint.sh",
         "postgres",
+        *options,
         user=USER,
         PGDATA=data,
         PGPORT=str(port),
@@ -246,6 +253,100 @@ def search(image: Container, dsn: str, port: int, secrets: Path) -> None:
         ).fetchone()
         assert found == ("You may send anything back within thirty days.",)
         assert sidecar.end() == 0
+
+
+@contextmanager
+def seen_alike(root: Path) -> Iterator[Path]:
+    """A folder that has one path outside and inside of a root."""
+    with tempfile.TemporaryDirectory(prefix="image-", dir=root / "tmp") as inside:
+        Path(inside).chmod(0o711)
+        path = Path("/tmp") / Path(inside).name
+        path.symlink_to(inside)
+        try:
+            yield path
+        finally:
+            path.unlink()
+
+
+def reached(port: int) -> str:
+    """The superuser's way to it."""
+    return make_conninfo(host="127.0.0.1", port=port, dbname="app", user="postgres", password="secret")
+
+
+def hold_contracts(dsn: str, folder: Path) -> None:
+    """The suite of the transports against a server that sees the folder, and 127.0.0.1 as the suite does."""
+    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contracts/test_transports.py"]
+    done = subprocess.run(
+        [sys.executable, *suite, "-k", "unix or tcp or dblink"],
+        env={**os.environ, "PG_EMBED_TEST_PG15_DSN": dsn, "TMPDIR": str(folder)},
+        cwd=ROOT, capture_output=True, text=True, timeout=BUILDING, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4_000:]
+    assert " skipped" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * BUILDING)
+def test_transports_keep_their_contracts_on_the_image(image: Container, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    with seen_alike(image.root) as folder:
+        (folder / "password").write_text("secret\n")
+        files = {"POSTGRES_PASSWORD_FILE": f"{folder}/password", "WORKER_PASSWORD_FILE": f"{folder}/password"}
+        volume = folder / "volume"
+        volume.mkdir()
+        os.chown(volume, *map(int, USER.split(":")))
+        with server(image, port, f"{volume}/17", log, *ROOMY, **files) as process:
+            dsn = reached(port)
+            wait_for(dsn, process, log)
+            hold_contracts(dsn, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * BUILDING)
+def test_transports_keep_their_contracts_on_a_container(tmp_path: Path) -> None:
+    containers = pytest.importorskip("testcontainers.core.container", reason="pip install 'pg-embed[docker]'")
+    from docker.errors import DockerException
+    from testcontainers.core.image import DockerImage
+
+    compose, port = SERVICES["db"], free_port()
+    with tempfile.TemporaryDirectory(prefix="pg_embed-image-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        (folder / "password").write_text("secret\n")
+        words = {f"{who}_PASSWORD_FILE": f"{folder}/password" for who in ("POSTGRES", "WORKER")}
+        try:
+            image = DockerImage(
+                ROOT, dockerfile_path=compose["build"]["dockerfile"], tag="pg_embed-postgres:test"
+            )
+        except DockerException as exc:
+            pytest.skip(f"there is no Docker engine: {exc}")
+        with image:
+            container = containers.DockerContainer(str(image)).with_envs(
+                **words, POSTGRES_DB="app", PGPORT=str(port)
+            )
+            container.with_command(["postgres", *ROOMY]).with_volume_mapping(folder, str(folder), "rw")
+            for mount in compose["tmpfs"]:
+                container.with_tmpfs_mount(*mount.split(":", 1))
+            container.with_kwargs(
+                network_mode="host",
+                **{name: compose[name] for name in ("read_only", "cap_drop", "security_opt")},
+            )
+            with container:
+                dsn = reached(port)
+                wait_until_there(dsn, lambda: str(container.get_logs()))
+                hold_contracts(dsn, folder)
+
+
+def wait_until_there(dsn: str, said: Callable[[], str]) -> None:
+    until = time.monotonic() + STARTING
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                pytest.fail(said())
+            time.sleep(0.1)
 
 
 @pytest.mark.slow
