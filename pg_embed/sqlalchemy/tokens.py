@@ -21,8 +21,11 @@ class TokenVectors(TypeDecorator[Any]):
     cache_ok = True
 
     def __init__(self, dim: int) -> None:
-        super().__init__(HALFVEC(dim))
+        super().__init__(HALFVEC(dim), dimensions=1)
         self.dim = dim
+
+    def __repr__(self) -> str:
+        return f"TokenVectors(dim={self.dim})"
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
         """Read what comes as a text, or as a list of vectors."""

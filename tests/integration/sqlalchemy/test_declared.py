@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pgvector import SparseVector, Vector
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
@@ -24,10 +25,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     inspect,
+    select,
     text,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -49,7 +52,7 @@ from pg_embed.install import install
 from pg_embed.serve.settings import ServeSettings
 from pg_embed.sqlalchemy import Vectorizer, embed, embedded, embedded_column, search, vectorizers
 from tests.fix_pg import MakeRole, Server, fresh_database, temporary_folder
-from tests.fix_search import OPTIONS, answer, fill, play_sidecar
+from tests.fix_search import OPTIONS, answer, embeddings, fill, play_sidecar
 from tests.fix_serve import spool_place
 from tests.fix_sqlalchemy import engine_for
 from tests.fix_worker import Connection
@@ -151,12 +154,52 @@ def test_a_model_that_is_known_tells_types_and_is_entered(db: Connection, engine
     assert made(db) == []
 
 
+async def test_a_vector_for_each_token_is_a_column_too(
+    three: Connection, engine: Engine, async_engine: AsyncEngine
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Doc(Base):
+        __tablename__ = "docs"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+        embedding: Mapped[Vector | None] = embedded("{body}", **DENSE)
+        words: Mapped[SparseVector | None] = embedded("{body}", **SPARSE)
+        tokens: Mapped[list[list[float]] | None] = embedded(
+            "{body}", model="three", dimensions=8, output="multi"
+        )
+
+    Base.metadata.create_all(engine)
+    assert [row[4:6] for row in made(three)] == [("{embedding,words,tokens}", "{dense,sparse,multi}")]
+    found = embeddings(["red fox 1"]).multi
+    assert found is not None
+    with Session(engine) as session:
+        session.add_all([Doc(body="red fox 1"), Doc(body="lazy dog")])
+        session.commit()
+        fill(three, "docs", multi=True)
+        session.add(Doc(body="by hand", tokens=[[1.0] * 8, [0.5] * 8]))
+        session.commit()
+        first, _, last = session.scalars(select(Doc).order_by(Doc.id))
+        assert np.allclose(first.tokens, found.row(0), atol=2e-3)
+        assert last.tokens == [[1.0] * 8, [0.5] * 8]
+        ranked = session.execute(search(Doc, QUERY, rerank="multi")).all()
+        assert ranked[0].rerank_score is not None
+    async with AsyncSession(async_engine) as asynchronous:
+        row = (await asynchronous.scalars(select(Doc).where(Doc.id == 1))).one()
+        assert np.allclose(row.tokens, found.row(0), atol=2e-3)
+    Base.metadata.drop_all(engine)
+    assert made(three) == []
+
+
 def test_types_are_pgvectors_own() -> None:
     dense, sparse = (
         embedded("{x}", model="bge-m3", output=output).column.type for output in ("dense", "sparse")
     )
     assert (type(dense), dense.dim) == (HALFVEC, 1024)
     assert (type(sparse), sparse.dim) == (SPARSEVEC, 250_002)
+    tokens = embedded("{x}", model="bge-m3", output="multi").column.type
+    assert tokens.compile(postgresql.dialect()) == "HALFVEC(1024)[]"  # type: ignore[no-untyped-call]
     assert type(embedded("{x}", dimensions=4_001).column.type) is VECTOR
     assert type(embedded("{x}", dimensions=4_000).column.type) is HALFVEC
     assert type(embedded("{x}", dimensions=8, column_type="vector").column.type) is VECTOR
@@ -181,7 +224,8 @@ def test_declarations_survive_copies_and_pickles() -> None:
         ({}, "size of the vectors of model None"),
         ({"model": "unheard-of"}, "size of the vectors of model 'unheard-of'"),
         ({"model": "bm25"}, "makes no dense vectors"),
-        ({"model": "bge-m3", "output": "multi"}, "'multi'"),
+        ({"model": "bge-m3", "output": "score"}, "'score'"),
+        ({"model": "bm25", "output": "multi"}, "makes no multi vectors"),
     ],
 )
 def test_what_cannot_be_declared_is_told(arguments: Any, told: str) -> None:
