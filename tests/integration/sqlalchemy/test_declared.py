@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -504,7 +505,9 @@ def test_an_owner_needs_no_more_rights_than_in_sql(three: Connection, make_role:
     assert made(three) == []
 
 
-EXAMPLE = (Path(__file__).parent / "example.py").read_text(encoding="utf-8")
+EXAMPLE, EXAMPLE_CHUNKS = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("example.py", "example_chunks.py")
+)
 
 
 @pytest.fixture
@@ -522,15 +525,32 @@ def served(server: Server) -> Iterator[str]:
 @pytest.mark.timeout(600)
 def test_from_an_empty_folder_to_a_hybrid_search_in_25_lines(served: str, tmp_path: Path) -> None:
     assert len([line for line in EXAMPLE.splitlines() if line]) <= 25
-    (tmp_path / "example.py").write_text(EXAMPLE, encoding="utf-8")
+    lines = run(EXAMPLE, served, tmp_path)
+    assert lines[0].split()[0] == "Returns"
+    assert len(lines) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_chunks_finds_the_one_that_answers(served: str, tmp_path: Path) -> None:
+    found, numbers, near = run(EXAMPLE_CHUNKS, served, tmp_path)
+    assert "send anything back" in found
+    told = json.loads(numbers)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert "boils" in near
+
+
+def run(example: str, dsn: str, folder: Path) -> list[str]:
+    """Run an example as its reader would; returns the lines that it prints."""
+    (folder / "example.py").write_text(example, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "example.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PG_EMBED_DSN": served},
+        cwd=folder,
+        env={**os.environ, "PG_EMBED_DSN": dsn},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == "Returns"
-    assert len(done.stdout.splitlines()) == 2
+    return done.stdout.splitlines()
