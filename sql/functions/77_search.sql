@@ -781,4 +781,4 @@ AS $$
     FROM embed._search_v1(source, NULL, k, mode, filter, fusion, weights, candidates, NULL, min_score, vectorizer, NULL, key, diversity, boost, NULL, skip) AS f
 $$;
 COMMENT ON FUNCTION embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer) IS
-    'More rows like one, by the vectors that it has; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';
+    'More rows like one, by the vectors that it has, or where it has chunks by the mean of theirs; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';

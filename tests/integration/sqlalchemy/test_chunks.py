@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, ForeignKey, MetaData, func, inspect, select
+from sqlalchemy import Engine, ForeignKey, MetaData, event, func, inspect, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncEngine, AsyncSession
 from sqlalchemy.orm import (
@@ -35,7 +35,9 @@ from pg_embed.sqlalchemy import (
     search_chunks,
     vectorizers,
 )
+from tests.fix_pg import MakeRole
 from tests.fix_search import OPTIONS, answer, calls, embeddings, literals, play_sidecar, texts
+from tests.fix_sqlalchemy import engine_for
 from tests.fix_worker import Connection
 
 QUERY = "quick red fox 7"
@@ -86,8 +88,8 @@ def write_chunks(
         sql.SQL(", ").join([sql.Placeholder()] * count),
     )
     with db.cursor() as cursor:
-        for number, (key, text, found) in enumerate(zip(rows, given, literals(given), strict=True)):
-            cursor.execute(statement, [*key, number, text, found["dense"]])
+        for number, (key, chunk, found) in enumerate(zip(rows, given, literals(given), strict=True)):
+            cursor.execute(statement, [*key, number, chunk, found["dense"]])
 
 
 @pytest.fixture
@@ -105,8 +107,8 @@ def docs(three: Connection, engine: Engine) -> Connection:
             " (id, chunk_no, chunk, context, chunk_hash, embedding, sparse, multi)"
             " VALUES (%s, %s, %s, 'above', 0, %s, %s, %s::halfvec[])",
             [
-                (number % ROWS, CHUNKS - number, text, found["dense"], found["sparse"], found["multi"])
-                for number, (text, found) in enumerate(zip(given, literals(given), strict=True))
+                (number % ROWS, CHUNKS - number, chunk, found["dense"], found["sparse"], found["multi"])
+                for number, (chunk, found) in enumerate(zip(given, literals(given), strict=True))
             ],
         )
     three.execute("ANALYZE docs, docs_embedding")
@@ -261,11 +263,33 @@ def test_chunks_are_a_class_to_ask_for_and_to_join(docs: Connection, engine: Eng
         assert calls(docs) == 1
         starts = DocChunk.chunk.startswith("red ")
         joined = session.scalars(select(Doc.id).join(Doc.chunks).where(starts)).all()
-        wanted = [number % ROWS for number, text in enumerate(texts(CHUNKS)) if text.startswith("red ")]
+        wanted = [number % ROWS for number, chunk in enumerate(texts(CHUNKS)) if chunk.startswith("red ")]
         assert sorted(joined) == sorted(wanted)
         assert set(session.scalars(select(Doc.id).where(Doc.chunks.any(starts)))) == set(wanted)
         some = select(Doc).join(Doc.chunks).where(starts).options(contains_eager(Doc.chunks))
         assert {chunk.chunk[:4] for row in session.scalars(some).unique() for chunk in row.chunks} == {"red "}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_chunks_are_read_by_the_row_s_key(
+    docs: Connection, engine: Engine, make_role: MakeRole, own: bool
+) -> None:
+    role = make_role("embed_reader")
+    docs.execute(f'GRANT SELECT ON docs, docs_embedding, docs_chunks TO "{role.name}"')
+    docs.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON docs USING (id < 20)")
+    sent: list[str] = []
+    with Session(engine if own else engine_for(role.dsn)) as session:
+        event.listen(session.connection(), "before_cursor_execute", lambda *told: sent.append(told[2]))
+        statement = select(Doc).options(selectinload(Doc.chunks)).order_by(Doc.id)
+        rows = session.scalars(statement).all()
+        assert len(rows) == (ROWS if own else 20)
+        assert all(row.chunks for row in rows)
+        session.execute(text("SET enable_seqscan = off; SET enable_bitmapscan = off"))
+        keys = ", ".join(str(row.id) for row in rows[:3])
+        loading = sent[1].partition("IN (")[0] + f"IN ({keys}) ORDER BY docs_chunks.chunk_no"
+        plan = "\n".join(session.connection().exec_driver_sql(f"EXPLAIN {loading}").scalars())
+        assert "Index Scan using docs_embedding_id_chunk_no_key on docs_embedding" in plan
+        assert "Index Cond: (id = ANY" in plan
 
 
 def test_chunks_are_only_read(docs: Connection, engine: Engine) -> None:
