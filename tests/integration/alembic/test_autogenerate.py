@@ -185,6 +185,17 @@ def test_the_second_revision_is_empty(db_with_models: Connection, project: Proje
     assert made(db_with_models) == there
 
 
+def test_chunks_that_models_declare_are_no_table_either(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + DOCS)
+    settle(project)
+    db_with_models.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', storage => 'table')"
+    )
+    chunks = '    chunks: Mapped[list[Chunk]] = chunked("{body}", model="three", dimensions=8)\n'
+    project.models(BASE + DOCS + chunks)
+    assert body(project.revise()) == "pass"
+
+
 def test_the_code_is_readable(db_with_models: Connection, project: Project) -> None:
     project.models(
         BASE
@@ -380,17 +391,6 @@ def test_chunks_are_no_table_of_the_models(db_with_models: Connection, project: 
     assert db_with_models.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
     project.downgrade()
     assert made(db_with_models) == there
-
-
-def test_chunks_that_models_declare_are_no_table_either(db_with_models: Connection, project: Project) -> None:
-    project.models(BASE + DOCS)
-    settle(project)
-    db_with_models.execute(
-        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', storage => 'table')"
-    )
-    chunks = '    chunks: Mapped[list[Chunk]] = chunked("{body}", model="three", dimensions=8)\n'
-    project.models(BASE + DOCS + chunks)
-    assert body(project.revise()) == "pass"
 
 
 def build_index(db: Connection) -> None:
