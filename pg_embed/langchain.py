@@ -9,7 +9,7 @@ from pg_embed.client import AsyncClient, Client
 from pg_embed.client.rows import Document as Row
 from pg_embed.client.rows import Layout, Rows
 from pg_embed.errors import InvalidArgument, MissingExtra
-from pg_embed.search import Hit, Table
+from pg_embed.search import Table
 
 try:
     from langchain_core.callbacks import (
@@ -36,6 +36,9 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
     comparisons other than equality need a column of their own. Further options of a search are those of
     `pg_embed.search.Search`; `search_options` are meant for every one.
 
+    Where the vectorizer splits texts, `chunks` says how many of the best chunks of each row are found in its
+    place; `k` counts rows. Their metadata have the row's id by the name of its column, chunk_no and context.
+
     With `async_client` the asynchronous methods use it, else threads.
     """
 
@@ -50,10 +53,12 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
         metadata_columns: Sequence[str] = (),
         wait: float | None = 60.0,
         async_client: AsyncClient | None = None,
+        chunks: int | None = None,
         **search_options: Any,
     ) -> None:
         layout = Layout(table, id_column, content_column, metadata_column, tuple(metadata_columns))
-        self._rows = Rows(Client(client) if isinstance(client, str) else client, layout, async_client)
+        given = Client(client) if isinstance(client, str) else client
+        self._rows = Rows(given, layout, async_client, chunks)
         self._wait = wait
         self._options = search_options
 
@@ -90,7 +95,7 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
     ) -> list[tuple[Document, float]]:
         """The best documents with embed.search's scores: high is good."""
         found = self._rows.search(query, k=k, filter=filter, **{**self._options, **kwargs})
-        return [_scored(row, hit) for row, hit in found]
+        return [(_document(row), score) for row, score in found]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: dict[str, Any] | None = None, **kwargs: Any
@@ -99,7 +104,7 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
         if not self._rows.is_async:
             return list(await super().asimilarity_search_with_score(query, k, filter, **kwargs))
         found = await self._rows.search_async(query, k=k, filter=filter, **{**self._options, **kwargs})
-        return [_scored(row, hit) for row, hit in found]
+        return [(_document(row), score) for row, score in found]
 
     def similarity_search(
         self, query: str, k: int = 4, filter: dict[str, Any] | None = None, **kwargs: Any
@@ -217,8 +222,4 @@ def _rows(texts: list[str], metadatas: list[dict[str, Any]] | None, ids: list[An
 
 
 def _document(row: Row) -> Document:
-    return Document(id=row.id, page_content=row.content, metadata=dict(row.metadata))
-
-
-def _scored(row: Row, hit: Hit) -> tuple[Document, float]:
-    return _document(row), hit.score
+    return Document(id=row.id, page_content=row.content, metadata={**row.metadata, **row.of})

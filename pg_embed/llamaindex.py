@@ -8,7 +8,7 @@ from typing import Any
 from pg_embed.client import AsyncClient, Client
 from pg_embed.client.rows import Document, Layout, Rows
 from pg_embed.errors import InvalidArgument, MissingExtra
-from pg_embed.search import Hit, Table
+from pg_embed.search import Table
 
 try:
     from llama_index.core.bridge.pydantic import PrivateAttr
@@ -55,7 +55,7 @@ class PgEmbedVectorStore(BasePydanticVectorStore):  # type: ignore[misc]  # an e
     """Nodes as rows of a table with a vectorizer; the database embeds them, and the queries.
 
     LlamaIndex need not embed: `add` INSERTs the nodes' texts and waits, `wait` seconds at most, until they
-    are embedded; a query is asked by its text. The columns and options are those of
+    are embedded; a query is asked by its text. The columns, options and `chunks` are those of
     `pg_embed.langchain.PgEmbedVectorStore`. Rows that came otherwise are found as TextNodes. With
     `async_client` the asynchronous methods use it; they need one.
     """
@@ -77,11 +77,13 @@ class PgEmbedVectorStore(BasePydanticVectorStore):  # type: ignore[misc]  # an e
         metadata_columns: Sequence[str] = (),
         wait: float | None = 60.0,
         async_client: AsyncClient | None = None,
+        chunks: int | None = None,
         **search_options: Any,
     ) -> None:
         super().__init__()
         layout = Layout(table, id_column, content_column, metadata_column, tuple(metadata_columns))
-        self._rows = Rows(Client(client) if isinstance(client, str) else client, layout, async_client)
+        given = Client(client) if isinstance(client, str) else client
+        self._rows = Rows(given, layout, async_client, chunks)
         self._wait = wait
         self._options = search_options
 
@@ -188,15 +190,19 @@ def _document(node: BaseNode) -> Document:
 
 
 def _node(row: Document) -> BaseNode:
-    if NODE in row.metadata:
-        return metadata_dict_to_node(dict(row.metadata), text=row.content)
-    return TextNode(id_=row.id, text=row.content, metadata=dict(row.metadata))
+    if NODE not in row.metadata:
+        return TextNode(id_=row.id, text=row.content, metadata={**row.metadata, **row.of})
+    node = metadata_dict_to_node(dict(row.metadata), text=row.content)
+    if row.of:
+        node.id_ = row.id
+        node.metadata.update(row.of)
+    return node
 
 
-def _result(found: Sequence[tuple[Document, Hit]]) -> VectorStoreQueryResult:
+def _result(found: Sequence[tuple[Document, float]]) -> VectorStoreQueryResult:
     nodes = [_node(row) for row, _ in found]
     return VectorStoreQueryResult(
-        nodes=nodes, similarities=[hit.score for _, hit in found], ids=[row.id for row, _ in found]
+        nodes=nodes, similarities=[score for _, score in found], ids=[row.id for row, _ in found]
     )
 
 

@@ -45,9 +45,10 @@ HEAD = """
 from sqlalchemy import *
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
-from pg_embed.sqlalchemy import embedded, embedded_column
+from pg_embed.sqlalchemy import Chunk, chunked, embedded, embedded_column
 THREE = {"model": "three", "dimensions": 8, "column_type": "vector"}
 SPARSE = {"model": "three", "dimensions": 1000, "output": "sparse"}
+MULTI = {"model": "three", "dimensions": 8, "output": "multi"}
 """
 
 

@@ -16,7 +16,7 @@ from pg_embed.alembic import arranging
 from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_filter
 from pg_embed.alembic.differences import Changes, Names, columns_of, compare, drop, is_left_over
 from pg_embed.alembic.operations import CreateModelOp, EmbedUpgradeOp, VectorTypesOp
-from pg_embed.alembic.vector_types import uses_vectors
+from pg_embed.alembic.vector_types import imports
 from pg_embed.models.presets import presets
 from pg_embed.sqlalchemy.declarations import Vectorizer, declared
 
@@ -40,8 +40,8 @@ def _compare_vectorizers(
     _arrange(context, upgrade_ops, catalog, changes)
     if any(wanted.values()) and not catalog.installed:
         upgrade_ops.ops.insert(0, EmbedUpgradeOp())
-    if any(uses_vectors(op) for op in upgrade_ops.ops):
-        upgrade_ops.ops.append(VectorTypesOp([]))
+    if lines := imports(upgrade_ops.ops):
+        upgrade_ops.ops.append(VectorTypesOp(lines))
 
 
 def _tables(context: AutogenContext, schemas: Collection[str | None]) -> dict[Name, Table]:

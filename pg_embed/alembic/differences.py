@@ -35,7 +35,7 @@ class Names:
 
     def free(self, wanted: Vectorizer) -> str:
         """`table_column`, or `schema_table_column` where that is taken."""
-        first = wanted.dense or wanted.sparse
+        first = wanted.dense or wanted.sparse or wanted.multi
         plain = f"{wanted.table}_{first}"
         longer = f"{wanted.schema or 'public'}_{plain}"
         numbered = (f"{longer}_{number}" for number in range(2, 10_000))
@@ -46,7 +46,7 @@ class Names:
 
 def columns_of(wanted: Vectorizer) -> dict[str, str]:
     """The outputs of a declared vectorizer by column."""
-    named = {"dense": wanted.dense, "sparse": wanted.sparse}
+    named = {"dense": wanted.dense, "sparse": wanted.sparse, "multi": wanted.multi}
     return {str(column): output for output, column in named.items() if column is not None}
 
 
@@ -102,6 +102,8 @@ def create(wanted: Vectorizer, names: Names) -> CreateVectorizerOp:
     options["column_name"] = wanted.dense
     if wanted.sparse is not None:
         options["sparse_column"] = wanted.sparse
+    if wanted.multi is not None:
+        options["multi_column"] = wanted.multi
     if wanted.index != "none":
         options["index"] = wanted.index
     options["name"] = wanted.name or names.free(wanted)

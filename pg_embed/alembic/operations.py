@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from alembic.operations import Operations
@@ -298,7 +298,11 @@ class EmbedDowngradeOp(MigrateOperation):
 
 
 class VectorTypesOp(OpContainer):
-    """Nothing to do: its renderer adds the import that other operations of the revision need."""
+    """Nothing to do: its renderer adds the imports that other operations of the revision need."""
+
+    def __init__(self, imports: Collection[str]) -> None:
+        super().__init__([])
+        self.imports = imports
 
     def reverse(self) -> VectorTypesOp:
         """The same, for the way back."""

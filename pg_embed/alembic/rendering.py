@@ -18,7 +18,6 @@ from pg_embed.alembic.operations import (
     EmbedUpgradeOp,
     VectorTypesOp,
 )
-from pg_embed.alembic.vector_types import IMPORT
 
 LINE = 100  # characters
 
@@ -70,7 +69,7 @@ def _embed_downgrade(context: AutogenContext, op: EmbedDowngradeOp) -> str:
 
 @renderers.dispatch_for(VectorTypesOp)
 def _vector_types(context: AutogenContext, op: VectorTypesOp) -> list[str]:
-    context.imports.add(IMPORT)
+    context.imports.update(op.imports)
     return []
 
 

@@ -1,8 +1,8 @@
-"""pgvector's types in migrations, with the import that they need."""
+"""Types of vectors in migrations, with the imports that they need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from alembic.autogenerate.api import AutogenContext
@@ -10,25 +10,31 @@ from alembic.operations import ops
 from pgvector.sqlalchemy import BIT, HALFVEC, SPARSEVEC, VECTOR
 from sqlalchemy import ARRAY, Column
 
+from pg_embed.sqlalchemy.tokens import TokenVectors
+
 IMPORT = "import pgvector.sqlalchemy"
+OWN_IMPORT = "import pg_embed.sqlalchemy.tokens"
 TYPES = (BIT, HALFVEC, SPARSEVEC, VECTOR)
 
 
 def render_item(type_: str, item: Any, autogen_context: AutogenContext) -> str | Literal[False]:
     """Write types as `pgvector.sqlalchemy.HALFVEC(dim=384)`: for an env.py with a user_module_prefix."""
-    if type_ != "type" or not isinstance(item, TYPES):
+    if type_ != "type" or not isinstance(item, (*TYPES, TokenVectors)):
         return False
-    autogen_context.imports.add(IMPORT)
-    return f"pgvector.sqlalchemy.{item!r}"
+    (line,) = _imports(item)
+    autogen_context.imports.add(line)
+    return f"{line.removeprefix('import ')}.{item!r}"
 
 
-def uses_vectors(op: ops.MigrateOperation) -> bool:
-    """Whether an operation of Alembic, or its reverse, names one of pgvector's types."""
-    return any(_is_vector(type_) for type_ in _types(op))
+def imports(operations: Iterable[ops.MigrateOperation]) -> set[str]:
+    """What operations of Alembic, or their reverses, need for the types of vectors that they name."""
+    return {line for op in operations for type_ in _types(op) for line in _imports(type_)}
 
 
-def _is_vector(type_: Any) -> bool:
-    return isinstance(type_.item_type if isinstance(type_, ARRAY) else type_, TYPES)
+def _imports(type_: Any) -> set[str]:
+    if isinstance(type_, TokenVectors):
+        return {OWN_IMPORT}
+    return {IMPORT} if isinstance(type_.item_type if isinstance(type_, ARRAY) else type_, TYPES) else set()
 
 
 def _types(op: ops.MigrateOperation) -> Iterator[Any]:

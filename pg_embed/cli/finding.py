@@ -12,7 +12,7 @@ import typer
 from pg_embed import db, statements
 from pg_embed.cli.output import print_json
 from pg_embed.errors import InvalidArgument
-from pg_embed.search import Search, identifier
+from pg_embed.search import ChunkHit, Hit, Search, identifier
 
 LENGTH = 200  # characters of a value that a table shows
 EXAMPLES = {
@@ -20,6 +20,7 @@ EXAMPLES = {
     "boost": """as in --boost '{"published_at": {"half_life": "30 days", "weight": 0.5}}'""",
 }
 EXPLAINED = ("dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
+OF_CHUNKS = ("chunk_score", "chunk_no", "context", "chunk")
 
 
 def find(
@@ -30,12 +31,17 @@ def find(
     options: Mapping[str, Any],
     *,
     explain: bool,
+    chunks: int | None,
 ) -> list[dict[str, Any]]:
-    """The answers: score, what explains it if wanted, and the row."""
+    """The answers: score, what explains it or so many chunks if wanted, and the row."""
+    if explain and chunks is not None:
+        raise InvalidArgument("ranks are of rows, not of chunks", hint="leave --explain or --chunks out")
+    hits: Sequence[Hit | ChunkHit]
     with db.connect(dsn) as connection:
         shown = columns or _columns(connection, identifier(table).as_string(connection))
-        hits = Search(table, query, columns=shown, **options).run(connection)
-    told = ("score", *EXPLAINED) if explain else ("score",)
+        search = Search(table, query, columns=shown, **options)
+        hits = search.run(connection) if chunks is None else search.run_chunks(connection, per_row=chunks)
+    told = ("score", *(EXPLAINED if explain else () if chunks is None else OF_CHUNKS))
     return [{**{name: asdict(hit)[name] for name in told}, "row": hit.row} for hit in hits]
 
 
@@ -43,7 +49,7 @@ def for_people(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One line each, long texts cut."""
     lines = []
     for number, answer in enumerate(found, 1):
-        told = {"rank": number, **{name: value for name, value in answer.items() if name != "row"}}
+        told = {"rank": number, **{name: _short(value) for name, value in answer.items() if name != "row"}}
         row = {
             (f"row.{name}" if name in told else name): _short(value) for name, value in answer["row"].items()
         }

@@ -33,9 +33,7 @@ def search(
     ] = None,
     fusion: Annotated[str, typer.Option(help="convex, rrf or dbsf.")] = "convex",
     rerank: Annotated[str | None, typer.Option(help="A model that judges the best rows again.")] = None,
-    vectorizer: Annotated[
-        str | None, typer.Option(help="Where the table has several of a kind: its name.")
-    ] = None,
+    vectorizer: Annotated[str | None, typer.Option(help="Its name, where there are several.")] = None,
     diversity: Annotated[
         float | None, typer.Option(help="From 0 to 1: how much rows that are alike are kept apart.")
     ] = None,
@@ -43,6 +41,7 @@ def search(
         str | None, typer.Option(help='JSON: {"published_at": {"half_life": "30 days", "weight": 0.5}}.')
     ] = None,
     skip: Annotated[int, typer.Option(help="How many of the first rows to leave out.")] = 0,
+    chunks: Annotated[int | None, typer.Option(help="So many of the best chunks of each row.", min=1)] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,5 +75,5 @@ def search(
     if plan:
         print_plan(dsn, table, query, options, as_json=as_json)
         return
-    found = find(dsn, table, query, column, options, explain=explain)
+    found = find(dsn, table, query, column, options, explain=explain, chunks=chunks)
     print_rows(found if as_json else for_people(found), as_json=as_json, nothing="there is no answer")

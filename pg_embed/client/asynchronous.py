@@ -32,7 +32,7 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Search, Table
 
 Connection = psycopg.AsyncConnection[Any]
 Database = str | Connection | AsyncConnectionPool[Any]
@@ -117,6 +117,14 @@ class AsyncClient:
         search = Search(table, query, **options)
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_async(connection)
+
+    async def search_chunks(
+        self, table: Table, query: str, *, per_row: int = 1, **options: Any
+    ) -> list[ChunkHit]:
+        """See `Client.search_chunks`."""
+        search = Search(table, query, **options)
+        async with self.connection() as connection, _limited(connection, self._way.timeout):
+            return await search.run_chunks_async(connection, per_row=per_row)
 
     async def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
         """See `Client.similar`."""

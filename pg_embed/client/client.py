@@ -32,7 +32,7 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Search, Table
 
 Connection = psycopg.Connection[Any]
 Database = str | Connection | ConnectionPool[Any]
@@ -131,6 +131,12 @@ class Client:
         search = Search(table, query, **options)
         with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run(connection)
+
+    def search_chunks(self, table: Table, query: str, *, per_row: int = 1, **options: Any) -> list[ChunkHit]:
+        """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
+        search = Search(table, query, **options)
+        with self.connection() as connection, _limited(connection, self._way.timeout):
+            return search.run_chunks(connection, per_row=per_row)
 
     def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
         """The rows of a table that are most like one of it; no model is asked."""

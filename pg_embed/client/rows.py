@@ -17,7 +17,7 @@ from pg_embed.client.asynchronous import AsyncClient
 from pg_embed.client.client import Client
 from pg_embed.client.requests import table_text
 from pg_embed.errors import InvalidArgument
-from pg_embed.search import Hit, Table, identifier
+from pg_embed.search import ChunkHit, Hit, Table, identifier
 
 SQL = statements.load("rows")
 GROUPS = ("and", "or")
@@ -26,11 +26,15 @@ Filter = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """A row. Without an id it is a new one."""
+    """A row. Without an id it is a new one.
+
+    Of a chunk in a row's place `of` tells the row's id, by the name of its column, chunk_no and context.
+    """
 
     content: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
+    of: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,16 @@ class Layout:
         """The document of a row; a column that is NULL is not told."""
         told = {name: row[name] for name in self.columns if row[name] is not None}
         return Document(
-            row[self.content] or "",
+            row.get(self.content) or "",
             {**((row[self.metadata] if self.metadata else None) or {}), **told},
             str(row[self.id]),
         )
+
+    def piece(self, hit: ChunkHit) -> Document:
+        """The document of a chunk, whose id is told by its row's and its number."""
+        row = self.document(hit.row)
+        of = {self.id: hit.row[self.id], "chunk_no": hit.chunk_no, "context": hit.context}
+        return replace(row, content=hit.chunk, id=f"{row.id}/{hit.chunk_no}", of=of)
 
     def values(self, document: Document) -> dict[str, Any]:
         """The values of a document by column, but for its id."""
@@ -122,12 +132,22 @@ class Layout:
 
 
 class Rows:
-    """The documents of a table, by a client, and by an asynchronous one where there is one."""
+    """The documents of a table, by a client, and by an asynchronous one where there is one.
 
-    def __init__(self, client: Client, layout: Layout, async_client: AsyncClient | None = None) -> None:
+    With `chunks` a search gives so many of the best chunks of each row in its place.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        layout: Layout,
+        async_client: AsyncClient | None = None,
+        chunks: int | None = None,
+    ) -> None:
         self.client = client
         self.layout = layout
         self._async_client = async_client
+        self._chunks = chunks
         self._gives_ids: bool | None = None
 
     @property
@@ -195,13 +215,19 @@ class Rows:
         async with self.async_client.connection() as connection, connection.transaction():
             await connection.execute(*self._deleting(ids, like))
 
-    def search(self, query: str, **options: Any) -> list[tuple[Document, Hit]]:
-        """Documents that answer a query best; the filter is one of the metadata."""
-        return self._hits(self.client.search(self.layout.table, query, **self._options(options)))
+    def search(self, query: str, **options: Any) -> list[tuple[Document, float]]:
+        """Documents that answer a query best, with their scores; the filter is one of the metadata."""
+        table, told = self.layout.table, self._options(options)
+        if self._chunks is None:
+            return self._hits(self.client.search(table, query, **told))
+        return self._pieces(self.client.search_chunks(table, query, per_row=self._chunks, **told))
 
-    async def search_async(self, query: str, **options: Any) -> list[tuple[Document, Hit]]:
+    async def search_async(self, query: str, **options: Any) -> list[tuple[Document, float]]:
         """The same over the asynchronous client."""
-        return self._hits(await self.async_client.search(self.layout.table, query, **self._options(options)))
+        table, told = self.layout.table, self._options(options)
+        if self._chunks is None:
+            return self._hits(await self.async_client.search(table, query, **told))
+        return self._pieces(await self.async_client.search_chunks(table, query, per_row=self._chunks, **told))
 
     def wait(self, timeout: float | None) -> None:
         """Until the worker has embedded what is committed; None: do not."""
@@ -214,10 +240,16 @@ class Rows:
             await self.async_client.wait(self.layout.table, timeout)
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "filter": self.layout.filter(options.get("filter")), "columns": self.layout.read}
+        read = self.layout.read
+        if self._chunks is not None:
+            read.remove(self.layout.content)  # which is long
+        return {**options, "filter": self.layout.filter(options.get("filter")), "columns": read}
 
-    def _hits(self, hits: Iterable[Hit]) -> list[tuple[Document, Hit]]:
-        return [(self.layout.document(hit.row), hit) for hit in hits]
+    def _hits(self, hits: Iterable[Hit]) -> list[tuple[Document, float]]:
+        return [(self.layout.document(hit.row), hit.score) for hit in hits]
+
+    def _pieces(self, hits: Iterable[ChunkHit]) -> list[tuple[Document, float]]:
+        return [(self.layout.piece(hit), hit.score) for hit in hits]
 
     def _asked_ids(self) -> tuple[Any, dict[str, str]]:
         return SQL["gives_ids"], {"table": table_text(self.layout.table), "id": self.layout.id}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pg_embed.search.boosts import recency
 from pg_embed.search.search import (
+    ChunkHit,
     Fusion,
     Hit,
     Mode,
     Search,
     search,
     search_async,
+    search_chunks,
+    search_chunks_async,
     similar,
     similar_async,
 )
 from pg_embed.search.tables import Table, identifier
 
 __all__ = [
+    "ChunkHit",
     "Fusion",
     "Hit",
     "Mode",
@@ -25,6 +29,8 @@ __all__ = [
     "recency",
     "search",
     "search_async",
+    "search_chunks",
+    "search_chunks_async",
     "similar",
     "similar_async",
 ]

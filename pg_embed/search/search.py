@@ -21,6 +21,7 @@ Mode = Literal["hybrid", "dense", "sparse"]
 Fusion = Literal["convex", "rrf", "dbsf"]
 Parameters = dict[str, Any]
 SCORES = 6  # columns of the statement that come after those of the row
+CHUNK = 5  # the same where it gives chunks
 DUMPS = partial(json.dumps, default=str)
 
 
@@ -35,6 +36,21 @@ class Hit:
     sparse_rank: int | None = None
     sparse_score: float | None = None
     rerank_score: float | None = None
+
+
+@dataclass(frozen=True)
+class ChunkHit:
+    """A row, one of the chunks of its text that answer a query best, and how well both do.
+
+    `context` is what stands above the chunk, such as the path of its headings.
+    """
+
+    row: dict[str, Any]
+    chunk_no: int
+    chunk: str
+    context: str
+    score: float
+    chunk_score: float | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,23 @@ class Search:
                 await cursor.execute(statement, parameters)
                 return _hits(cursor.description or [], await cursor.fetchall())
 
+    def run_chunks(self, connection: psycopg.Connection[Any], *, per_row: int = 1) -> list[ChunkHit]:
+        """The best rows first, each with its best chunk, or `per_row` of them; `k` counts rows."""
+        statement, parameters = self._chunks(connection, per_row)
+        with db.translated(), connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(statement, parameters)
+            return _chunk_hits(cursor.description or [], cursor.fetchall())
+
+    async def run_chunks_async(
+        self, connection: psycopg.AsyncConnection[Any], *, per_row: int = 1
+    ) -> list[ChunkHit]:
+        """The same over an asynchronous connection."""
+        statement, parameters = self._chunks(connection, per_row)
+        with db.translated():
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement, parameters)
+                return _chunk_hits(cursor.description or [], await cursor.fetchall())
+
     def explain(self, connection: psycopg.Connection[Any], *, run: bool = False) -> dict[str, Any]:
         """What `embed.explain_search` tells: which legs, by index or not and why, and Postgres' plan.
 
@@ -128,6 +161,19 @@ class Search:
             async with connection.cursor(row_factory=scalar_row) as cursor:
                 await cursor.execute(statement, parameters)
                 return cast(dict[str, Any], await cursor.fetchone())
+
+    def _chunks(
+        self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], per_row: int
+    ) -> tuple[sql.Composed, Parameters]:
+        if self.key is not None:
+            hint = 'search_chunks(connection, "docs", "money back"); for rows like a row use similar'
+            raise InvalidArgument("chunks are found by a query, not by a key", hint=hint)
+        statement = sql.SQL(statements.load("search")["search_chunks"])
+        told = {name: value for name, value in self.parameters(connection).items() if name != "key"}
+        return (
+            statement.format(table=identifier(self.table), columns=self._columns()),
+            {**told, "per_row": per_row},
+        )
 
     def _explanation(
         self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], run: bool
@@ -170,6 +216,20 @@ async def search_async(
     return await Search(table, query, **options).run_async(connection)
 
 
+def search_chunks(
+    connection: psycopg.Connection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+) -> list[ChunkHit]:
+    """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
+    return Search(table, query, **options).run_chunks(connection, per_row=per_row)
+
+
+async def search_chunks_async(
+    connection: psycopg.AsyncConnection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+) -> list[ChunkHit]:
+    """The same over an asynchronous connection."""
+    return await Search(table, query, **options).run_chunks_async(connection, per_row=per_row)
+
+
 def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **options: Any) -> list[Hit]:
     """The rows of a table that are most like one of it, by the vectors that it has; no model is asked.
 
@@ -193,3 +253,8 @@ def _key(key: Any) -> str:
 def _hits(description: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[Hit]:
     names = [column.name for column in description[:-SCORES]]
     return [Hit(dict(zip(names, row, strict=False)), *row[-SCORES:]) for row in rows]
+
+
+def _chunk_hits(description: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[ChunkHit]:
+    names = [column.name for column in description[:-CHUNK]]
+    return [ChunkHit(dict(zip(names, row, strict=False)), *row[-CHUNK:]) for row in rows]

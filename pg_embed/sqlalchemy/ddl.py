@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -12,13 +13,13 @@ from sqlalchemy.sql.ddl import SchemaDropper, SchemaGenerator
 from pg_embed import statements
 from pg_embed.errors import NotInstalled
 from pg_embed.models.presets import presets
-from pg_embed.sqlalchemy.declarations import Vectorizer, declared
+from pg_embed.sqlalchemy.declarations import Vectorizer, declared, declared_chunks
 
 
 @event.listens_for(Table, "before_create")
 def check_installed(table: Table, connection: Connection, **kw: Any) -> None:
     """Say what is missing before a type of pgvector is."""
-    if not _is_migration(kw) and declared(table) and not _ask(connection, "installed"):
+    if not _is_migration(kw) and _wanted(table) and not _ask(connection, "installed"):
         hint = f"run: pg-embed install DSN, before {table} is created"
         raise NotInstalled("pg_embed is not installed in this database", hint=hint)
 
@@ -28,17 +29,21 @@ def create_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
     """Make what a table is declared to have, and the models of it that the database lacks."""
     if _is_migration(kw):
         return
-    for vectorizer in declared(table):
-        if vectorizer.model is not None:
-            _create_model(connection, vectorizer.model)
+    for vectorizer in _wanted(table):
+        for model in filter(None, (vectorizer.model, vectorizer.sparse_model)):
+            _create_model(connection, model)
         _ask(connection, "create_vectorizer", **_arguments(vectorizer), source=_name(table, connection))
 
 
 @event.listens_for(Table, "before_drop")
 def drop_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
-    """Remove all vectorizers of a table that was declared to have any."""
-    if not _is_migration(kw) and declared(table) and _ask(connection, "installed"):
+    """Remove all vectorizers of a table that was declared to have any, with their chunks."""
+    if not _is_migration(kw) and _wanted(table) and _ask(connection, "installed"):
         _ask(connection, "drop_vectorizers", source=_name(table, connection))
+
+
+def _wanted(table: Table) -> list[Vectorizer]:
+    return [*declared(table), *declared_chunks(table)]
 
 
 def _is_migration(kw: Mapping[str, Any]) -> bool:
@@ -62,8 +67,8 @@ def _create_model(connection: Connection, name: str) -> None:
 
 
 def _arguments(wanted: Vectorizer) -> dict[str, Any]:
-    names = ("template", "model", "filter", "dense", "sparse", "name", "index")
-    return {name: getattr(wanted, name) for name in names}
+    told = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
+    return {name: value for name, value in told.items() if name not in ("table", "schema")}
 
 
 def _name(table: Table, connection: Connection) -> str:

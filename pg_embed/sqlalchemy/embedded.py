@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
 from sqlalchemy import Column
@@ -11,10 +11,11 @@ from sqlalchemy.types import TypeEngine
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.models.presets import presets
-from pg_embed.sqlalchemy.declarations import INFO, Embedded, Stored
+from pg_embed.records import VECTORS, Output
+from pg_embed.sqlalchemy.declarations import INFO, ColumnType, Embedded
 from pg_embed.sqlalchemy.embedding import compared_by_model
+from pg_embed.sqlalchemy.tokens import TokenVectors
 
-ColumnType = Literal["halfvec", "vector"]
 HALFVEC_MOST = 4_000  # dimensions up to which the database, too, would choose halfvec
 
 
@@ -22,7 +23,7 @@ def embedded(
     template: str,
     *,
     model: str | None = None,
-    output: Stored = "dense",
+    output: Output = "dense",
     dimensions: int | None = None,
     column_type: ColumnType | None = None,
     filter: str | None = None,
@@ -41,7 +42,7 @@ def embedded(
     `index` and the name `vectorizer` are those of embed.create_vectorizer, `options` those of mapped_column.
     """
     told = Embedded(template, model, output, filter, index, vectorizer)
-    type_ = _type(model, output, dimensions, column_type)
+    type_ = vector_type(model, output, dimensions, column_type)
     info = {**options.pop("info", {}), INFO: told}
     return mapped_column(type_, info=info, **{"nullable": True, **options})
 
@@ -51,7 +52,7 @@ def embedded_column(
     template: str,
     *,
     model: str | None = None,
-    output: Stored = "dense",
+    output: Output = "dense",
     dimensions: int | None = None,
     column_type: ColumnType | None = None,
     filter: str | None = None,
@@ -60,27 +61,26 @@ def embedded_column(
 ) -> Column[Any]:
     """The same for a Table of the Core."""
     told = Embedded(template, model, output, filter, index, vectorizer)
-    return Column(name, _type(model, output, dimensions, column_type), info={INFO: told})
+    return Column(name, vector_type(model, output, dimensions, column_type), info={INFO: told})
 
 
-def _type(
-    model: str | None, output: Stored, dimensions: int | None, column_type: ColumnType | None
+def vector_type(
+    model: str | None, output: Output, dimensions: int | None, column_type: ColumnType | None
 ) -> TypeEngine[Any]:
-    if output not in ("dense", "sparse"):
-        hint = 'use "dense" or "sparse"'
+    """The type of a column for an output of a model, whose size its name tells or is given."""
+    if output not in VECTORS:
+        hint = 'use "dense", "sparse" or "multi"'
         raise InvalidArgument(f"a column cannot be declared to hold {output!r} vectors", hint=hint)
     size = dimensions or _known_size(model, output)
+    if output == "multi":
+        return TokenVectors(size)
     if output == "sparse":
         return compared_by_model(SPARSEVEC(size))
     half = size <= HALFVEC_MOST if column_type is None else column_type == "halfvec"
     return compared_by_model(HALFVEC(size) if half else VECTOR(size))
 
 
-def _known_size(model: str | None, output: Stored) -> int:
-    if output not in ("dense", "sparse"):
-        raise InvalidArgument(
-            f"a column cannot be declared to hold {output!r}", hint='use "dense" or "sparse"'
-        )
+def _known_size(model: str | None, output: Output) -> int:
     preset = presets().get(model or "")
     if preset is not None and output not in preset.outputs:
         hint = f"it makes {' and '.join(preset.outputs)} vectors"

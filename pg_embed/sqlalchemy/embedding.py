@@ -21,6 +21,7 @@ from pg_embed.errors import InvalidArgument
 from pg_embed.records import Output
 from pg_embed.sqlalchemy.declarations import embedded_by
 from pg_embed.sqlalchemy.tables import RowOf
+from pg_embed.sqlalchemy.tokens import TokenVectors
 
 Client = Callable[[str, str | None, Output], Any]  # of a text, a model and what is wanted of it
 FUNCTIONS: dict[Output, str] = {"dense": "embed", "sparse": "embed_sparse", "multi": "embed_multi"}
@@ -162,7 +163,7 @@ def output_of(type_: TypeEngine[Any]) -> Output:
     """What a column of a type holds."""
     if isinstance(type_, SPARSEVEC):
         return "sparse"
-    return "multi" if isinstance(type_, ARRAY) else "dense"
+    return "multi" if isinstance(type_, ARRAY | TokenVectors) else "dense"
 
 
 @compiles(Embedding)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     REAL,
     FromClause,
+    Function,
     Integer,
     Select,
     Table,
@@ -27,14 +28,42 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.util import AliasedInsp
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 from pg_embed.sqlalchemy.conditions import Condition
-from pg_embed.sqlalchemy.declarations import declared
+from pg_embed.sqlalchemy.declarations import declared, declared_chunks
 from pg_embed.sqlalchemy.tables import Field, RowOf, base_table
 
-SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
+Columns = Mapping[str, TypeEngine[Any]]
+SCORES: Columns = {
+    "score": REAL(),
+    "dense_rank": Integer(),
+    "dense_score": REAL(),
+    "sparse_rank": Integer(),
+    "sparse_score": REAL(),
+    "rerank_score": REAL(),
+}
+CHUNKS: Columns = {
+    "chunk": Text(),
+    "score": REAL(),
+    "chunk_score": REAL(),
+    "chunk_no": Integer(),
+    "context": Text(),
+}
+PLAIN: Columns = {
+    "query": Text(),
+    "k": Integer(),
+    "mode": Text(),
+    "fusion": Text(),
+    "candidates": Integer(),
+    "rerank": Text(),
+    "min_score": REAL(),
+    "vectorizer": Text(),
+    "diversity": REAL(),
+    "skip": Integer(),
+}  # arguments as they are
 PLACE = "ordinality"
 
 
@@ -64,27 +93,51 @@ def search(
     and `boost` are embed.search's JSON; the other options are those of embed.search, too.
     """
     source = searched(entity)
-    hits = _hits(
-        source,
-        query=cast(query, Text),
-        k=cast(k, Integer),
-        mode=cast(mode, Text),
-        filter=_json(filter),
-        fusion=cast(fusion, Text),
-        weights=cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
-        candidates=cast(candidates, Integer),
-        rerank=cast(rerank, Text),
-        min_score=cast(min_score, REAL),
-        vectorizer=cast(vectorizer, Text),
-        condition=Condition(source),
-        diversity=cast(diversity, REAL),
-        boost=_json(boost),
-        skip=cast(skip, Integer),
-    )
-    # not by JOIN, after which filter_by() would not be about the entity
-    matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
-    scores = [hits.c[name].label(name) for name in SCORES]
-    return select(entity, *scores).where(*matched, *_kinds(entity, source)).order_by(hits.c[PLACE])
+    hits = _hits("_search_v1", SCORES, _arguments(source, locals()))
+    return _rows(entity, source, hits, SCORES)
+
+
+def search_chunks(
+    entity: Any,
+    query: str | ColumnElement[str],
+    *,
+    k: int | ColumnElement[int] = 10,
+    per_row: int | ColumnElement[int] = 1,
+    mode: Mode | None = None,
+    filter: Mapping[str, Any] | None = None,
+    fusion: Fusion = "convex",
+    weights: tuple[float, float] | None = None,
+    candidates: int = 100,
+    rerank: str | None = None,
+    min_score: float | None = None,
+    vectorizer: str | None = None,
+    diversity: float | None = None,
+    boost: Mapping[str, Any] | None = None,
+    skip: int = 0,
+) -> Select[Any]:
+    """What `search` finds, each row with the chunk that answers the query best, or with `per_row` of them.
+
+    The statement gives the entity first, then chunk (its text), score (the row's), chunk_score (its own),
+    chunk_no and context. The table has chunks by `chunked()`, or by a vectorizer that was made in SQL. `k`
+    counts rows; the rest is as in `search`.
+    """
+    source = searched(entity)
+    arguments = {**_arguments(source, locals()), "per_row": cast(per_row, Integer)}
+    return _rows(entity, source, _hits("_search_chunks_v1", CHUNKS, arguments), CHUNKS)
+
+
+def _arguments(source: FromClause, told: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+    """What both functions take; later versions of them have more, hence each goes by its name."""
+    weights = told["weights"]
+    plain = {name: cast(told[name], type_) for name, type_ in PLAIN.items()}
+    return {
+        "source": RowOf(source),
+        **plain,
+        "weights": cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
+        "filter": _json(told["filter"]),
+        "boost": _json(told["boost"]),
+        "condition": Condition(source),
+    }
 
 
 def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any]:
@@ -112,7 +165,10 @@ def searched(entity: Any) -> FromClause:
 
 def _mapped_table(mapper: Mapper[Any]) -> Any:
     """Of the tables of a class that inherits by a join, the nearest one that has vectors."""
-    having = (table for table in reversed(mapper.tables) if declared(table))
+    tables = [found.local_table for found in mapper.iterate_to_root()]
+    having = (
+        table for table in tables if isinstance(table, Table) and (declared(table) or declared_chunks(table))
+    )
     return next(having, mapper.local_table)
 
 
@@ -125,10 +181,15 @@ def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
     return [found.polymorphic_on.in_(kinds)]
 
 
-def _hits(source: FromClause, **arguments: ColumnElement[Any]) -> TableValuedAlias:
-    """The function's rows; later versions of it have more arguments, hence each goes by its name."""
+def _hits(function: str, columns: Columns, arguments: Mapping[str, ColumnElement[Any]]) -> TableValuedAlias:
     named = (literal_column(name).op("=>")(value) for name, value in arguments.items())
-    ranks = [column(name, Integer if name.endswith("_rank") else REAL) for name in SCORES]
-    return func.embed._search_v1(literal_column("source").op("=>")(RowOf(source)), *named).table_valued(
-        column("hit"), *ranks, with_ordinality=PLACE
-    )
+    typed = [column(name, type_) for name, type_ in columns.items()]
+    called: Function[Any] = getattr(func.embed, function)(*named)
+    return called.table_valued(column("hit"), *typed, with_ordinality=PLACE)
+
+
+def _rows(entity: Any, source: FromClause, hits: TableValuedAlias, columns: Iterable[str]) -> Select[Any]:
+    # not by JOIN, after which filter_by() would not be about the entity
+    matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
+    told = [hits.c[name].label(name) for name in columns]
+    return select(entity, *told).where(*matched, *_kinds(entity, source)).order_by(hits.c[PLACE])

@@ -220,7 +220,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     found text := (SELECT CASE v.outputs[array_position(v.columns, _column_model_v1.column_name)] WHEN 'sparse' THEN COALESCE(v.sparse_model, v.model) ELSE v.model END
-        FROM embed.vectorizers AS v JOIN pg_type AS t ON t.typrelid = v.source
+        FROM embed.vectorizers AS v JOIN pg_type AS t ON t.typrelid = ANY (CASE WHEN v.chunk_table IS NULL THEN ARRAY[v.source] ELSE ARRAY[v.chunk_table, v.chunk_view] END)
         WHERE t.oid = pg_typeof(_column_model_v1.source) AND _column_model_v1.column_name = ANY (v.columns));
 BEGIN
     IF found IS NULL THEN
@@ -228,4 +228,4 @@ BEGIN
     END IF;
     RETURN found;
 END $$;
-COMMENT ON FUNCTION embed._column_model_v1(anyelement, text) IS 'The model whose vectors a column of a table holds now: SELECT embed._column_model_v1(NULL::docs, ''embedding'').';
+COMMENT ON FUNCTION embed._column_model_v1(anyelement, text) IS 'The model whose vectors a column of a table, or of a table or view of chunks, holds now: SELECT embed._column_model_v1(NULL::docs, ''embedding'').';

@@ -94,3 +94,62 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._chunk_words(jsonb, text, text) IS
     'The part of a search that finds the best rows by postings of their chunks: the keys, and s, the negative product of the best chunk.';
+
+CREATE OR REPLACE FUNCTION embed._sparse_mean(vectors text[])
+RETURNS text
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT format('{%s}/%s', string_agg(format('%s:%s', m.place, m.mean), ',' ORDER BY m.place), split_part(vectors[1], '/', 2))
+    FROM (
+        SELECT split_part(p.pair, ':', 1)::integer AS place, (sum(split_part(p.pair, ':', 2)::float8) / cardinality(vectors))::real AS mean
+        FROM unnest(vectors) AS v(spelled), string_to_table(btrim(split_part(v.spelled, '/', 1), '{}'), ',') AS p(pair)
+        WHERE p.pair <> ''
+        GROUP BY 1
+        ORDER BY abs(sum(split_part(p.pair, ':', 2)::float8)) DESC LIMIT 16000  -- a sparsevec has no more
+    ) AS m
+    WHERE m.mean <> 0
+    HAVING cardinality(vectors) > 0
+$$;
+COMMENT ON FUNCTION embed._sparse_mean(text[]) IS 'The mean of sparse vectors, in their text form as they are; NULL of none. pgvector has none for sparsevec.';
+
+CREATE OR REPLACE FUNCTION embed._leg_own(plan jsonb, output text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    leg jsonb := plan -> output;
+    vector text := embed._leg_vector(leg, plan ->> 'alias');
+BEGIN
+    RETURN CASE WHEN leg IS NULL THEN 'NULL::text'
+        WHEN NOT leg ? 'chunks' THEN vector || '::text'
+        -- the centroid of Rocchio (1971): one query, by the same index, however many chunks the row has
+        ELSE format('(SELECT %s FROM %s AS c WHERE %s)',
+            format(CASE output WHEN 'sparse' THEN 'embed._sparse_mean(pg_catalog.array_agg(%2$s::text) FILTER (WHERE %2$s IS NOT NULL))' ELSE '%1$s.avg(%2$s)::text' END, plan ->> 'home', vector),
+            leg #>> '{chunks,table}', leg #>> '{chunks,match}') END;
+END $$;
+COMMENT ON FUNCTION embed._leg_own(jsonb, text) IS 'A row''s own vector as a query, as an expression of type text: of a row with chunks the mean of theirs.';
+
+CREATE OR REPLACE FUNCTION embed._leg_best(plan jsonb, leg jsonb)
+RETURNS text
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    judge jsonb := CASE WHEN plan ? 'dense' THEN plan -> 'dense' WHEN plan #> '{sparse,chunks,table}' = leg #> '{chunks,table}' THEN plan -> 'sparse' END;
+    words boolean := judge ->> 'type' LIKE '%sparsevec';
+    vector text := embed._leg_vector(leg, plan ->> 'alias');
+BEGIN
+    RETURN CASE WHEN NOT leg ? 'chunks' THEN vector
+        ELSE format('(SELECT %s FROM %s AS c WHERE %s ORDER BY %s c.%s LIMIT 1)', vector, leg #>> '{chunks,table}', leg #>> '{chunks,match}',
+            CASE WHEN judge IS NULL THEN '' ELSE format('c.%s OPERATOR(%s.%s) %s::%s,', judge ->> 'column', plan ->> 'home',
+                CASE WHEN words THEN '<#>' ELSE CASE judge ->> 'metric' WHEN 'cosine' THEN '<=>' WHEN 'ip' THEN '<#>' ELSE '<->' END END,
+                CASE WHEN words THEN '$2' ELSE '$1' END, judge ->> 'type') END,
+            leg #>> '{chunks,number}') END;
+END $$;
+COMMENT ON FUNCTION embed._leg_best(jsonb, jsonb) IS
+    'A leg''s vector of a row, as an expression: where it has chunks, of the one that answers the query best, or of the first where nothing in the search tells.';

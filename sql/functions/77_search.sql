@@ -676,16 +676,12 @@ DECLARE
     matched text := embed._key_match((plan ->> 'source')::oid,
         ARRAY(SELECT jsonb_array_elements_text(COALESCE(plan -> 'dense', plan -> 'sparse') -> 'key_columns')::smallint), alias, format('$3[%s]', cardinality(bound)));
 BEGIN
-    IF COALESCE(plan -> 'dense' ? 'chunks', false) OR COALESCE(plan -> 'sparse' ? 'chunks', false) THEN
-        PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', (plan ->> 'source')::oid::regclass), 'search with the text of a chunk: embed.search');
-    END IF;
     RETURN format('SELECT %s, %s, $2 || jsonb_build_object(''condition'', %L::text) FROM %s AS %s WHERE %s AND $1 IS NULL',
-        CASE WHEN plan ? 'dense' THEN format('%s.%s::text', alias, plan #>> '{dense,column}') ELSE 'NULL::text' END,
-        CASE WHEN plan ? 'sparse' THEN format('%s.%s::text', alias, plan #>> '{sparse,column}') ELSE 'NULL::text' END,
+        embed._leg_own(plan, 'dense'), embed._leg_own(plan, 'sparse'),
         concat_ws(' AND ', plan ->> 'condition', format('(%s) IS NOT TRUE', matched)), plan ->> 'table', alias, matched);
 END $$;
 COMMENT ON FUNCTION embed._search_own(jsonb, text[]) IS
-    'The statement that reads a row''s own vectors by its key, the last value that is bound, and leaves that row out of the plan.';
+    'The statement that reads a row''s own vectors by its key, the last value that is bound, and leaves that row out of the plan; of a row with chunks the mean of their vectors.';
 
 CREATE OR REPLACE FUNCTION embed._search_settings(seen integer, filtered boolean, share double precision, kept text[])
 RETURNS text[]
@@ -785,4 +781,4 @@ AS $$
     FROM embed._search_v1(source, NULL, k, mode, filter, fusion, weights, candidates, NULL, min_score, vectorizer, NULL, key, diversity, boost, NULL, skip) AS f
 $$;
 COMMENT ON FUNCTION embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer) IS
-    'More rows like one, by the vectors that it has; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';
+    'More rows like one, by the vectors that it has, or where it has chunks by the mean of theirs; no model is asked. A key of several columns is given as embed.failures shows it: a JSON array of texts. No SET clause: it must inline.';

@@ -101,10 +101,7 @@ BEGIN
         IF NOT legs ? 'dense' THEN
             PERFORM embed._fail('PE003', format('diversity is by dense vectors, and no vectorizer of %s makes any', source), 'leave diversity out');
         END IF;
-        IF embed._search_leg(source, legs, 'dense') ? 'chunks' THEN
-            PERFORM embed._fail('PE003', format('rows of %s have chunks, and no one vector stands for a row', source), 'leave diversity out');
-        END IF;
-        plan := plan || jsonb_build_object('diversity', diversity, 'diverse', embed._search_leg(source, legs, 'dense') -> 'column');
+        plan := plan || jsonb_build_object('diversity', diversity, 'diverse', embed._leg_best(plan, embed._search_leg(source, legs, 'dense')));
     END IF;
     depth := greatest((plan ->> 'depth')::integer, k + skip, CASE WHEN diverse AND NOT (plan ->> 'reranked')::boolean THEN candidates END);
     RETURN plan || jsonb_build_object(
@@ -155,7 +152,7 @@ BEGIN
     -- like itself. OFFSET 0: one distance a row.
     RETURN format('_flat AS MATERIALIZED (
             SELECT u.place::integer AS place, u.v, u.relevance
-            FROM (SELECT array_agg(%1$s.%2$s ORDER BY p.place) AS vs, array_agg(COALESCE((p.final - z.least) / NULLIF(z.most - z.least, 0), 0) ORDER BY p.place) AS rs
+            FROM (SELECT array_agg(%2$s ORDER BY p.place) AS vs, array_agg(COALESCE((p.final - z.least) / NULLIF(z.most - z.least, 0), 0) ORDER BY p.place) AS rs
                 FROM (SELECT * FROM _ordered WHERE place <= $5) AS p JOIN %3$s AS %1$s ON %4$s
                 CROSS JOIN (SELECT min(final) AS least, max(final) AS most FROM _ordered WHERE place <= $5) AS z) AS a,
                 unnest(a.vs, a.rs) WITH ORDINALITY AS u(v, relevance, place)),

@@ -21,6 +21,29 @@ FROM embed._search_v1(
     %(skip)s::integer
 ) AS s;
 
+-- name: search_chunks
+-- The same rows, each with its best chunks.
+SELECT {columns}, s.chunk_no, s.chunk, s.context, s.score, s.chunk_score
+FROM embed._search_chunks_v1(
+    NULL::{table},
+    %(query)s::text,
+    %(k)s::integer,
+    %(mode)s::text,
+    %(filter)s::jsonb,
+    %(fusion)s::text,
+    %(weights)s::real[],
+    %(candidates)s::integer,
+    %(rerank)s::text,
+    %(min_score)s::real,
+    %(vectorizer)s::text,
+    %(per_row)s::integer,
+    %(condition)s::text,
+    %(diversity)s::real,
+    %(boost)s::jsonb,
+    %(boosting)s::text,
+    %(skip)s::integer
+) AS s;
+
 -- name: explain
 -- How the same search would run, or with run did.
 SELECT embed._search_explain_v1(

@@ -16,7 +16,7 @@ SELECT embed.create_model(
 ) AS name;
 
 -- name: create_vectorizer
--- A vectorizer whose columns are there.
+-- A vectorizer whose columns are there, or with a view of chunks one that makes its own.
 SELECT embed.create_vectorizer(
     CAST(CAST(:source AS text) AS regclass),
     template => CAST(:template AS text),
@@ -25,9 +25,16 @@ SELECT embed.create_vectorizer(
     column_name => CAST(:dense AS text),
     sparse_column => CAST(:sparse AS text),
     name => CAST(:name AS text),
-    index => CAST(:index AS text)
+    index => CAST(:index AS text),
+    multi_column => CAST(:multi AS text),
+    sparse => CAST(:sparse_model AS text),
+    column_type => CAST(:column_type AS text),
+    storage => CASE WHEN CAST(:chunk_view AS text) IS NULL THEN 'column' ELSE 'table' END,
+    chunking => CAST(CAST(:chunking AS text) AS jsonb),
+    chunk_table => CAST(:chunk_table AS text),
+    chunk_view => CAST(:chunk_view AS text)
 ) AS name;
 
 -- name: drop_vectorizers
--- All vectorizers of a table.
-SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v WHERE v.source = to_regclass(CAST(:source AS text));
+-- All vectorizers of a table; chunks would keep it.
+SELECT embed.drop_vectorizer(v.name, drop_column => v.storage = 'table') FROM embed.vectorizers AS v WHERE v.source = to_regclass(CAST(:source AS text));

@@ -414,3 +414,41 @@ def test_search_finds_rows_by_both_legs(db: Db, dsn: str, serve_folder: Path) ->
             done = pg_embed(*search, *wrong)
             assert done.returncode == 2
             assert said in done.stderr
+
+
+def test_search_shows_the_chunks_that_answer(db: Db, dsn: str, serve_folder: Path) -> None:
+    place = spool_place(dsn, serve_folder)
+    succeeds("install", dsn, "--spool", serve_folder / "spool")
+    db.execute("CREATE TABLE notes (id int PRIMARY KEY, body text)")
+    db.execute("INSERT INTO notes VALUES (1, repeat('red fox. ', 20)), (2, 'a dog')")
+    succeeds("models", "--dsn", dsn, "create", "one", "--family", "fake", "--option", "dimensions=8")
+    chunking = '{"size": 16}'
+    db.execute(
+        "SELECT embed.create_vectorizer('notes', 'body', model => 'one', storage => 'table', chunking => %s)",
+        [chunking],
+    )
+    search = ("search", "--dsn", dsn, "a dog", "--table", "notes", "--chunks", "2")
+    with place.sidecar(), running("worker", dsn) as worker:
+        worker.wait_for("worker_started")
+        db.execute("SELECT embed.wait('notes')")
+        wanted = db.execute(
+            "SELECT score, chunk_score, chunk_no, context, chunk, (hit).id"
+            " FROM embed.search_chunks(NULL::notes, 'a dog', per_row => 2)"
+        ).fetchall()
+        found = as_json(*search)
+        assert [(*[*answer.values()][:-1], answer["row"]["id"]) for answer in found] == wanted
+        assert [answer["row"]["id"] for answer in found] == [2, 1, 1]
+        table = succeeds(*search, "--k", "1", "--column", "id").splitlines()
+        assert table[1].split() == [
+            "rank",
+            "score",
+            "chunk",
+            "score",
+            "chunk",
+            "no",
+            "context",
+            "chunk",
+            "id",
+        ]
+        done = pg_embed(*search, "--explain")
+        assert (done.returncode, "hint: leave --explain or --chunks out" in done.stderr) == (2, True)

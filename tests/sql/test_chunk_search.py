@@ -12,6 +12,7 @@ from tests.fix_pg import MakeRole
 from tests.fix_search import answer, calls, embeddings, literals, play_sidecar, texts
 from tests.fix_worker import Connection
 from tests.sql.helpers import refused, value
+from tests.sql.test_extend import marginal
 from tests.sql.test_rerank import create_reranker
 
 QUERY = "quick red fox 7"
@@ -179,11 +180,128 @@ def test_a_reranker_reads_the_nearest_chunk_and_token_vectors_take_the_best(docs
     assert np.allclose([row[1] for row in late], by_row, atol=2e-3)
 
 
-def test_what_needs_one_vector_a_row_is_refused(docs: Connection) -> None:
-    state, message, _ = refused(docs, "SELECT embed.similar(NULL::docs, '1')")
-    assert (state, "chunks" in message) == ("PE003", True)
-    state, message, _ = refused(docs, f"SELECT embed.search(NULL::docs, '{QUERY}', diversity => 0.5)")
-    assert (state, "chunks" in message) == ("PE003", True)
+def similar(db: Connection, key: int, arguments: str = "") -> list[tuple[Any, ...]]:
+    return db.execute(
+        "SELECT (hit).id, score, dense_score, sparse_score"
+        f" FROM embed.similar(NULL::docs, %s, k => 10{arguments})",
+        [str(key)],
+    ).fetchall()
+
+
+def own_chunks(row: int) -> list[int]:
+    return [chunk for chunk in range(CHUNKS) if row_of(chunk) == row]
+
+
+def test_rows_like_one_are_near_to_the_mean_of_its_chunks(docs: Connection) -> None:
+    found = embeddings(texts(CHUNKS))
+    assert found.sparse is not None
+    row = row_of(90)
+    own = own_chunks(row)
+    assert len(own) > 2
+    mean = found.dense[own].mean(axis=0)
+    near = found.dense @ mean / np.linalg.norm(mean) / np.linalg.norm(found.dense, axis=1)
+    dense = {other: max(near[own_chunks(other)]) for other in range(ROWS) if other != row}
+    rows = similar(docs, row, ", mode => 'dense'")
+    assert [hit[0] for hit in rows] == best(dense)
+    assert np.allclose([hit[2] for hit in rows], [dense[hit[0]] for hit in rows], atol=1e-5)
+    terms: dict[int, float] = {}
+    for chunk in own:
+        for index, weight in zip(*found.sparse.row(chunk), strict=True):
+            terms[int(index)] = terms.get(int(index), 0.0) + float(weight) / len(own)
+    products = [
+        sum(
+            float(weight) * terms.get(int(index), 0.0)
+            for index, weight in zip(*found.sparse.row(chunk), strict=True)
+        )
+        for chunk in range(CHUNKS)
+    ]
+    sparse = {
+        other: max(products[chunk] for chunk in own_chunks(other)) for other in range(ROWS) if other != row
+    }
+    rows = similar(docs, row, ", mode => 'sparse'")
+    assert np.allclose([hit[3] for hit in rows], [sparse[number] for number in best(sparse)], atol=1e-5)
+    assert {hit[0]: hit[3] for hit in rows} == pytest.approx({hit[0]: sparse[hit[0]] for hit in rows})
+    assert row not in [hit[0] for hit in similar(docs, row)]
+    assert calls(docs) == 0
+
+
+def test_rows_like_one_are_found_by_the_index_over_chunks(docs: Connection) -> None:
+    exact = similar(docs, 3, """, filter => '{"lang": "de"}'""")
+    assert len(exact) == 10
+    docs.execute("CREATE INDEX ON docs_embedding USING hnsw (embedding vector_cosine_ops)")
+    docs.execute("SELECT embed.create_postings('docs_embedding')")
+    docs.execute("SET embed.exact_rows = 0; SET enable_seqscan = off; SET enable_sort = off")
+    found = similar(docs, 3, """, filter => '{"lang": "de"}'""")
+    assert [row[0] for row in found] == [row[0] for row in exact]
+
+
+def test_a_row_without_chunks_is_like_none(docs: Connection) -> None:
+    docs.execute("DELETE FROM docs_embedding WHERE id = 9")
+    assert similar(docs, 9) == []
+    state, message, _ = refused(docs, "SELECT embed.similar(NULL::docs, '4000')")
+    assert (state, "no row" in message) == ("PE003", True)
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid", "sparse"])
+def test_diversity_is_between_the_chunks_that_answer_best(docs: Connection, mode: str) -> None:
+    found, query = embeddings(texts(CHUNKS)), embeddings([QUERY])
+    near = found.dense @ query.dense[0]
+    if mode == "sparse":
+        assert found.sparse is not None
+        assert query.sparse is not None
+        wanted = dict(zip(*map(np.ndarray.tolist, query.sparse.row(0)), strict=True))
+        near = np.array(
+            [
+                sum(float(w) * wanted.get(int(i), 0.0) for i, w in zip(*found.sparse.row(chunk), strict=True))
+                for chunk in range(CHUNKS)
+            ]
+        )
+    pool = docs.execute(
+        f"SELECT (hit).id, score FROM embed.search(NULL::docs, '{QUERY}', mode => '{mode}', k => 100)"
+    ).fetchall()
+    vectors = np.zeros((ROWS, found.dense.shape[1]))
+    for row in range(ROWS):
+        vectors[row] = found.dense[max(own_chunks(row), key=lambda chunk: near[chunk])]
+    rows = search(docs, f", mode => '{mode}', diversity => 0.4")
+    assert [row[0] for row in rows] == marginal(pool, 0.4, 10, vectors)
+    assert [row[0] for row in rows] != [row[0] for row in search(docs, f", mode => '{mode}'")]
+
+
+def test_chunks_come_with_boosts_diversity_and_pages(docs: Connection) -> None:
+    docs.execute("ALTER TABLE docs ADD COLUMN likes int")
+    docs.execute("UPDATE docs SET likes = id % 5")
+    options = """, diversity => 0.3, boost => '{"likes": {"weight": 0.5}}', skip => 2, mode => 'dense'"""
+    rows = search(docs, options)
+    found = docs.execute(
+        "SELECT (hit).id, score, chunk_no, chunk, chunk_score"
+        f" FROM embed.search_chunks(NULL::docs, '{QUERY}', k => 10{options})"
+    ).fetchall()
+    assert [row[:2] for row in found] == [row[:2] for row in rows]
+    for row in found:
+        dense = embeddings(texts(CHUNKS)).dense @ embeddings([QUERY]).dense[0]
+        nearest = max(own_chunks(row[0]), key=lambda chunk: float(dense[chunk]))
+        assert row[2:4] == (nearest + 1, texts(CHUNKS)[nearest])
+        assert row[4] == pytest.approx(float(dense[nearest]), abs=1e-5)
+
+
+def test_a_condition_in_sql_holds_within_a_search_of_chunks(docs: Connection) -> None:
+    found = docs.execute(
+        "SELECT (hit).id FROM embed._search_chunks_v1(NULL::docs, %s, 5, 'dense', NULL, 'convex', NULL, 100,"
+        " NULL, NULL, NULL, 1, condition => %s)",
+        [QUERY, "id % 7 = 1"],
+    ).fetchall()
+    dense, _ = scores()
+    assert [row[0] for row in found] == best({row: leg for row, leg in dense.items() if row % 7 == 1})[:5]
+
+
+def test_the_model_of_a_column_of_chunks_is_known(docs: Connection) -> None:
+    docs.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', name => 'whole',"
+        " column_type => 'vector', backfill => false)"
+    )
+    for relation in ("docs", "docs_embedding", "docs_chunks"):
+        model = f"SELECT embed._column_model_v1(NULL::{relation}, 'embedding')"
+        assert value(docs, model) == "three"
 
 
 def test_columns_and_chunks_may_serve_one_search(docs: Connection) -> None:

@@ -27,6 +27,7 @@ INLINED = {
     "_models",
     "_model_of",
     "search",
+    "search_chunks",
     "_sparse_column",
     "_sparse_terms",
     "_sparse_top_v1",
@@ -34,7 +35,7 @@ INLINED = {
 }  # must have no SET clause, or they would not inline
 CALLERS = {
     "_search_v1",
-    "search_chunks",
+    "_search_chunks_v1",
     "_search_estimate",
     "_search_settings",
     "_search_explained",

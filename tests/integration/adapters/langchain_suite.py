@@ -239,3 +239,33 @@ def test_modes(pg_embed_fake: Client, mode: str) -> None:
     found: Callable[..., list[Document]] = store.similarity_search
     assert [document.id for document in found("green dog", k=2)] == wanted
     assert wanted[0] == "3"
+
+
+LONG = ["red fox. " * 12 + "green dog. " * 12, "blue cat."]
+
+
+async def test_chunks_come_in_place_of_rows(pg_embed_fake: Client, pg_embed_dsn: str) -> None:
+    create(pg_embed_fake, "int", vectorizer={"storage": "table", "chunking": {"size": 16}})
+    async with AsyncClient(pg_embed_dsn) as client:
+        store = PgEmbedVectorStore(pg_embed_fake, "docs", async_client=client, chunks=2)
+        assert store.add_texts(LONG, [{"lang": "en"}, {"lang": "de"}], ids=["1", "2"]) == ["1", "2"]
+        hits = pg_embed_fake.search_chunks("docs", "green dog", k=2, per_row=2)
+        assert sorted(hit.row["id"] for hit in hits) == [1, 1, 2]
+        found = store.similarity_search_with_score("green dog", k=2)
+        assert found == await store.asimilarity_search_with_score("green dog", k=2)
+        assert [(one.page_content, one.id, score) for one, score in found] == [
+            (hit.chunk, f"{hit.row['id']}/{hit.chunk_no}", hit.score) for hit in hits
+        ]
+        lang = {1: "en", 2: "de"}
+        assert [one.metadata for one, _ in found] == [
+            {"lang": lang[hit.row["id"]], "id": hit.row["id"], "chunk_no": hit.chunk_no, "context": ""}
+            for hit in hits
+        ]
+        retriever = PgEmbedRetriever(store=store, k=2, filter={"lang": "de"})
+        (only,) = retriever.invoke("green dog")
+        assert (only.page_content, only.metadata["id"]) == ("blue cat.", 2)
+        assert await retriever.ainvoke("green dog") == [only]
+        diverse = store.max_marginal_relevance_search("green dog", k=2)
+        assert {one.metadata["id"] for one in diverse} == {1, 2}
+        (whole,) = store.get_by_ids(["1"])
+        assert (whole.page_content, whole.metadata) == (LONG[0], {"lang": "en"})

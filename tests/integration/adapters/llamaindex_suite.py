@@ -165,3 +165,30 @@ def test_what_does_not_fit(store: PgEmbedVectorStore) -> None:
         store.delete_nodes(filters=MetadataFilters(filters=[one("lang", "en")]))
     with pytest.raises(InvalidArgument, match="within the metadata"):
         store.query(asked(filters=MetadataFilters(filters=[one("lang", "a", FilterOperator.GT)])))
+
+
+async def test_chunks_come_in_place_of_nodes(pg_embed_fake: Client, pg_embed_dsn: str) -> None:
+    with pg_embed_fake.connection() as connection:
+        connection.execute("CREATE TABLE docs (id text PRIMARY KEY, content text, metadata jsonb)")
+    pg_embed_fake.vectorize("docs", "content", storage="table", chunking={"size": 16})
+    long = "red fox. " * 12 + "green dog. " * 12
+    async with AsyncClient(pg_embed_dsn) as client:
+        store = PgEmbedVectorStore(pg_embed_fake, "docs", async_client=client, chunks=2)
+        store.add([node("1", long, "first", lang="en")])
+        with pg_embed_fake.connection() as connection:
+            connection.execute("INSERT INTO docs VALUES ('2', 'blue cat.', '{\"lang\": \"de\"}')")
+        pg_embed_fake.wait("docs")
+        hits = pg_embed_fake.search_chunks("docs", "green dog", k=2, per_row=2)
+        assert sorted(hit.row["id"] for hit in hits) == ["1", "1", "2"]
+        for found in (store.query(asked("green dog", 2)), await store.aquery(asked("green dog", 2))):
+            nodes = found.nodes or []
+            assert [one.get_content() for one in nodes] == [hit.chunk for hit in hits]
+            assert [one.node_id for one in nodes] == found.ids
+            assert found.ids == [f"{hit.row['id']}/{hit.chunk_no}" for hit in hits]
+            assert found.similarities == [hit.score for hit in hits]
+            for one, hit in zip(nodes, hits, strict=True):
+                lang = {"1": "en", "2": "de"}[hit.row["id"]]
+                of = {"id": hit.row["id"], "chunk_no": hit.chunk_no, "context": ""}
+                assert one.metadata == {"lang": lang, **of}
+                assert one.ref_doc_id == ("first" if hit.row["id"] == "1" else None)
+        assert store.get_nodes(["1"])[0].get_content() == long

@@ -37,6 +37,11 @@ SHAPES = {
     embedding: Mapped[list[float] | None] = embedded("{title}: {{it's}} 100% {body}", **THREE)
     words: Mapped[list[float] | None] = embedded("{title}: {{it's}} 100% {body}", **SPARSE)
 """,
+    "tokens": DOCS
+    + """
+    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
+    tokens: Mapped[list[list[float]] | None] = embedded("{body}", **MULTI)
+""",
     "pair": DOCS
     + """
     embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
@@ -178,6 +183,17 @@ def test_the_second_revision_is_empty(db_with_models: Connection, project: Proje
     assert made(db_with_models) == []
     project.upgrade()
     assert made(db_with_models) == there
+
+
+def test_chunks_that_models_declare_are_no_table_either(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + DOCS)
+    settle(project)
+    db_with_models.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', storage => 'table')"
+    )
+    chunks = '    chunks: Mapped[list[Chunk]] = chunked("{body}", model="three", dimensions=8)\n'
+    project.models(BASE + DOCS + chunks)
+    assert body(project.revise()) == "pass"
 
 
 def test_the_code_is_readable(db_with_models: Connection, project: Project) -> None:

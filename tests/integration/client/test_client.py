@@ -28,7 +28,7 @@ from pg_embed.errors import (
 )
 from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.records import Kind, ModelSpec, SparseVectors, TokenVectors
-from pg_embed.search import search
+from pg_embed.search import search, search_chunks
 from pg_embed.serve.directory import StaticDirectory
 from tests.fix_second_server import free_port
 from tests.fix_serve import Place, spool_place, with_transport
@@ -187,7 +187,7 @@ def test_rows_from_nothing_to_found(served: Place, start_worker: StartWorker, db
         assert client.vectorize("docs", "body", model="all", if_not_exists=True) == "docs_embedding"
 
 
-def test_long_texts_in_chunks(served: Place, start_worker: StartWorker, db: Connection) -> None:
+async def test_long_texts_in_chunks(served: Place, start_worker: StartWorker, db: Connection) -> None:
     create_docs(db, "red fox. " * 20, "green dog")
     start_worker(served.dsn)
     with Client(served.dsn) as client:
@@ -195,6 +195,14 @@ def test_long_texts_in_chunks(served: Place, start_worker: StartWorker, db: Conn
         client.vectorize("docs", "body", model="all", storage="table", chunking=chunking)
         client.wait("docs", timeout=30)
         assert [hit.row["id"] for hit in client.search("docs", "green dog", k=1)] == [2]
+        hits = client.search_chunks("docs", "green dog", k=2, per_row=2)
+        assert hits == search_chunks(db, "docs", "green dog", k=2, per_row=2)
+        assert [hit.row["id"] for hit in hits] == [2, 1, 1]
+        assert hits[0].chunk == "green dog"
+        assert all("red fox" in hit.chunk for hit in hits[1:])
+        assert [hit.row["id"] for hit in client.similar("docs", 1)] == [2]
+    async with AsyncClient(served.dsn) as asynchronous:
+        assert await asynchronous.search_chunks("docs", "green dog", k=2, per_row=2) == hits
     row = db.execute("SELECT count(*) > 3 FROM docs_embedding").fetchone()
     assert row == (True,)
 

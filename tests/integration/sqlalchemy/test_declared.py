@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pgvector import SparseVector, Vector
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
@@ -24,10 +26,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     inspect,
+    select,
     text,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -49,7 +53,7 @@ from pg_embed.install import install
 from pg_embed.serve.settings import ServeSettings
 from pg_embed.sqlalchemy import Vectorizer, embed, embedded, embedded_column, search, vectorizers
 from tests.fix_pg import MakeRole, Server, fresh_database, temporary_folder
-from tests.fix_search import OPTIONS, answer, fill, play_sidecar
+from tests.fix_search import OPTIONS, answer, embeddings, fill, play_sidecar
 from tests.fix_serve import spool_place
 from tests.fix_sqlalchemy import engine_for
 from tests.fix_worker import Connection
@@ -151,12 +155,52 @@ def test_a_model_that_is_known_tells_types_and_is_entered(db: Connection, engine
     assert made(db) == []
 
 
+async def test_a_vector_for_each_token_is_a_column_too(
+    three: Connection, engine: Engine, async_engine: AsyncEngine
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Doc(Base):
+        __tablename__ = "docs"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+        embedding: Mapped[Vector | None] = embedded("{body}", **DENSE)
+        words: Mapped[SparseVector | None] = embedded("{body}", **SPARSE)
+        tokens: Mapped[list[list[float]] | None] = embedded(
+            "{body}", model="three", dimensions=8, output="multi"
+        )
+
+    Base.metadata.create_all(engine)
+    assert [row[4:6] for row in made(three)] == [("{embedding,words,tokens}", "{dense,sparse,multi}")]
+    found = embeddings(["red fox 1"]).multi
+    assert found is not None
+    with Session(engine) as session:
+        session.add_all([Doc(body="red fox 1"), Doc(body="lazy dog")])
+        session.commit()
+        fill(three, "docs", multi=True)
+        session.add(Doc(body="by hand", tokens=[[1.0] * 8, [0.5] * 8]))
+        session.commit()
+        first, _, last = session.scalars(select(Doc).order_by(Doc.id))
+        assert np.allclose(first.tokens, found.row(0), atol=2e-3)
+        assert last.tokens == [[1.0] * 8, [0.5] * 8]
+        ranked = session.execute(search(Doc, QUERY, rerank="multi")).all()
+        assert ranked[0].rerank_score is not None
+    async with AsyncSession(async_engine) as asynchronous:
+        row = (await asynchronous.scalars(select(Doc).where(Doc.id == 1))).one()
+        assert np.allclose(row.tokens, found.row(0), atol=2e-3)
+    Base.metadata.drop_all(engine)
+    assert made(three) == []
+
+
 def test_types_are_pgvectors_own() -> None:
     dense, sparse = (
         embedded("{x}", model="bge-m3", output=output).column.type for output in ("dense", "sparse")
     )
     assert (type(dense), dense.dim) == (HALFVEC, 1024)
     assert (type(sparse), sparse.dim) == (SPARSEVEC, 250_002)
+    tokens = embedded("{x}", model="bge-m3", output="multi").column.type
+    assert tokens.compile(postgresql.dialect()) == "HALFVEC(1024)[]"  # type: ignore[no-untyped-call]
     assert type(embedded("{x}", dimensions=4_001).column.type) is VECTOR
     assert type(embedded("{x}", dimensions=4_000).column.type) is HALFVEC
     assert type(embedded("{x}", dimensions=8, column_type="vector").column.type) is VECTOR
@@ -181,7 +225,8 @@ def test_declarations_survive_copies_and_pickles() -> None:
         ({}, "size of the vectors of model None"),
         ({"model": "unheard-of"}, "size of the vectors of model 'unheard-of'"),
         ({"model": "bm25"}, "makes no dense vectors"),
-        ({"model": "bge-m3", "output": "multi"}, "'multi'"),
+        ({"model": "bge-m3", "output": "score"}, "'score'"),
+        ({"model": "bm25", "output": "multi"}, "makes no multi vectors"),
     ],
 )
 def test_what_cannot_be_declared_is_told(arguments: Any, told: str) -> None:
@@ -460,7 +505,9 @@ def test_an_owner_needs_no_more_rights_than_in_sql(three: Connection, make_role:
     assert made(three) == []
 
 
-EXAMPLE = (Path(__file__).parent / "example.py").read_text(encoding="utf-8")
+EXAMPLE, EXAMPLE_CHUNKS = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("example.py", "example_chunks.py")
+)
 
 
 @pytest.fixture
@@ -478,15 +525,32 @@ def served(server: Server) -> Iterator[str]:
 @pytest.mark.timeout(600)
 def test_from_an_empty_folder_to_a_hybrid_search_in_25_lines(served: str, tmp_path: Path) -> None:
     assert len([line for line in EXAMPLE.splitlines() if line]) <= 25
-    (tmp_path / "example.py").write_text(EXAMPLE, encoding="utf-8")
+    lines = run(EXAMPLE, served, tmp_path)
+    assert lines[0].split()[0] == "Returns"
+    assert len(lines) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_chunks_finds_the_one_that_answers(served: str, tmp_path: Path) -> None:
+    found, numbers, near = run(EXAMPLE_CHUNKS, served, tmp_path)
+    assert "send anything back" in found
+    told = json.loads(numbers)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert "boils" in near
+
+
+def run(example: str, dsn: str, folder: Path) -> list[str]:
+    """Run an example as its reader would; returns the lines that it prints."""
+    (folder / "example.py").write_text(example, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "example.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PG_EMBED_DSN": served},
+        cwd=folder,
+        env={**os.environ, "PG_EMBED_DSN": dsn},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == "Returns"
-    assert len(done.stdout.splitlines()) == 2
+    return done.stdout.splitlines()
