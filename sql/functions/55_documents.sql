@@ -78,6 +78,27 @@ END $$;
 COMMENT ON FUNCTION embed._documents_v1(integer) IS
     'The expressions that read a vectorizer''s rows and keep their chunks now; all NULL, and the vectorizer stopped, when something it needs was dropped.';
 
+CREATE OR REPLACE FUNCTION embed._held_documents(
+    vectorizer integer,
+    OUT name text, OUT input text, OUT match text, OUT chunks text, OUT chunk_match text, OUT keys text, OUT key_values text,
+    OUT id text, OUT number text, OUT chunk text, OUT context text, OUT hash text, OUT filled text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT rows_match text
+)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    relation text := embed._source_table_v1(vectorizer);
+BEGIN
+    IF relation IS NOT NULL THEN
+        PERFORM embed._hold(relation);
+    END IF;
+    SELECT d.name, d.input, d.match, d.chunks, d.chunk_match, d.keys, d.key_values, d.id, d.number, d.chunk, d.context, d.hash, d.filled, d.targets, d.kinds, d.outputs, d.rows_match INTO name, input, match, chunks, chunk_match, keys, key_values, id, number, chunk, context, hash, filled, targets, kinds, outputs, rows_match
+    FROM embed._documents_v1(vectorizer) AS d;
+END $$;
+COMMENT ON FUNCTION embed._held_documents(integer) IS
+    'embed._documents_v1 with the table locked first: chunks must not go where another table took a name between its reading and its use.';
+
 CREATE OR REPLACE FUNCTION embed._claim_documents_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
 RETURNS TABLE (entry bigint, attempts integer, key text)
 LANGUAGE plpgsql
@@ -85,13 +106,12 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    source record := embed._held_documents(vectorizer);
 BEGIN
     IF source.input IS NULL THEN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     RETURN QUERY SELECT c.entry, c.attempts, c.key
         FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease) AS a, unnest(a.entries, a.attempts, a.keys) AS c(entry, attempts, key);
 END $$;
@@ -109,7 +129,7 @@ SET IntervalStyle = 'postgres'
 SET extra_float_digits = 1
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    source record := embed._held_documents(vectorizer);
     reading text;
     rows refcursor;
     next integer := 1;
@@ -119,7 +139,6 @@ BEGIN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     -- in the order of the keys, and no row before it is fetched
     reading := format(
         'SELECT q.key, r.there IS NOT NULL, r.input, embed._hash(r.input), c.ids, c.hashes
@@ -186,7 +205,7 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    source record := embed._held_documents(vectorizer);
     looked timestamptz;
     good integer[];
     void text[];
@@ -206,7 +225,6 @@ BEGIN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', source.chunks);
     -- 64 locks are enough that others seldom wait, and a batch does not fill the server's table of locks. All take them in
     -- this order, before they lock a row.
@@ -292,12 +310,11 @@ BEGIN
     IF due IS NULL THEN
         RETURN 0;
     END IF;
-    source := embed._documents_v1(vectorizer);
+    source := embed._held_documents(vectorizer);
     IF source.input IS NULL THEN
         RETURN 0;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', source.chunks);
     -- nobody writes chunks of this vectorizer now: those of a row that comes back while we look are made anew
     PERFORM pg_advisory_xact_lock(1885695334, (vectorizer & 33554431) * 64 + s.stripe) FROM generate_series(0, 63) AS s(stripe);

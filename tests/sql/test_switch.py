@@ -194,6 +194,7 @@ def test_a_dropped_table_takes_both(docs: Connection) -> None:
         ("SELECT embed.switch_model('docs', 'words')", "keeps dense vectors, and model 'words' makes none"),
         ("SELECT embed.switch_model('docs', 'wide', keep => 'perhaps')", "cannot be kept 'perhaps'"),
         ("SELECT embed.switch_model('docs', 'wide', dependants => 'x')", "dependants is 'x'"),
+        ("SELECT embed.switch_model('docs', 'wide', chunking => '{}')", "splits no texts"),
         ("SELECT embed.finish_switch('docs')", "has no switch under way"),
         ("SELECT embed.abort_switch('docs')", "has no switch under way"),
         ("SELECT embed.rollback_switch('docs')", "has no switch under way"),
@@ -416,11 +417,3 @@ def test_queries_are_compared_that_are_given(docs: Connection) -> None:
     docs.execute("UPDATE docs SET embedding_next = NULL")
     assert value(docs, "SELECT embed.compare_switch('docs')") is None
     assert switch(docs, "overlap_at_10", "compared") == (None, 0)
-
-
-def test_chunks_are_not_switched(docs: Connection) -> None:
-    docs.execute("CREATE TABLE texts (id int PRIMARY KEY, body text)")
-    docs.execute("SELECT embed.create_vectorizer('texts', 'body', model => 'fake', storage => 'table')")
-    _, message, hint = refused(docs, "SELECT embed.switch_model('texts', 'wide')")
-    assert "keeps chunks in a table of their own" in message
-    assert hint.startswith("make a second one with the new model")
