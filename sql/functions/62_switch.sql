@@ -87,6 +87,9 @@ DECLARE
     source oid := (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = wanted);
     locking text := embed._locking(wanted, alone);
     before text := current_setting('lock_timeout');
+    patience text := current_setting('deadlock_timeout');
+    -- after this time Postgres sends a vacuum away that nobody asked for
+    impatient boolean := has_parameter_privilege('deadlock_timeout', 'SET');
     until timestamptz := clock_timestamp() + COALESCE(timeout, interval '10 seconds');
     v embed._vectorizer;
 BEGIN
@@ -97,11 +100,13 @@ BEGIN
         BEGIN
             -- whoever comes after us waits behind us: never for long, whatever we wait for
             PERFORM set_config('lock_timeout', '20ms', true);
+            PERFORM set_config('deadlock_timeout', '10ms', true) WHERE impatient;
             EXECUTE locking;
             SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = wanted FOR NO KEY UPDATE;
             PERFORM set_config('lock_timeout', before, true);
+            PERFORM set_config('deadlock_timeout', patience, true) WHERE impatient;
             RETURN v;
-        EXCEPTION WHEN lock_not_available THEN
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF clock_timestamp() > until THEN
                 PERFORM embed._fail('55P03', format('table %s was in use for %s, and nobody was made to wait for this', source::regclass, timeout),
                     'try again, or with a longer timeout; a long transaction or a vacuum is in the way, or an index is being built, which itself waits for transactions such as this one');
@@ -662,7 +667,7 @@ BEGIN
     SELECT c.* INTO v FROM embed._vectorizer AS c WHERE c.id = s.shadow_of;
     SELECT c.* INTO w FROM embed._switch AS c WHERE c.vectorizer_id = s.id;
     -- What is looked at under the lock was looked at before: in a session the first look takes longest.
-    PERFORM embed._refuse_dependants(v, w.dependants), embed._swap_steps(v, s), embed._is_behind_v1(s.id);
+    PERFORM embed._refuse_dependants(v, w.dependants), embed._swap_steps(v, s), embed._like_chunks(v, s), embed._is_behind_v1(s.id);
     IF NOT COALESCE(force, false) THEN
         IF (embed._switch_look_v1(s.id)).state = 'comparing' THEN
             PERFORM embed.compare_switch(v.name);
@@ -717,9 +722,12 @@ DECLARE
     s embed._vectorizer := embed._shadow(vectorizer, 'old');
     v embed._vectorizer;
 BEGIN
-    v := embed._own_alone((SELECT c.name FROM embed._vectorizer AS c WHERE c.id = s.shadow_of), timeout);
+    -- the table is locked by the swap, and not for what is looked at before
+    v := embed._own_vectorizer((SELECT c.name FROM embed._vectorizer AS c WHERE c.id = s.shadow_of));
     s := embed._shadow(v.name, 'old');
-    PERFORM embed.resume(s.name);
+    IF s.state <> 'active' THEN
+        PERFORM embed.resume(s.name);
+    END IF;
     UPDATE embed._switch AS c SET stage = 'next', auto = true, since = clock_timestamp(), error = NULL, needs_owner = false, failures = 0, tried_at = NULL WHERE c.vectorizer_id = s.id;
     IF (embed._switch_look_v1(s.id)).state = 'ready' THEN
         PERFORM embed.finish_switch(v.name, timeout => timeout);

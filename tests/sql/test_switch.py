@@ -417,3 +417,17 @@ def test_queries_are_compared_that_are_given(docs: Connection) -> None:
     docs.execute("UPDATE docs SET embedding_next = NULL")
     assert value(docs, "SELECT embed.compare_switch('docs')") is None
     assert switch(docs, "overlap_at_10", "compared") == (None, 0)
+
+
+def test_a_switch_leaves_room_for_searches(docs: Connection) -> None:
+    begin(docs)
+    gentle = (
+        "SELECT is_gentle, (embed._index_look_v1(vectorizer, NULL, NULL, NULL, NULL, NULL)).parallel_workers"
+    )
+    work = f"{gentle} FROM embed._work_v1() ORDER BY vectorizer".encode()
+    assert docs.execute(work).fetchall() == [(False, None), (True, 0)]
+    docs.execute("SELECT embed.create_index('docs_embedding_next', 'hnsw', parallel_workers => 3)")
+    assert docs.execute(work).fetchall() == [(False, None), (True, 3)]
+    docs.execute("SELECT embed.create_index('docs_embedding_next', 'none')")
+    finish(docs)
+    assert docs.execute(work).fetchall() == [(True, 0), (False, None)]
