@@ -455,7 +455,7 @@ COMMENT ON FUNCTION embed._switch_look_v1(integer) IS 'How far a switch is, by i
 CREATE OR REPLACE FUNCTION embed.switches(vectorizer text DEFAULT NULL)
 RETURNS TABLE (
     vectorizer_name text, source regclass, model text, other_model text, state text, rows_left bigint, failed bigint, index_state text, overlap_at_10 real, compared integer,
-    auto boolean, keep text, shadow text, columns text[], started_at timestamptz, swapped_at timestamptz, explanation text
+    auto boolean, keep text, shadow text, columns text[], started_at timestamptz, swapped_at timestamptz, explanation text, chunk_table regclass
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -464,7 +464,7 @@ AS $$
     SELECT v.name, v.source, b.name, m.name, l.state, l.rows_left, l.failed, l.index_state, w.overlap, w.compared, w.auto, w.keep, s.name,
         (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(s.target_columns) WITH ORDINALITY AS c(attnum, position)
             JOIN pg_attribute AS a ON a.attrelid = embed._home(s) AND a.attnum = c.attnum AND NOT a.attisdropped),
-        w.started_at, w.swapped_at, l.explanation
+        w.started_at, w.swapped_at, l.explanation, s.chunk_table
     FROM embed._switch AS w
     JOIN embed._vectorizer AS s ON s.id = w.vectorizer_id
     JOIN embed._vectorizer AS v ON v.id = s.shadow_of
@@ -475,7 +475,7 @@ AS $$
     ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed.switches(text) IS
-    'The switches from one model to another, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared.';
+    'The switches from one model to another, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared. columns and chunk_table say where the other model''s vectors are.';
 
 CREATE OR REPLACE VIEW embed.switches AS SELECT * FROM embed.switches();
 COMMENT ON VIEW embed.switches IS 'embed.switches() of every vectorizer.';

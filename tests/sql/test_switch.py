@@ -96,6 +96,8 @@ def test_the_swap_exchanges_names_in_one_transaction(docs: Connection, dsn: str)
     assert switch(docs, "state", "rows_left", "overlap_at_10", "compared") == ("ready", 0, 1.0, 3)
     with psycopg.connect(dsn) as other:
         assert value(other, "SELECT embed.finish_switch('docs')") == "docs_embedding"
+        for setting in ("lock_timeout", "deadlock_timeout"):
+            assert value(other, f"SHOW {setting}") == value(docs, f"SHOW {setting}")
         assert columns(other) == {"embedding_old": "halfvec(4)", "embedding": "halfvec(7)"}
         assert vectorizers(other) == [("docs_embedding", "wide", ["embedding"])]
         assert vectorizers(docs) == [("docs_embedding", "fake", ["embedding"])]

@@ -259,3 +259,24 @@ def test_an_owner_switches_with_no_other_right(db: Connection, make_role: MakeRo
     assert db.execute("SELECT name, model, chunk_table::text FROM embed.vectorizers").fetchall() == [
         ("docs_embedding", "fake", "mine.docs_embedding")
     ]
+
+
+def test_a_partitioned_table_with_a_key_of_two_columns(docs: Connection) -> None:
+    docs.execute(
+        "CREATE TABLE parts (lang text, no int, body text, PRIMARY KEY (lang, no)) PARTITION BY LIST (lang)"
+    )
+    docs.execute("CREATE TABLE parts_rest PARTITION OF parts DEFAULT")
+    docs.execute("INSERT INTO parts SELECT 'en', n, 'text' FROM generate_series(1, 15) AS n")
+    docs.execute("SELECT embed.create_vectorizer('parts', 'body', model => 'fake', storage => 'table')")
+    docs.execute("SELECT embed.switch_model('parts', 'wide')")
+    for table, size in (("parts_embedding", 4), ("parts_embedding_next", 7)):
+        docs.execute(
+            f"INSERT INTO {table} (lang, no, chunk_no, chunk, context, chunk_hash, embedding)"
+            " SELECT lang, no, c, '', '', 0,"
+            f" array_append(array_fill(c::real, ARRAY[{size - 1}]), no::real)::vector::halfvec"
+            " FROM parts, generate_series(1, 2) AS c".encode()
+        )
+    settle(docs)
+    assert 0 < value(docs, "SELECT embed.compare_switch('parts')") <= 1
+    docs.execute("SELECT embed.finish_switch('parts')")
+    assert (width(docs, "parts_chunks"), width(docs, "parts_chunks_old")) == (7, 4)
