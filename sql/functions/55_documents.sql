@@ -78,11 +78,8 @@ END $$;
 COMMENT ON FUNCTION embed._documents_v1(integer) IS
     'The expressions that read a vectorizer''s rows and keep their chunks now; all NULL, and the vectorizer stopped, when something it needs was dropped.';
 
-CREATE OR REPLACE FUNCTION embed._held_documents(
-    vectorizer integer,
-    OUT name text, OUT input text, OUT match text, OUT chunks text, OUT chunk_match text, OUT keys text, OUT key_values text,
-    OUT id text, OUT number text, OUT chunk text, OUT context text, OUT hash text, OUT filled text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT rows_match text
-)
+CREATE OR REPLACE FUNCTION embed._hold_source(vectorizer integer)
+RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -93,11 +90,9 @@ BEGIN
     IF relation IS NOT NULL THEN
         PERFORM embed._hold(relation);
     END IF;
-    SELECT d.name, d.input, d.match, d.chunks, d.chunk_match, d.keys, d.key_values, d.id, d.number, d.chunk, d.context, d.hash, d.filled, d.targets, d.kinds, d.outputs, d.rows_match INTO name, input, match, chunks, chunk_match, keys, key_values, id, number, chunk, context, hash, filled, targets, kinds, outputs, rows_match
-    FROM embed._documents_v1(vectorizer) AS d;
 END $$;
-COMMENT ON FUNCTION embed._held_documents(integer) IS
-    'embed._documents_v1 with the table locked first: chunks must not go where another table took a name between its reading and its use.';
+COMMENT ON FUNCTION embed._hold_source(integer) IS
+    'Lock a vectorizer''s table before its chunks are looked up: they must not go where another table takes a name between its reading and its use.';
 
 CREATE OR REPLACE FUNCTION embed._claim_documents_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
 RETURNS TABLE (entry bigint, attempts integer, key text)
@@ -106,8 +101,10 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    source record := embed._held_documents(vectorizer);
+    source record;
 BEGIN
+    PERFORM embed._hold_source(vectorizer);
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN;
     END IF;
@@ -129,12 +126,14 @@ SET IntervalStyle = 'postgres'
 SET extra_float_digits = 1
 AS $$
 DECLARE
-    source record := embed._held_documents(vectorizer);
+    source record;
     reading text;
     rows refcursor;
     next integer := 1;
     characters bigint := 0;
 BEGIN
+    PERFORM embed._hold_source(vectorizer);
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN;
     END IF;
@@ -205,7 +204,8 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    source record := embed._held_documents(vectorizer);
+    relation text := embed._source_table_v1(vectorizer);
+    source record;
     looked timestamptz;
     good integer[];
     void text[];
@@ -215,6 +215,12 @@ DECLARE
 BEGIN
     written := 0;
     postponed := 0;
+    PERFORM embed._see_chunks_v1(vectorizer);
+    IF relation IS NOT NULL THEN
+        -- the text is what it is now, and stays that until we commit
+        PERFORM embed._hold(relation);
+    END IF;
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         PERFORM embed._postpone_v1(worker, entries, interval '0', 'the vectorizer was stopped', false);
         RETURN NEXT;
@@ -224,7 +230,6 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM embed._see_chunks_v1(vectorizer);
     EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', source.chunks);
     -- 64 locks are enough that others seldom wait, and a batch does not fill the server's table of locks. All take them in
     -- this order, before they lock a row.
@@ -310,7 +315,8 @@ BEGIN
     IF due IS NULL THEN
         RETURN 0;
     END IF;
-    source := embed._held_documents(vectorizer);
+    PERFORM embed._hold_source(vectorizer);
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN 0;
     END IF;

@@ -100,7 +100,7 @@ BEGIN
             embed._reused_v1(integer), embed._recall_v1(text, uuid[], text[], integer[]), embed._remember_v1(text, uuid[], bytea[], bytea[], bytea[]), embed._evict_v1(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean),
             embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean), embed.compare_switch(text, text[], integer, double precision),
-            embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer), embed._source_table_v1(integer), embed._held_source(integer), embed._held_documents(integer)
+            embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer), embed._source_table_v1(integer), embed._held_source(integer), embed._hold_source(integer)
             TO embed_worker;
     END IF;
 END $$;
