@@ -47,7 +47,7 @@ BEGIN
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
             embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, embed._model, text, text, text),
             embed._has_vectors(oid, smallint[], text, boolean), embed._is_filled(embed._vectorizer, text, boolean), embed._home(embed._vectorizer), embed._of_chunks(embed._vectorizer), embed._chunk_match(embed._vectorizer, text, text), embed._size(embed._model, text), embed._models(embed._vectorizer), embed._model_of(embed._vectorizer, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
-            embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer), embed._bequeath_v1(integer),
+            embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
             embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
@@ -67,7 +67,7 @@ BEGIN
             embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean),
             embed._free_relation(oid, text, text), embed._chunk_columns(embed._vectorizer), embed._chunk_dependants(embed._vectorizer), embed._right_steps(aclitem[], aclitem[], oid, text, text),
             embed._likeness_steps(regclass, regclass, smallint[], smallint[]), embed._like_chunks(embed._vectorizer, embed._vectorizer), embed._swap_chunk_steps(embed._vectorizer, embed._vectorizer),
-            embed._shadow_chunks(embed._vectorizer, embed._vectorizer), embed._chunk_size(jsonb, integer)
+            embed._shadow_chunks(embed._vectorizer, embed._vectorizer), embed._chunk_size(jsonb, integer), embed._bequeath_v1(integer)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
             embed._chunking(jsonb, integer), embed._is_between(jsonb, integer, integer), embed._check_storage(text, jsonb, text, text), embed._chunk_name(regclass, text, text),
