@@ -22,6 +22,8 @@ GOAL, BLOCKED = 1.5, 50.0  # ratio of the p95s; milliseconds
 DIMENSIONS, WIDE = 384, 1_024
 PATIENCE = 3_600.0  # seconds
 PAUSE = 0.01  # seconds between two searches
+TRIES = "5 minutes"  # for the table
+MEMORY = "512MB"  # the graph of 100,000 wide vectors takes 340 MB; one that spills is built five times slower
 SEARCH = "SELECT id FROM docs ORDER BY embedding <=> embed(%(question)s) LIMIT 10"
 READ = "SELECT title FROM docs WHERE id = 1"
 STATE = "SELECT state FROM embed.switches"
@@ -112,10 +114,13 @@ def measure_switch(report: Report, connection: Connection, dsn: str, samples: in
 
 
 def measure_swaps(report: Report, connection: Connection, dsn: str, swaps: int) -> None:
-    """The slowest read beside each swap, and beside a wait of the same length without one."""
+    """The slowest read beside each swap, and beside a wait of the same length without one.
+
+    The first swap is the switch's, the others go back and forth; a vacuum gives way to them.
+    """
     beside: dict[str, list[float]] = {"swap": [], "nothing": []}
     took: list[float] = []
-    statement = "SELECT embed.finish_switch('docs')"
+    statement = f"SELECT embed.finish_switch('docs', timeout => '{TRIES}')"
     for _ in range(swaps):
         with (
             asking(dsn, lambda connection, _: timed(connection, READ)) as readers,
@@ -133,7 +138,7 @@ def measure_swaps(report: Report, connection: Connection, dsn: str, swaps: int) 
         ):
             time.sleep(0.25 + took[-1] / 1000)
         beside["nothing"].append(max(readers.milliseconds))
-        statement = "SELECT embed.rollback_switch('docs')"
+        statement = f"SELECT embed.rollback_switch('docs', timeout => '{TRIES}')"
     report.figure("the call, with its tries for the table", took, "ms")
     report.figure("slowest read without a swap", beside["nothing"], "ms")
     report.figure("slowest read beside a swap", beside["swap"], "ms", at_most(BLOCKED))
@@ -141,7 +146,7 @@ def measure_swaps(report: Report, connection: Connection, dsn: str, swaps: int) 
 
 def main() -> None:
     options = arguments("A switch of models under searches", rows=100_000, samples=300, swaps=20).parse_args()
-    with postgres() as server:
+    with postgres(maintenance_work_mem=MEMORY) as server:
         dsn = server.create_database()
         report = Report(
             f"A switch from {DIMENSIONS} to {WIDE} d, {options.rows:,} rows, fake models, HNSW, spool",

@@ -79,6 +79,12 @@ class GatedFake(FakeEmbedder):
             self._seen += 1
             return self.calls[self._seen - 1]
 
+    def shut(self) -> None:
+        """Hold the calls that begin from now on; `next_call` gives the first of them."""
+        with self._changed:
+            self._shut = True
+            self._seen = len(self.calls)
+
     def open(self) -> None:
         """Hold no call any more, and let go those that wait."""
         with self._changed:

@@ -47,6 +47,7 @@ class Catalog:
     """All that a database has of ours."""
 
     vectorizers: tuple[Present, ...] = ()
+    chunks: frozenset[Name] = frozenset()  # tables of them
     indexes: frozenset[Name] = frozenset()
     models: frozenset[str] = frozenset()
     installed: bool = False
@@ -63,9 +64,8 @@ def read(connection: Connection) -> Catalog:
     default = connection.dialect.default_schema_name
     return Catalog(
         vectorizers=tuple(_present(row, default) for row in _rows(connection, "vectorizers")),
-        indexes=frozenset(
-            (None if row.schema == default else row.schema, row.name) for row in _rows(connection, "indexes")
-        ),
+        chunks=_names(connection, "chunk_tables", default),
+        indexes=_names(connection, "indexes", default),
         models=frozenset(row.name for row in _rows(connection, "models")),
         installed=True,
     )
@@ -87,6 +87,11 @@ def spell_filter(connection: Connection, table: Name, condition: str) -> str | N
 
 def _rows(connection: Connection, statement: str) -> Any:
     return connection.execute(text(SQL[statement])).all()
+
+
+def _names(connection: Connection, statement: str, default: str | None) -> frozenset[Name]:
+    rows = _rows(connection, statement)
+    return frozenset((None if row.schema == default else row.schema, row.name) for row in rows)
 
 
 def _present(row: Any, default: str | None) -> Present:

@@ -36,11 +36,11 @@ def switch(
         str, typer.Option(help="What becomes of the old vectors: 'in step', 'frozen' or 'drop'.")
     ] = "in step",
     ignore_dependants: Annotated[
-        bool, typer.Option("--ignore-dependants", help="Let views and the like keep the old column.")
+        bool, typer.Option("--ignore-dependants", help="Let views and the like keep the old vectors.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Change the model of a vectorizer: fill new columns, compare, swap; or go back."""
+    """Change the model of a vectorizer: fill new columns or chunks, compare, swap; or go back."""
     from pg_embed.cli.switching import act, show, until_ready
     from pg_embed.errors import InvalidArgument
 

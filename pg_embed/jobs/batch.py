@@ -42,6 +42,7 @@ class Work:
     backfill_due: bool
     chunking: Mapping[str, Any] | None = None  # how texts are split; None where a row has one vector
     must_sweep: bool = False  # there may be chunks whose rows went without a trigger
+    is_gentle: bool = False  # a switch of models: nobody waits for its backfill, and all search meanwhile
 
     @property
     def sizes(self) -> dict[Output, int]:

@@ -236,6 +236,7 @@ def _work(row: dict[str, Any]) -> Work:
         backfill_due=row["backfill_due"],
         chunking=row["chunking"],
         must_sweep=row["must_sweep"],
+        is_gentle=row["is_gentle"],
     )
 
 

@@ -35,6 +35,7 @@ from pg_embed.worker.writing import write_batch, write_documents
 log = logger("worker")
 REPAIR = (ModelMisconfigured, SpaceMismatch, MissingExtra, InvalidArgument)  # nobody's fault among the rows
 FEWEST_ROWS = 32
+GENTLE_SLOTS = 1  # batches in hand of a backfill that leaves room for searches
 FEWEST_DOCUMENTS = 1
 FIRST_DOCUMENTS = 16
 MULTI_CHARACTERS = 50_000  # of texts that are split and get a vector for each token, read together at most
@@ -172,7 +173,7 @@ class Dispatcher:
         found = False
         if self._lanes[Lane.LIVE] < self._settings.live_slots and time.monotonic() >= self._next_live:
             found |= await self._take(Lane.LIVE)
-        if self._lanes[Lane.BACKFILL] < self._settings.backfill_slots and not self._stopping:
+        if self._lanes[Lane.BACKFILL] < self._backfill_slots and not self._stopping:
             found |= await self._take(Lane.BACKFILL) or await self._page()
         return found
 
@@ -303,6 +304,11 @@ class Dispatcher:
             return Chunked([], [], no_embeddings(), dead)
         self._failures = 0
         return found
+
+    @property
+    def _backfill_slots(self) -> int:
+        # two would keep a core with the model and another with Postgres
+        return GENTLE_SLOTS if self.work.is_gentle else self._settings.backfill_slots
 
     @property
     def _characters(self) -> int:

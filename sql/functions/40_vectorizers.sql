@@ -818,6 +818,7 @@ BEGIN
                 FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NOT NULL));
         END IF;
     END IF;
+    PERFORM embed._bequeath_v1(v.id);
     DELETE FROM embed._vectorizer AS c WHERE c.id = v.id;
     PERFORM embed._forget_v1(v.id);
     PERFORM pg_notify('pg_embed_work', 'catalog');

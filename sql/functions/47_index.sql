@@ -288,7 +288,8 @@ BEGIN
     failures := COALESCE(asked.failures, 0);
     tried_at := asked.tried_at;
     memory := asked.memory;
-    parallel_workers := asked.parallel_workers;
+    -- searches by the other vectors go on meanwhile, and nobody waits for these
+    parallel_workers := COALESCE(asked.parallel_workers, CASE WHEN v.shadow_of IS NOT NULL THEN 0 END);
     wanted := COALESCE(ask_kind, asked.kind, 'none');
     least_rows := COALESCE(ask_min_rows, asked.min_rows, 10000);
     rows := COALESCE(counted, embed._rows_by_statistics(source), asked.rows);

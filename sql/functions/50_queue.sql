@@ -45,7 +45,7 @@ COMMENT ON FUNCTION embed._first_due_v1(integer, integer) IS 'When the first ent
 CREATE OR REPLACE FUNCTION embed._work_v1()
 RETURNS TABLE (
     vectorizer integer, name text, model text, family text, options jsonb, space_id text, dimensions integer, outputs text[], sizes integer[], column_type text,
-    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean, sparse_model jsonb, chunking jsonb, must_sweep boolean
+    max_attempts integer, reason text, has_backfill boolean, live_due boolean, backfill_due boolean, sparse_model jsonb, chunking jsonb, must_sweep boolean, is_gentle boolean
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -58,7 +58,7 @@ AS $$
         embed._first_due_v1(v.id, 1) IS NOT NULL AND NOT embed._is_held(v.id, 1),
         embed._first_due_v1(v.id, 2) IS NOT NULL AND NOT embed._is_held(v.id, 2),
         CASE WHEN s.id IS NOT NULL THEN jsonb_build_object('name', s.name, 'family', s.family, 'options', s.options, 'space_id', s.space_id, 'dimensions', s.dimensions) END,
-        v.chunking, embed._must_sweep(v)
+        v.chunking, embed._must_sweep(v), v.shadow_of IS NOT NULL
     FROM embed._vectorizer AS v
     JOIN embed._model AS m ON m.id = v.model_id
     LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
@@ -67,7 +67,7 @@ AS $$
     WHERE v.state = 'active'
     ORDER BY v.id
 $$;
-COMMENT ON FUNCTION embed._work_v1() IS 'The active vectorizers with their models, and whether rows are due in each lane.';
+COMMENT ON FUNCTION embed._work_v1() IS 'The active vectorizers with their models, whether rows are due in each lane, and whether their backfill is to leave room for searches, as that of a switch.';
 
 CREATE OR REPLACE FUNCTION embed._blame_v1(vectorizer integer, error text)
 RETURNS void

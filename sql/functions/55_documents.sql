@@ -80,6 +80,22 @@ END $$;
 COMMENT ON FUNCTION embed._documents_v1(integer) IS
     'The expressions that read a vectorizer''s rows and keep their chunks now; all NULL, and the vectorizer stopped, when something it needs was dropped.';
 
+CREATE OR REPLACE FUNCTION embed._hold_source(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    relation text := embed._source_table_v1(vectorizer);
+BEGIN
+    IF relation IS NOT NULL THEN
+        PERFORM embed._hold(relation);
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._hold_source(integer) IS
+    'Lock a vectorizer''s table before its chunks are looked up: they must not go where another table takes a name between its reading and its use.';
+
 CREATE OR REPLACE FUNCTION embed._claim_documents_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
 RETURNS TABLE (entry bigint, attempts integer, key text)
 LANGUAGE plpgsql
@@ -87,13 +103,14 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    source record;
 BEGIN
+    PERFORM embed._hold_source(vectorizer);
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     RETURN QUERY SELECT c.entry, c.attempts, c.key
         FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease) AS a, unnest(a.entries, a.attempts, a.keys) AS c(entry, attempts, key);
 END $$;
@@ -111,17 +128,18 @@ SET IntervalStyle = 'postgres'
 SET extra_float_digits = 1
 AS $$
 DECLARE
-    source record := embed._documents_v1(vectorizer);
+    source record;
     reading text;
     rows refcursor;
     next integer := 1;
     characters bigint := 0;
 BEGIN
+    PERFORM embed._hold_source(vectorizer);
+    source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     -- in the order of the keys, and no row before it is fetched
     reading := format(
         'SELECT q.key, r.there IS NOT NULL, r.input, embed._hash(r.input), c.ids, c.hashes
@@ -304,12 +322,12 @@ BEGIN
     IF due IS NULL THEN
         RETURN 0;
     END IF;
+    PERFORM embed._hold_source(vectorizer);
     source := embed._documents_v1(vectorizer);
     IF source.input IS NULL THEN
         RETURN 0;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
     EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', source.chunks);
     -- nobody writes chunks of this vectorizer now: those of a row that comes back while we look are made anew
     PERFORM pg_advisory_xact_lock(1885695334, (vectorizer & 33554431) * 64 + s.stripe) FROM generate_series(0, 63) AS s(stripe);

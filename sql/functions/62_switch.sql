@@ -1,6 +1,6 @@
 -- Changing a vectorizer's model while everybody searches. The new model's vectors are made by a shadow: a vectorizer of its
 -- own beside the first, with columns, triggers, queue, failures and index of its own, which no search sees. The swap
--- exchanges names, those of columns and those of vectorizers: what belongs to a space (queue, failures, index, postings,
+-- exchanges names, those of columns or of tables of chunks, and those of vectorizers: what belongs to a space (queue, failures, index, postings,
 -- batches in the hands of workers) is kept by id, and stays with it.
 
 DO $$
@@ -53,7 +53,30 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._hold(text) IS 'Lock a table, as any query of it does: its columns keep their names until the transaction ends.';
 
-CREATE OR REPLACE FUNCTION embed._own_alone(vectorizer text, timeout interval)
+CREATE OR REPLACE FUNCTION embed._locking(v integer, alone boolean)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- The chunks behind the rows, as searches and workers go; a view last, for those who query it have all of it soon.
+    SELECT format('LOCK TABLE %s IN %s MODE', string_agg(r.name, ', ' ORDER BY r.turn, r.id), CASE WHEN alone THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END)
+    FROM (
+        SELECT 1 AS turn, c.id, embed._source_name(c.source) AS name FROM embed._vectorizer AS c WHERE c.id = v
+        UNION ALL
+        SELECT t.turn, w.id, CASE t.turn WHEN 2 THEN embed._source_name(t.relation) ELSE t.relation::text END
+        FROM embed._vectorizer AS c
+        JOIN embed._vectorizer AS w ON w.id IN (c.id, c.shadow_of) OR w.shadow_of = c.id
+        CROSS JOIN LATERAL (VALUES (2, w.chunk_table), (3, w.chunk_view)) AS t(turn, relation)
+        JOIN pg_class AS p ON p.oid = t.relation
+        WHERE c.id = v AND alone
+    ) AS r
+    HAVING bool_and(r.name IS NOT NULL)
+$$;
+COMMENT ON FUNCTION embed._locking(integer, boolean) IS
+    'The statement that locks a vectorizer''s table, and with it, when it is to be alone, the tables and views of its chunks and of its shadow''s; NULL when the table was dropped.';
+
+CREATE OR REPLACE FUNCTION embed._own_alone(vectorizer text, timeout interval, alone boolean DEFAULT true)
 RETURNS embed._vectorizer
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -62,8 +85,11 @@ AS $$
 DECLARE
     wanted integer := embed._vectorizer_id(vectorizer);
     source oid := (SELECT v.source FROM embed._vectorizer AS v WHERE v.id = wanted);
-    locking text := format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(source));
+    locking text := embed._locking(wanted, alone);
     before text := current_setting('lock_timeout');
+    patience text := current_setting('deadlock_timeout');
+    -- after this time Postgres sends a vacuum away that nobody asked for
+    impatient boolean := has_parameter_privilege('deadlock_timeout', 'SET');
     until timestamptz := clock_timestamp() + COALESCE(timeout, interval '10 seconds');
     v embed._vectorizer;
 BEGIN
@@ -74,11 +100,13 @@ BEGIN
         BEGIN
             -- whoever comes after us waits behind us: never for long, whatever we wait for
             PERFORM set_config('lock_timeout', '20ms', true);
+            PERFORM set_config('deadlock_timeout', '10ms', true) WHERE impatient;
             EXECUTE locking;
             SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = wanted FOR NO KEY UPDATE;
             PERFORM set_config('lock_timeout', before, true);
+            PERFORM set_config('deadlock_timeout', patience, true) WHERE impatient;
             RETURN v;
-        EXCEPTION WHEN lock_not_available THEN
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF clock_timestamp() > until THEN
                 PERFORM embed._fail('55P03', format('table %s was in use for %s, and nobody was made to wait for this', source::regclass, timeout),
                     'try again, or with a longer timeout; a long transaction or a vacuum is in the way, or an index is being built, which itself waits for transactions such as this one');
@@ -87,8 +115,8 @@ BEGIN
         PERFORM pg_sleep(0.02 + random() * 0.08);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION embed._own_alone(text, interval) IS
-    'A vectorizer, with its table locked against everybody: tried for 20 ms at a time, so that nobody waits longer, until the time is over.';
+COMMENT ON FUNCTION embed._own_alone(text, interval, boolean) IS
+    'A vectorizer, with its table and its chunks locked against everybody, or if not alone, its table against those who write: tried for 20 ms at a time, so that nobody waits longer, until the time is over.';
 
 CREATE OR REPLACE FUNCTION embed._free_column(source oid, name text, suffix text)
 RETURNS text
@@ -153,7 +181,7 @@ STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    found text := embed._dependants(v.source, v.target_columns);
+    found text := CASE WHEN v.chunk_table IS NULL THEN embed._dependants(v.source, v.target_columns) ELSE embed._chunk_dependants(v) END;
 BEGIN
     IF found IS NOT NULL AND how = 'refuse' THEN
         PERFORM embed._fail('PE003', format('after the switch these would still read the old vectors of %s: %s', v.source, found),
@@ -256,7 +284,8 @@ CREATE OR REPLACE FUNCTION embed.switch_model(
     index text DEFAULT NULL,
     column_type text DEFAULT NULL,
     dependants text DEFAULT 'refuse',
-    timeout interval DEFAULT '10 seconds'
+    timeout interval DEFAULT '10 seconds',
+    chunking jsonb DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -265,6 +294,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     wanted integer := embed._model_id(model);
+    chunked boolean := (SELECT c.chunk_table IS NOT NULL FROM embed._vectorizer AS c WHERE c.id = embed._vectorizer_id(vectorizer));
     chosen embed._model;
     v embed._vectorizer;
     before embed._model;
@@ -280,15 +310,15 @@ BEGIN
     ELSIF dependants IS NULL OR dependants NOT IN ('refuse', 'ignore') THEN
         PERFORM embed._fail('PE003', format('dependants is %L', dependants), 'use ''refuse'' or ''ignore''');
     END IF;
-    v := embed._own_alone(vectorizer, timeout);
+    -- a column can only be added alone
+    v := embed._own_alone(vectorizer, timeout, NOT chunked);
     SELECT * INTO chosen FROM embed._model AS m WHERE m.id = wanted;
     SELECT * INTO before FROM embed._model AS m WHERE m.id = v.model_id;
     missing := ARRAY(SELECT o.output FROM unnest(v.outputs) AS o(output) WHERE o.output <> ALL (chosen.outputs) AND (o.output <> 'sparse' OR v.sparse_model_id IS NULL));
     IF v.shadow_of IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L is part of a switch itself', v.name), 'name the one that searches see');
-    ELSIF v.chunk_table IS NOT NULL THEN
-        PERFORM embed._fail('PE003', format('vectorizer %L keeps chunks in a table of their own, and cannot be switched', v.name),
-            'make a second one with the new model and another chunk_table, search that when it is filled, and drop the first');
+    ELSIF chunking IS NOT NULL AND NOT chunked THEN
+        PERFORM embed._fail('PE003', format('vectorizer %L splits no texts', v.name), 'leave chunking out');
     ELSIF chosen.id = v.model_id THEN
         PERFORM embed._fail('PE003', format('vectorizer %L uses model %L already', v.name, model));
     ELSIF EXISTS (SELECT FROM embed._vectorizer AS w WHERE w.shadow_of = v.id) THEN
@@ -296,15 +326,18 @@ BEGIN
             WHERE w.shadow_of = v.id AND o.stage = 'next') THEN 'old' ELSE 'next' END);
     ELSIF missing <> '{}' THEN
         PERFORM embed._fail('PE003', format('vectorizer %L keeps %s, and model %L makes none', v.name, embed._output_names(missing), model), format('it makes %s', embed._output_names(chosen.outputs)));
-    ELSIF (SELECT count(*) FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(v.source, c.attnum) IS NOT NULL) < cardinality(v.target_columns) THEN
+    ELSIF (SELECT count(*) FROM unnest(v.target_columns) AS c(attnum) WHERE embed._column_name(embed._home(v), c.attnum) IS NOT NULL) < cardinality(v.target_columns) THEN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
     END IF;
-    PERFORM embed._refuse_dependants(v, dependants), embed._warn_of_switch(v, before.name, chosen.name);
-    SELECT array_agg(embed._free_column(v.source, a.attname::text, '_next') ORDER BY c.position) INTO next
-    FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position) JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum;
+    IF NOT chunked THEN
+        PERFORM embed._refuse_dependants(v, dependants);
+    END IF;
+    PERFORM embed._warn_of_switch(v, before.name, chosen.name);
+    SELECT array_agg(CASE WHEN chunked THEN a.attname::text ELSE embed._free_column(v.source, a.attname::text, '_next') END ORDER BY c.position) INTO next
+    FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position) JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = c.attnum;
     SELECT m.name INTO sparse FROM embed._model AS m WHERE m.id = v.sparse_model_id;
     column_type := COALESCE(column_type, (SELECT CASE WHEN t.typname = 'vector' AND before.dimensions <= 4000 THEN 'vector' END
-        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = v.source AND a.attnum = v.target_columns[array_position(v.outputs, 'dense')]));
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = embed._home(v) AND a.attnum = v.target_columns[array_position(v.outputs, 'dense')]));
     made := embed.create_vectorizer(
         v.source,
         ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (v.input_columns) AND NOT a.attisdropped),
@@ -316,11 +349,19 @@ BEGIN
         max_attempts => v.max_attempts,
         sparse_column => next[array_position(v.outputs, 'sparse')],
         multi_column => next[array_position(v.outputs, 'multi')],
-        sparse => sparse
+        sparse => sparse,
+        storage => CASE WHEN chunked THEN 'table' ELSE 'column' END,
+        chunking => CASE WHEN chunked THEN COALESCE(v.chunking || chunking, embed._chunk_size(v.chunking, (chosen.card ->> 'max_tokens')::integer)) END,
+        chunk_table => CASE WHEN chunked THEN embed._free_relation(v.source, (SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_table), '_next') END,
+        chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);
-    PERFORM embed._run_steps(embed._rights_steps(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)])) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
+    IF chunked THEN
+        PERFORM embed._shadow_chunks(v, s), embed._refuse_dependants(v, dependants);
+    ELSE
+        PERFORM embed._run_steps(embed._rights_steps(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)])) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
+    END IF;
     INSERT INTO embed._budget (vectorizer_id, tokens, cost, per, live) SELECT s.id, b.tokens, b.cost, b.per, b.live FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
     IF 'sparse' = ANY (s.outputs) AND (embed._posting_source_v1(v.id)).has_postings AND NOT (embed._posting_source_v1(s.id)).has_postings THEN
         PERFORM embed._make_postings(s.id);
@@ -333,7 +374,7 @@ BEGIN
             INSERT INTO embed._index (vectorizer_id, kind, m, ef_construction, min_rows, memory, parallel_workers)
             SELECT s.id, CASE WHEN i.kind = 'hnsw' AND chosen.dimensions > 4000 THEN 'auto' ELSE i.kind END, i.m, i.ef_construction, i.min_rows, i.memory, i.parallel_workers
             FROM embed._index AS i WHERE i.vectorizer_id = v.id;
-        ELSIF embed._is_indexed(v.source, v.target_columns[array_position(v.outputs, 'dense')]) THEN
+        ELSIF embed._is_indexed(embed._home(v), v.target_columns[array_position(v.outputs, 'dense')]) THEN
             -- one that was made by hand is missed as much
             PERFORM embed.create_index(made, 'auto', min_rows => 0);
         END IF;
@@ -341,8 +382,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN made;
 END $$;
-COMMENT ON FUNCTION embed.switch_model(text, text, boolean, text, text, text, text, interval) IS
-    'Begin to change a vectorizer''s model without a pause for those who search: columns beside those that are there are filled with the new model''s vectors, behind live rows, indexed, and compared; searches see the old ones until embed.finish_switch, or with auto until a worker that may has done the same. See embed.switches. keep says what becomes of the old vectors after that: ''in step'' (both are made, for embed.rollback_switch at any time), ''frozen'' or ''drop''. index is a kind for embed.create_index; by default as it was. Views and the like that name the old column keep it, and are refused, unless dependants is ''ignore''. Returns the name of the vectorizer that makes the new vectors, for embed.pause, embed.resume, embed.retry and embed.status.';
+COMMENT ON FUNCTION embed.switch_model(text, text, boolean, text, text, text, text, interval, jsonb) IS
+    'Begin to change a vectorizer''s model without a pause for those who search: columns beside those that are there, or a table of chunks beside the one that is there, are filled with the new model''s vectors, behind live rows, indexed, and compared; searches see the old ones until embed.finish_switch, or with auto until a worker that may has done the same. See embed.switches. keep says what becomes of the old vectors after that: ''in step'' (both are made, for embed.rollback_switch at any time), ''frozen'' or ''drop''. index is a kind for embed.create_index; by default as it was. Views and the like that name the old column keep it, and are refused, unless dependants is ''ignore''. chunking says how the new model''s chunks are cut; by default as before, and no longer than it reads. Returns the name of the vectorizer that makes the new vectors, for embed.pause, embed.resume, embed.retry and embed.status.';
 
 CREATE OR REPLACE FUNCTION embed._is_indexed(source oid, attnum smallint)
 RETURNS boolean
@@ -414,7 +455,7 @@ COMMENT ON FUNCTION embed._switch_look_v1(integer) IS 'How far a switch is, by i
 CREATE OR REPLACE FUNCTION embed.switches(vectorizer text DEFAULT NULL)
 RETURNS TABLE (
     vectorizer_name text, source regclass, model text, other_model text, state text, rows_left bigint, failed bigint, index_state text, overlap_at_10 real, compared integer,
-    auto boolean, keep text, shadow text, columns text[], started_at timestamptz, swapped_at timestamptz, explanation text
+    auto boolean, keep text, shadow text, columns text[], started_at timestamptz, swapped_at timestamptz, explanation text, chunk_table regclass
 )
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -422,8 +463,8 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT v.name, v.source, b.name, m.name, l.state, l.rows_left, l.failed, l.index_state, w.overlap, w.compared, w.auto, w.keep, s.name,
         (SELECT array_agg(a.attname::text ORDER BY c.position) FROM unnest(s.target_columns) WITH ORDINALITY AS c(attnum, position)
-            JOIN pg_attribute AS a ON a.attrelid = s.source AND a.attnum = c.attnum AND NOT a.attisdropped),
-        w.started_at, w.swapped_at, l.explanation
+            JOIN pg_attribute AS a ON a.attrelid = embed._home(s) AND a.attnum = c.attnum AND NOT a.attisdropped),
+        w.started_at, w.swapped_at, l.explanation, s.chunk_table
     FROM embed._switch AS w
     JOIN embed._vectorizer AS s ON s.id = w.vectorizer_id
     JOIN embed._vectorizer AS v ON v.id = s.shadow_of
@@ -434,7 +475,7 @@ AS $$
     ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed.switches(text) IS
-    'The switches from one model to another, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared.';
+    'The switches from one model to another, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared. columns and chunk_table say where the other model''s vectors are.';
 
 CREATE OR REPLACE VIEW embed.switches AS SELECT * FROM embed.switches();
 COMMENT ON VIEW embed.switches IS 'embed.switches() of every vectorizer.';
@@ -462,6 +503,10 @@ BEGIN
         RETURN;
     END IF;
     models := ARRAY(SELECT m.name FROM embed._model AS m WHERE m.id IN (v.model_id, s.model_id) ORDER BY m.id = s.model_id);
+    IF v.chunk_table IS NOT NULL THEN
+        SELECT f.sampled, f.nearest INTO sampled, nearest FROM embed._chunk_forms(v, s) AS f;
+        RETURN;
+    END IF;
     sampled := format('SELECT %s AS key, r.%I::text AS r1, r.%I::text AS r2 FROM %s AS r TABLESAMPLE SYSTEM (%s) WHERE r.%2$I IS NOT NULL AND r.%3$I IS NOT NULL ORDER BY random() LIMIT $1',
         key, old.column_name, new.column_name, relation, least(100, 1e6 / greatest(embed._rows_by_statistics(s.source), 1))::numeric);
     nearest := ARRAY(SELECT format('SELECT ARRAY(SELECT %s FROM %s AS r WHERE r.%I IS NOT NULL ORDER BY r.%3$I OPERATOR(%4$s.%5$s) $1::%4$s.%6$s(%7$s) LIMIT $2)',
@@ -539,6 +584,9 @@ DECLARE
     kept text;
     steps text[] := '{}';
 BEGIN
+    IF v.chunk_table IS NOT NULL THEN
+        RETURN embed._swap_chunk_steps(v, s);
+    END IF;
     FOR i IN 1..cardinality(v.outputs) LOOP
         taker := s.target_columns[array_position(s.outputs, v.outputs[i])];
         steps := steps || embed._rights_steps(v.source, v.target_columns[i], taker);
@@ -555,7 +603,7 @@ BEGIN
     END LOOP;
     RETURN steps;
 END $$;
-COMMENT ON FUNCTION embed._swap_steps(embed._vectorizer, embed._vectorizer) IS 'The statements by which the columns of two vectorizers exchange names.';
+COMMENT ON FUNCTION embed._swap_steps(embed._vectorizer, embed._vectorizer) IS 'The statements by which the columns of two vectorizers, or the tables of their chunks, exchange names.';
 
 CREATE OR REPLACE FUNCTION embed._swap(v embed._vectorizer, s embed._vectorizer)
 RETURNS void
@@ -567,6 +615,9 @@ DECLARE
     parked text;
     w embed._switch;
 BEGIN
+    IF v.chunk_table IS NOT NULL THEN
+        PERFORM embed._run_steps(embed._like_chunks(v, s));
+    END IF;
     PERFORM embed._run_steps(embed._swap_steps(v, s));
     DELETE FROM embed._switch AS o WHERE o.vectorizer_id = s.id RETURNING o.* INTO STRICT w;
     UPDATE embed._vectorizer AS c SET name = embed._free_vectorizer(v.name, '_swap'), shadow_of = NULL WHERE c.id = s.id;
@@ -581,7 +632,7 @@ BEGIN
     END IF;
     PERFORM pg_notify('pg_embed_work', 'catalog');
 END $$;
-COMMENT ON FUNCTION embed._swap(embed._vectorizer, embed._vectorizer) IS 'Let a shadow and what it shadows exchange the names of their columns and their own; the caller has locked the table.';
+COMMENT ON FUNCTION embed._swap(embed._vectorizer, embed._vectorizer) IS 'Let a shadow and what it shadows exchange the names of their columns, or of their tables of chunks, and their own; the caller has locked the table.';
 
 CREATE OR REPLACE FUNCTION embed._refuse_unready(v embed._vectorizer, s embed._vectorizer)
 RETURNS void
@@ -616,7 +667,7 @@ BEGIN
     SELECT c.* INTO v FROM embed._vectorizer AS c WHERE c.id = s.shadow_of;
     SELECT c.* INTO w FROM embed._switch AS c WHERE c.vectorizer_id = s.id;
     -- What is looked at under the lock was looked at before: in a session the first look takes longest.
-    PERFORM embed._refuse_dependants(v, w.dependants), embed._swap_steps(v, s), embed._is_behind_v1(s.id);
+    PERFORM embed._refuse_dependants(v, w.dependants), embed._swap_steps(v, s), embed._like_chunks(v, s), embed._is_behind_v1(s.id);
     IF NOT COALESCE(force, false) THEN
         IF (embed._switch_look_v1(s.id)).state = 'comparing' THEN
             PERFORM embed.compare_switch(v.name);
@@ -633,7 +684,7 @@ BEGIN
     RETURN v.name;
 END $$;
 COMMENT ON FUNCTION embed.finish_switch(text, boolean, interval) IS
-    'End a switch that is ready: in one transaction the new vectors take the name of the old column, and the vectorizer has the new model; from then on searches and embed() without a model use it. The table is locked for some milliseconds, when nobody is in the way, which is tried until the time is over; in a transaction of yours it stays locked until that ends. force swaps though rows, their index or the comparison are missing.';
+    'End a switch that is ready: in one transaction the new vectors take the name of the old column, or the new chunks those of the old table and view, and the vectorizer has the new model; from then on searches and embed() without a model use it. The table is locked for some milliseconds, when nobody is in the way, which is tried until the time is over; in a transaction of yours it stays locked until that ends. force swaps though rows, their index or the comparison are missing.';
 
 CREATE OR REPLACE FUNCTION embed.abort_switch(vectorizer text, timeout interval DEFAULT '10 seconds')
 RETURNS void
@@ -671,9 +722,12 @@ DECLARE
     s embed._vectorizer := embed._shadow(vectorizer, 'old');
     v embed._vectorizer;
 BEGIN
-    v := embed._own_alone((SELECT c.name FROM embed._vectorizer AS c WHERE c.id = s.shadow_of), timeout);
+    -- the table is locked by the swap, and not for what is looked at before
+    v := embed._own_vectorizer((SELECT c.name FROM embed._vectorizer AS c WHERE c.id = s.shadow_of));
     s := embed._shadow(v.name, 'old');
-    PERFORM embed.resume(s.name);
+    IF s.state <> 'active' THEN
+        PERFORM embed.resume(s.name);
+    END IF;
     UPDATE embed._switch AS c SET stage = 'next', auto = true, since = clock_timestamp(), error = NULL, needs_owner = false, failures = 0, tried_at = NULL WHERE c.vectorizer_id = s.id;
     IF (embed._switch_look_v1(s.id)).state = 'ready' THEN
         PERFORM embed.finish_switch(v.name, timeout => timeout);
@@ -694,7 +748,7 @@ DECLARE
 BEGIN
     PERFORM embed._own_alone(s.name, timeout), embed.drop_vectorizer((embed._shadow(s.name, 'old')).name, drop_column => true);
 END $$;
-COMMENT ON FUNCTION embed.forget_switch(text, interval) IS 'Drop the vectors from before a switch: their columns, index, triggers and queue. There is no way back then.';
+COMMENT ON FUNCTION embed.forget_switch(text, interval) IS 'Drop the vectors from before a switch: their columns, or the table and the view of their chunks, index, triggers and queue. There is no way back then.';
 
 CREATE OR REPLACE FUNCTION embed._switch_todo_v1()
 RETURNS TABLE (shadow integer, vectorizer_name text, source oid, step text, tries integer, idle_seconds double precision)

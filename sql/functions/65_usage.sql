@@ -58,24 +58,40 @@ END $$;
 COMMENT ON FUNCTION embed.price_model(text, numeric) IS
     'What a million tokens of a model cost, in US dollars, from now on; without a number it has no price. Used by embed.usage, budgets and estimates.';
 
+CREATE OR REPLACE FUNCTION embed._bequeath_v1(vectorizer integer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    UPDATE embed._heir AS h SET heir_id = v.shadow_of FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.shadow_of IS NOT NULL AND h.heir_id = v.id AND embed._may_note(v.id);
+    INSERT INTO embed._heir (vectorizer_id, heir_id)
+    SELECT v.id, v.shadow_of FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.shadow_of IS NOT NULL AND embed._may_note(v.id)
+    ON CONFLICT ON CONSTRAINT _heir_pkey DO UPDATE SET heir_id = excluded.heir_id;
+$$;
+COMMENT ON FUNCTION embed._bequeath_v1(integer) IS 'Before a shadow is dropped: what it used, and what was used before it, is its vectorizer''s from then on.';
+
 CREATE OR REPLACE VIEW embed.usage AS
 SELECT
     u.day,
     COALESCE(m.name, 'dropped model ' || u.model_id) AS model,
     CASE WHEN u.vectorizer_id > 0 THEN COALESCE(v.name, 'dropped vectorizer ' || u.vectorizer_id) END AS vectorizer,
-    u.requests,
-    u.inputs,
-    u.tokens,
-    u.cost,
+    sum(u.requests)::bigint AS requests,
+    sum(u.inputs)::bigint AS inputs,
+    sum(u.tokens)::bigint AS tokens,
+    sum(u.cost) AS cost,
     'USD'::text AS currency,
-    u.reused
+    sum(u.reused)::bigint AS reused
 FROM embed._usage AS u
 LEFT JOIN embed._model AS m ON m.id = u.model_id
-LEFT JOIN embed._vectorizer AS v ON v.id = u.vectorizer_id
+LEFT JOIN embed._heir AS h ON h.vectorizer_id = u.vectorizer_id
+LEFT JOIN embed._vectorizer AS own ON own.id = COALESCE(h.heir_id, u.vectorizer_id)
+LEFT JOIN embed._vectorizer AS v ON v.id = COALESCE(own.shadow_of, own.id)
 WHERE pg_catalog.pg_has_role(current_user, (SELECT s.nspowner FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'embed'), 'USAGE')
-    OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE');
+    OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = v.source), 'USAGE')
+GROUP BY 1, 2, 3;
 COMMENT ON VIEW embed.usage IS
-    'What was used of each model on each day (UTC), by each vectorizer, and by queries and others where vectorizer is NULL; the cost is NULL where the model had no price. Reused are texts whose vectors were known, and cost nothing. Who owns a table sees its vectorizers'', who owns schema embed sees all.';
+    'What was used of each model on each day (UTC), by each vectorizer, and by queries and others where vectorizer is NULL; the cost is NULL where the model had no price. Reused are texts whose vectors were known, and cost nothing. What a switch of models used is the vectorizer''s that searches see, before the swap and after it. Who owns a table sees its vectorizers'', who owns schema embed sees all.';
 
 CREATE OR REPLACE FUNCTION embed.set_budget(
     vectorizer text,

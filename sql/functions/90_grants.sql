@@ -62,13 +62,16 @@ BEGIN
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.switch_model(text, text, boolean, text, text, text, text, interval), embed.finish_switch(text, boolean, interval), embed.abort_switch(text, interval),
+            embed.switch_model(text, text, boolean, text, text, text, text, interval, jsonb), embed.finish_switch(text, boolean, interval), embed.abort_switch(text, interval),
             embed.rollback_switch(text, interval), embed.forget_switch(text, interval), embed.compare_switch(text, text[], integer, double precision),
-            embed._own_alone(text, interval), embed._free_column(oid, text, text), embed._free_vectorizer(text, text), embed._dependants(oid, smallint[]),
+            embed._own_alone(text, interval, boolean), embed._locking(integer, boolean), embed._free_column(oid, text, text), embed._free_vectorizer(text, text), embed._dependants(oid, smallint[]),
             embed._refuse_dependants(embed._vectorizer, text), embed._rights_steps(regclass, smallint, smallint), embed._run_steps(text[]), embed._swap_steps(embed._vectorizer, embed._vectorizer), embed._is_behind_v1(integer), embed._shadow(text, text),
             embed._warn_of_switch(embed._vectorizer, text, text), embed._is_indexed(oid, smallint), embed._switch_look_v1(integer), embed._swap(embed._vectorizer, embed._vectorizer),
             embed._refuse_unready(embed._vectorizer, embed._vectorizer), embed._count_swap_v1(), embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer),
-            embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean)
+            embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean),
+            embed._free_relation(oid, text, text), embed._chunk_columns(embed._vectorizer), embed._chunk_dependants(embed._vectorizer), embed._right_steps(aclitem[], aclitem[], oid, text, text),
+            embed._likeness_steps(regclass, regclass, smallint[], smallint[]), embed._like_chunks(embed._vectorizer, embed._vectorizer), embed._swap_chunk_steps(embed._vectorizer, embed._vectorizer),
+            embed._shadow_chunks(embed._vectorizer, embed._vectorizer), embed._chunk_size(jsonb, integer), embed._bequeath_v1(integer)
             TO embed_owner;
         GRANT EXECUTE ON FUNCTION
             embed._chunking(jsonb, integer), embed._is_between(jsonb, integer, integer), embed._check_storage(text, jsonb, text, text), embed._chunk_name(regclass, text, text),
@@ -101,7 +104,7 @@ BEGIN
             embed._reused_v1(integer), embed._recall_v1(text, uuid[], text[], integer[]), embed._remember_v1(text, uuid[], bytea[], bytea[], bytea[]), embed._evict_v1(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean),
             embed._switch_todo(), embed._switch_todo_v1(), embed._switch_tried_v1(integer, text, boolean), embed.compare_switch(text, text[], integer, double precision),
-            embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer), embed._source_table_v1(integer), embed._held_source(integer)
+            embed._switch_forms_v1(text), embed._switch_compared_v1(integer, real, integer), embed._source_table_v1(integer), embed._held_source(integer), embed._hold_source(integer)
             TO embed_worker;
     END IF;
 END $$;

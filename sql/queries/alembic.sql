@@ -46,6 +46,13 @@ JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
 LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
 ORDER BY v.name
 
+-- name: chunk_tables
+-- The tables of chunks, those of switches from one model to another among them.
+SELECT s.nspname::text AS schema, c.relname::text AS name
+FROM (SELECT v.chunk_table FROM embed.vectorizers AS v UNION SELECT w.chunk_table FROM embed.switches AS w) AS t
+JOIN pg_catalog.pg_class AS c ON c.oid = t.chunk_table
+JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
+
 -- name: indexes
 -- The indexes that pg_embed made, those of partitions included.
 WITH RECURSIVE ours AS (

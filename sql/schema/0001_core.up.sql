@@ -154,6 +154,12 @@ CREATE TABLE embed._usage (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE embed._usage IS 'What was used of a model on a day (UTC) by a vectorizer; by queries where vectorizer_id is 0. The cost is NULL where no price was known; reused texts had their vectors from elsewhere.';
 
+CREATE TABLE embed._heir (
+    vectorizer_id integer PRIMARY KEY,
+    heir_id integer NOT NULL REFERENCES embed._vectorizer (id) ON DELETE CASCADE
+);
+COMMENT ON TABLE embed._heir IS 'Vectorizers that a switch of models left behind and that were dropped, and the one that goes on under their name: what they used is told as its.';
+
 CREATE TABLE embed._reuse_all (
     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     salt bytea NOT NULL DEFAULT decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),

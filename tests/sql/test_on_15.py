@@ -270,3 +270,22 @@ def test_a_switch_of_models_and_back(docs15: Connection, dsn15: str, start_worke
         assert broken_rows(docs15, dimensions=dimensions) == []
         assert value(docs15, "SELECT model FROM embed.vectorizers") == model
         docs15.execute(f"SELECT embed.{step}('docs')".encode())
+
+
+def test_a_switch_of_chunks_and_back(db15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(db15)
+    create_fake_model(db15, "wide", dimensions=7)
+    create_docs(db15, "one", "two", "three. " * 300)
+    db15.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake', storage => 'table')")
+    start_worker(dsn15, index_every=0.02, switch_every=0.02)
+    db15.execute("SELECT embed.switch_model('docs', 'wide', auto => true, chunking => '{\"size\": 40}')")
+    for dimensions, few, step in ((7, False, "rollback_switch"), (4, True, "forget_switch")):
+        deadline = time.monotonic() + PATIENCE
+        wide = "SELECT state, vector_dims(embedding::vector) FROM embed.switches, docs_chunks LIMIT 1"
+        while db15.execute(wide.encode()).fetchall() != [("swapped", dimensions)]:
+            assert time.monotonic() < deadline, "it was never swapped"
+            time.sleep(0.02)
+        counted = db15.execute("SELECT count(*), count(DISTINCT id) FROM docs_chunks").fetchall()[0]
+        assert (counted[1], counted[0] < 10) == (3, few)
+        db15.execute(f"SELECT embed.{step}('docs')".encode())
+    assert value(db15, "SELECT to_regclass('docs_chunks_old') IS NULL")

@@ -96,6 +96,8 @@ def test_the_swap_exchanges_names_in_one_transaction(docs: Connection, dsn: str)
     assert switch(docs, "state", "rows_left", "overlap_at_10", "compared") == ("ready", 0, 1.0, 3)
     with psycopg.connect(dsn) as other:
         assert value(other, "SELECT embed.finish_switch('docs')") == "docs_embedding"
+        for setting in ("lock_timeout", "deadlock_timeout"):
+            assert value(other, f"SHOW {setting}") == value(docs, f"SHOW {setting}")
         assert columns(other) == {"embedding_old": "halfvec(4)", "embedding": "halfvec(7)"}
         assert vectorizers(other) == [("docs_embedding", "wide", ["embedding"])]
         assert vectorizers(docs) == [("docs_embedding", "fake", ["embedding"])]
@@ -194,6 +196,7 @@ def test_a_dropped_table_takes_both(docs: Connection) -> None:
         ("SELECT embed.switch_model('docs', 'words')", "keeps dense vectors, and model 'words' makes none"),
         ("SELECT embed.switch_model('docs', 'wide', keep => 'perhaps')", "cannot be kept 'perhaps'"),
         ("SELECT embed.switch_model('docs', 'wide', dependants => 'x')", "dependants is 'x'"),
+        ("SELECT embed.switch_model('docs', 'wide', chunking => '{}')", "splits no texts"),
         ("SELECT embed.finish_switch('docs')", "has no switch under way"),
         ("SELECT embed.abort_switch('docs')", "has no switch under way"),
         ("SELECT embed.rollback_switch('docs')", "has no switch under way"),
@@ -418,9 +421,15 @@ def test_queries_are_compared_that_are_given(docs: Connection) -> None:
     assert switch(docs, "overlap_at_10", "compared") == (None, 0)
 
 
-def test_chunks_are_not_switched(docs: Connection) -> None:
-    docs.execute("CREATE TABLE texts (id int PRIMARY KEY, body text)")
-    docs.execute("SELECT embed.create_vectorizer('texts', 'body', model => 'fake', storage => 'table')")
-    _, message, hint = refused(docs, "SELECT embed.switch_model('texts', 'wide')")
-    assert "keeps chunks in a table of their own" in message
-    assert hint.startswith("make a second one with the new model")
+def test_a_switch_leaves_room_for_searches(docs: Connection) -> None:
+    begin(docs)
+    gentle = (
+        "SELECT is_gentle, (embed._index_look_v1(vectorizer, NULL, NULL, NULL, NULL, NULL)).parallel_workers"
+    )
+    work = f"{gentle} FROM embed._work_v1() ORDER BY vectorizer".encode()
+    assert docs.execute(work).fetchall() == [(False, None), (True, 0)]
+    docs.execute("SELECT embed.create_index('docs_embedding_next', 'hnsw', parallel_workers => 3)")
+    assert docs.execute(work).fetchall() == [(False, None), (True, 3)]
+    docs.execute("SELECT embed.create_index('docs_embedding_next', 'none')")
+    finish(docs)
+    assert docs.execute(work).fetchall() == [(True, 0), (False, None)]

@@ -72,6 +72,29 @@ def test_what_was_paid_stays_when_its_vectorizer_goes(docs: Connection) -> None:
     assert found[0][0].startswith("dropped model ")
 
 
+def test_what_a_switch_used_is_told_under_one_name(docs: Connection) -> None:
+    create_fake_model(docs, "wide", dimensions=7)
+    use(docs, 5)
+    docs.execute("SELECT embed.switch_model('docs', 'wide', index => 'none')")
+    use(docs, 20, model="wide", vectorizer=2)
+    told = "SELECT vectorizer, model, tokens FROM embed.usage ORDER BY tokens"
+    both = [("docs_embedding", "fake", 5), ("docs_embedding", "wide", 20)]
+    assert docs.execute(told).fetchall() == both
+    docs.execute("SELECT embed.finish_switch('docs', force => true)")
+    use(docs, 1, vectorizer=1)
+    both[0] = ("docs_embedding", "fake", 6)
+    assert docs.execute(told).fetchall() == both
+    docs.execute("SELECT embed.forget_switch('docs')")
+    assert docs.execute(told).fetchall() == both
+    docs.execute("SELECT embed.switch_model('docs', 'fake', index => 'none')")
+    use(docs, 4, vectorizer=3)
+    docs.execute("SELECT embed.finish_switch('docs', force => true), embed.forget_switch('docs')")
+    assert docs.execute(told).fetchall() == [("docs_embedding", "fake", 10), ("docs_embedding", "wide", 20)]
+    assert docs.execute("SELECT * FROM embed._heir ORDER BY 1").fetchall() == [(1, 3), (2, 3)]
+    docs.execute("SELECT embed.drop_vectorizer('docs')")
+    assert {row[0] for row in docs.execute(told)} == {f"dropped vectorizer {number}" for number in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("price", [-1, "NaN"])
 def test_a_price_is_a_number(docs: Connection, price: Any) -> None:
     assert refused(docs, "SELECT embed.price_model('fake', %s)", price)[0] == "PE003"

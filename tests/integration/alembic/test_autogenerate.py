@@ -393,6 +393,20 @@ def test_chunks_are_no_table_of_the_models(db_with_models: Connection, project: 
     assert made(db_with_models) == there
 
 
+def test_chunks_of_a_switch_are_no_tables_of_the_models(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + DOCS)
+    settle(project)
+    create_fake_model(db_with_models, "other", dimensions=7)
+    db_with_models.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', storage => 'table')"
+    )
+    db_with_models.execute("SELECT embed.switch_model('docs', 'other')")
+    assert body(project.revise()) == "pass"
+    project.upgrade()
+    db_with_models.execute("SELECT embed.finish_switch('docs', force => true)")
+    assert body(project.revise()) == "pass"
+
+
 def build_index(db: Connection) -> None:
     """What a worker would do."""
     rows = db.execute(

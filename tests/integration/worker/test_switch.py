@@ -230,6 +230,22 @@ def test_a_paused_switch_goes_on(docs: Connection, dsn: str, start_worker: Start
     assert wrong(docs, dimensions=WIDE) == 0
 
 
+def test_a_switch_has_one_batch_in_hand(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
+    model = GatedFake(shut=True, dimensions=WIDE, concurrency=4)
+    start_worker(dsn, {"wide": model}, page_rows=400, batch_rows=32, **SOON)
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("SELECT embed.switch_model('docs', 'wide')")
+    first = model.next_call()
+    assert first.texts[0].startswith("text")
+    insert_docs(docs, "new")
+    assert model.next_call().texts == ["new"], (
+        "there is no second batch of the backfill, though there are rows"
+    )
+    model.open()
+    until(lambda: state(docs) == "ready", "a switch that is ready")
+    assert wrong(docs, "docs_embedding_next", "embedding_next", dimensions=WIDE) == 0
+
+
 def test_rows_that_only_the_new_model_refuses_stop_the_swap(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
