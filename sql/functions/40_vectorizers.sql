@@ -62,8 +62,14 @@ BEGIN
         -- the table before the catalog, as workers do
         EXECUTE (SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(w.source)) FROM embed._vectorizer AS w WHERE w.id = wanted);
     END IF;
-    -- row-level security lets nobody but the table's owner and ours lock the row
-    SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted FOR NO KEY UPDATE;
+    IF current_setting('transaction_read_only')::boolean THEN
+        -- for who only looks, as on a standby, where no row can be locked
+        SELECT * INTO v FROM embed._vectorizer AS w
+        WHERE w.id = wanted AND (pg_has_role(current_user, owner, 'USAGE') OR NOT row_security_active('embed._vectorizer'::regclass));
+    ELSE
+        -- row-level security lets nobody but the table's owner and ours lock the row
+        SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted FOR NO KEY UPDATE;
+    END IF;
     IF v.id IS NULL OR (lock_table AND NOT pg_has_role(current_user, owner, 'USAGE')) THEN
         PERFORM embed._fail('42501', format('you must own the table of vectorizer %L', vectorizer), 'ask a member of ' || quote_ident(pg_get_userbyid(owner)));
     END IF;

@@ -520,7 +520,9 @@ BEGIN
         END LOOP;
         overlap := alike / NULLIF(compared, 0);
     END IF;
-    PERFORM embed._switch_compared_v1(forms.shadow, overlap, compared);
+    IF NOT current_setting('transaction_read_only')::boolean THEN
+        PERFORM embed._switch_compared_v1(forms.shadow, overlap, compared);
+    END IF;
     RETURN overlap;
 END $$;
 COMMENT ON FUNCTION embed.compare_switch(text, text[], integer, double precision) IS

@@ -112,7 +112,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text, text), embed.embed_document(text, text), embed.embed_sparse(text, text, text), embed.embed_multi(text, text, text), embed._vector(text, text, text, text, text), embed._vectors_v1(text[], text, text, text), embed._asked_model_v1(text, text), embed._column_model_v1(anyelement, text), embed._hold(text), embed.switches(text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
-            embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
+            embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(), embed._lacks_worker(),
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
