@@ -1,7 +1,7 @@
 -- The triggers of a vectorizer. INSERT works by statement with packed keys, UPDATE by row behind a WHEN over the
--- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future). Where
--- chunks stand in a table of their own, keys that went are queued as well: by a third trigger, and by the second when a
--- key was changed.
+-- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future), and
+-- so where replicated changes are embedded (42_replication.sql). Where chunks stand in a table of their own, keys that went
+-- are queued as well: by a third trigger, and by the second when a key was changed.
 
 CREATE OR REPLACE FUNCTION embed._key_type_is_plain(type oid)
 RETURNS boolean
@@ -246,11 +246,12 @@ AS $$
 DECLARE
     v embed._vectorizer;
     function text := embed._build_trigger_function(vectorizer);
-    partitioned boolean;
+    by_row boolean;
     watched text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    SELECT c.relkind = 'p' INTO partitioned FROM pg_class AS c WHERE c.oid = v.source;
+    -- what logical replication applies fires no triggers by statement
+    SELECT c.relkind = 'p' OR v.replication <> 'origin' INTO by_row FROM pg_class AS c WHERE c.oid = v.source;
     PERFORM embed._drop_triggers(vectorizer);
     watched := embed._watched(v, v.input_columns);
     IF v.filter IS NOT NULL THEN
@@ -272,20 +273,21 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_update', v.source, embed._watched(v, v.input_columns || v.filter_columns), function);
     END IF;
-    IF partitioned THEN
+    IF by_row THEN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     ELSE
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     END IF;
-    IF v.chunk_table IS NOT NULL AND partitioned THEN
+    IF v.chunk_table IS NOT NULL AND by_row THEN
         EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_delete', v.source, function);
     ELSIF v.chunk_table IS NOT NULL THEN
         EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s REFERENCING OLD TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_delete', v.source, function);
     END IF;
+    PERFORM embed._fire(v.id);
     UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
     WHERE c.id = v.id;
 END $$;

@@ -750,7 +750,8 @@ SELECT
     CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END AS storage,
     v.chunking,
     v.chunk_table,
-    v.chunk_view
+    v.chunk_view,
+    v.replication
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
 WHERE v.shadow_of IS NULL;
 COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';

@@ -312,7 +312,7 @@ AS $$
                 WHERE a.atttypmod <> embed._size(m, c.output)
                     OR t.typname <> ALL (CASE c.output WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
-        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
+        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND strpos(embed._firing(v.replication), g.tgenabled::text) > 0
                 AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', CASE WHEN v.chunk_table IS NOT NULL THEN 'pg_embed_' || v.id || '_delete' END))
             < CASE WHEN v.chunk_table IS NULL THEN 2 ELSE 3 END
             THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'

@@ -319,6 +319,10 @@ BEGIN
         sparse => sparse
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
+    IF v.replication <> 'origin' THEN
+        UPDATE embed._vectorizer AS w SET replication = v.replication WHERE w.id = s.id;
+        PERFORM embed._build_triggers(s.id);
+    END IF;
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);
     PERFORM embed._run_steps(embed._rights_steps(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)])) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
     INSERT INTO embed._budget (vectorizer_id, tokens, cost, per, live) SELECT s.id, b.tokens, b.cost, b.per, b.live FROM embed._budget AS b WHERE b.vectorizer_id = v.id;

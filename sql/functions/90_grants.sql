@@ -40,7 +40,7 @@ BEGIN
             embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
-            embed.drop_vectorizer(text, boolean, boolean),
+            embed.drop_vectorizer(text, boolean, boolean), embed.set_replication(text, text), embed._fire(integer), embed._firing(text),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),

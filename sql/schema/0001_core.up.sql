@@ -48,6 +48,7 @@ CREATE TABLE embed._vectorizer (
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
     created_at timestamptz NOT NULL DEFAULT now(),
     shadow_of integer UNIQUE REFERENCES embed._vectorizer (id) ON DELETE CASCADE CHECK (shadow_of <> id),
+    replication text NOT NULL DEFAULT 'origin' CHECK (replication IN ('origin', 'replica', 'always')),
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
