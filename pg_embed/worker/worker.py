@@ -133,6 +133,7 @@ class Worker:
             await self._be_primary(control)
             if self._stop.is_set():
                 return
+            await control.execute(SQL["arrive"])
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool

@@ -82,7 +82,10 @@ BEGIN
             command text;
             packed %7$s[];
         BEGIN
-            IF NOT known AND NOT embed._belongs_v1(%3$s, TG_RELID) THEN
+            IF NOT known AND embed._belongs_v1(%3$s, TG_RELID) IS NOT TRUE THEN
+                IF embed._belongs_v1(%3$s, TG_RELID) IS NULL THEN
+                    RETURN NULL;  -- restored from a dump without data
+                END IF;
                 RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this trigger function belongs to another table';
             END IF;
             IF TG_LEVEL = 'ROW' THEN
@@ -160,10 +163,10 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer
-        AND (relation IN (v.source, v.chunk_table) OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
+    SELECT relation IN (v.source, v.chunk_table) IS TRUE OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)
+    FROM embed._vectorizer AS v WHERE v.id = vectorizer
 $$;
-COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks.';
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks; NULL when there is no such vectorizer.';
 
 CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
 RETURNS text
@@ -174,7 +177,7 @@ AS $$
     SELECT format('INSERT INTO embed._queue (vectorizer_id, %s, n) VALUES (%s, ARRAY[%s], 1)',
         CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
         v.id, embed._key_value(v.source, v.key_columns, '($1)'))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._renamed_key_v1(integer) IS
     'What a trigger runs for a row after a key column was renamed, until its function is written anew; NULL when the key is gone.';
@@ -189,7 +192,7 @@ AS $$
         FROM (SELECT %s AS key, (row_number() OVER () - 1) / 240 AS pack FROM pg_embed_new AS n) AS r GROUP BY r.pack',
         CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
         v.id, embed._key_value(v.source, v.key_columns, 'n'))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._renamed_pack_v1(integer) IS
     'What a trigger runs for a statement after a key column was renamed, until its function is written anew; NULL when the key is gone.';

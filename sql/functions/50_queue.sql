@@ -685,6 +685,29 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean) IS 'Queue a page of keys behind live rows, and move the cursor.';
 
+CREATE OR REPLACE FUNCTION embed._arrive_v1()
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    present oid[];
+BEGIN
+    FOR v IN SELECT c.* FROM embed._vectorizer AS c WHERE c.numbered <> embed._numbering(c.source) ORDER BY c.id FOR NO KEY UPDATE LOOP
+        present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
+        IF cardinality(present) <> cardinality(v.partitions) THEN
+            present := v.partitions;  -- some came just before the dump, and nobody has looked at their rows
+        END IF;
+        -- else they seem to be attached, all of them, and every row would be embedded again
+        UPDATE embed._postings AS p SET partitions = present WHERE p.vectorizer_id = v.id AND p.partitions = v.partitions;
+        -- any update numbers the columns anew
+        UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._arrive_v1() IS 'In a database that was restored, or upgraded by pg_upgrade: number the columns of vectorizers anew, and know their partitions again.';
+
 CREATE OR REPLACE FUNCTION embed._tend_v1()
 RETURNS void
 LANGUAGE plpgsql
@@ -704,6 +727,11 @@ BEGIN
         CONTINUE WHEN NOT FOUND;
         IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
             CONTINUE;
+        END IF;
+        -- a dump shall have the names of now
+        IF v.names <> jsonb_build_object('source', embed._names(v.source, v.key_columns || v.input_columns || v.filter_columns),
+            'targets', embed._names(embed._home(v), v.target_columns)) THEN
+            UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
         END IF;
         IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);

@@ -345,7 +345,7 @@ AS $$
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
             embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._is_filled(v, 'r', true),
             embed._key_text(v.source, v.key_columns, 'r')] END
-    FROM embed._vectorizer AS v WHERE v.source = _why_v1.source ORDER BY v.name
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.source = _why_v1.source ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed._why_v1(regclass) IS 'The vectorizers of a table as embed.why needs them.';
 
