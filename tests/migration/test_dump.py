@@ -257,6 +257,19 @@ def test_partitions_are_not_embedded_again(
         start_worker.end()
 
 
+def test_what_is_embedded_of_replicated_changes_is_kept(docs: Connection, server: Server, dsn: str) -> None:
+    for table in ("docs", "parts"):
+        docs.execute("SELECT embed.set_replication(%s, 'always')", [table])
+    with restored(server, dsn) as (other, _):
+        other.execute("SELECT embed._arrive_v1(), embed._tend_v1()")
+        other.execute("SET session_replication_role = replica")  # as an apply worker does
+        insert_docs(other, "three")
+        other.execute("INSERT INTO parts VALUES (1, 'one'); INSERT INTO parts_1 VALUES (2, 'two')")
+        assert queued(other) == ["3"]
+        assert queued(other, "parts_embedding") == ["1", "2"]
+        assert value(other, "SELECT bool_and(state = 'active') FROM embed.vectorizers")
+
+
 def test_a_schema_without_its_data_is_in_nobodys_way(dropped: Connection, server: Server, dsn: str) -> None:
     with restored(server, dsn, "--schema-only") as (other, _):
         other.execute("INSERT INTO docs (id, title, body, sparse) VALUES (1, 'a', 'b', '{1:1}/1000000000')")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 
+from tests.fix_pg import MakeRole
 from tests.fix_worker import Connection, create_docs, create_fake_model, insert_docs
 from tests.sql.helpers import clear_queue, queued, refused, value
-from tests.sql.test_postings import difference, fill, make
+from tests.sql.test_postings import DIMENSIONS, difference, fill, make
 
 
 @contextmanager
@@ -110,3 +112,22 @@ def test_postings_follow_whoever_writes(db: Connection, table: str) -> None:
         assert difference(db) == 0
         db.execute("TRUNCATE docs")
         assert difference(db) == 0
+
+
+def test_the_owner_of_the_table_decides(db: Connection, make_role: MakeRole) -> None:
+    create_fake_model(db, sparse_dimensions=DIMENSIONS)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', sparse_column => 'words')")
+    owner = make_role("embed_owner")
+    setting = "SELECT embed.set_replication('docs', 'always')"
+    with psycopg.connect(owner.dsn, autocommit=True) as theirs:
+        assert refused(theirs, setting)[0] == "42501"
+        db.execute(f'ALTER TABLE docs OWNER TO "{owner.name}"')
+        db.execute("SELECT embed._tend_v1()")
+        theirs.execute(setting)
+        theirs.execute("SELECT embed.create_postings('docs')")
+    with applying(db):
+        insert_docs(db, "one")
+        db.execute(f"UPDATE docs SET words = '{{2:1}}/{DIMENSIONS}'")
+    assert queued(db) == ["1"]
+    assert difference(db) == 0
