@@ -13,6 +13,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pg_embed.embedded.binaries import find_binaries
+from pg_embed.errors import InvalidArgument
+from pg_embed.install import install
 from tests.fix_pg import MakeRole, Server, fresh_database
 from tests.fix_worker import (
     Connection,
@@ -271,10 +273,18 @@ def test_what_is_embedded_of_replicated_changes_is_kept(docs: Connection, server
 
 
 def test_a_schema_without_its_data_is_in_nobodys_way(dropped: Connection, server: Server, dsn: str) -> None:
-    with restored(server, dsn, "--schema-only") as (other, _):
+    with restored(server, dsn, "--schema-only") as (other, other_dsn):
         other.execute("INSERT INTO docs (id, title, body, sparse) VALUES (1, 'a', 'b', '{1:1}/1000000000')")
         other.execute("UPDATE docs SET body = 'changed'; DELETE FROM docs; TRUNCATE docs")
         assert value(other, "SELECT count(*) FROM embed._queue") == 0
+        with pytest.raises(InvalidArgument, match="without what they held") as caught:
+            install(other_dsn)
+        other.execute((caught.value.hint or "").split(",")[0])
+        install(other_dsn)
+        insert_docs(other, "one")
+        create_fake_model(other)
+        other.execute("SELECT embed.create_vectorizer('docs', 'body')")
+        assert value(other, "SELECT mode FROM embed._backfill") == "all"
 
 
 def test_a_parallel_restore_by_another_owner(
