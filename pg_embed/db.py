@@ -14,6 +14,7 @@ from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
+READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 
@@ -34,6 +35,8 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
     installed, unless an installation is what failed."""
     message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
     hint = exc.diag.message_hint
+    if exc.sqlstate == READ_ONLY:
+        hint = hint or "this server is a standby, or the session is read-only: connect to the primary"
     cls = _by_sqlstate().get(exc.sqlstate or "", errors.DatabaseError)
     if not installing and exc.sqlstate in ("3F000", "42883", "42P01") and OURS.search(message):
         return errors.NotInstalled(

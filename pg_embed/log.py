@@ -3,6 +3,7 @@
 Names and fields are API: `extra={"event": …}` carries them on every line.
 
 - worker_started (info; worker): a worker is connected and looks for work
+- worker_waiting (warning; worker): the server is a standby; the worker begins when it is promoted
 - worker_stopping (info; worker, in_flight): a worker was asked to stop and finishes its work
 - worker_stopped (info; worker): a worker has ended
 - worker_disconnected (warning; worker, error, retry_in): the database was lost; the worker connects again

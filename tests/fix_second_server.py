@@ -154,12 +154,14 @@ def make_cluster(folder: Path, programs: Path, account: Account) -> SecondServer
     return SecondServer(conninfo, port=port, password=password, log_file=folder / "postgres.log")
 
 
-def run(account: Account, folder: Path, arguments: list[str | Path]) -> None:
+def run(
+    account: Account, folder: Path, arguments: list[str | Path], timeout: float = CONTROL_TIMEOUT
+) -> None:
     """Run one of the server's programs as the user that owns the cluster."""
     output = folder / "programs.log"
     with output.open("a") as file:
         process = account.popen(arguments, cwd=folder, output=file.fileno())
-        status = process.wait(CONTROL_TIMEOUT)
+        status = process.wait(timeout)
     assert status == 0, f"{arguments[0]} failed:\n{output.read_text(errors='replace')}"
 
 

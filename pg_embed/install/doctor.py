@@ -111,6 +111,10 @@ def _pgvector(connection: Connection) -> Check:
     return Check("pgvector", "ok", version)
 
 
+def _is_standby(connection: Connection) -> bool:
+    return bool(_rows(connection, "server")[0]["is_standby"])
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
@@ -144,6 +148,9 @@ def _transport(connection: Connection) -> Check:
         advice = "run: pg-embed install DSN with --socket, --host or --spool, or --transport dblink"
         return Check("transport", "warning", "none: embed() cannot reach a sidecar", advice)
     row = rows[0]
+    if row["kind"] == "dblink" and _is_standby(connection):
+        advice = "on the primary, set up the transport plpython or spool: a standby can use these"
+        return Check("transport", "warning", "dblink, which a standby cannot use", advice)
     told = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
     reasons = [
         f"{kind}: {'could be had' if row[has] else missing}" for kind, has, missing in BETTER[row["kind"]]
@@ -191,6 +198,8 @@ def _models(connection: Connection) -> Check:
 
 def _workers(connection: Connection) -> Check:
     (row,) = _rows(connection, "workers")
+    if _is_standby(connection):
+        return Check("workers", "skipped", "those of a standby are connected to its primary")
     if row["workers"] == 0:
         state: State = "failed" if row["vectorizers"] else "warning"
         return Check("workers", state, "none is connected", "run: pg-embed worker DSN, or pg-embed serve DSN")

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_embed import db, statements
-from pg_embed.errors import NotInstalled
+from pg_embed.errors import InvalidArgument, NotInstalled
 from pg_embed.install import migrate, script, transports
 from pg_embed.records import Card, ModelSpec
 
@@ -76,6 +76,11 @@ def install(
     with _transaction(dsn, notices) as (connection, raw):
         _run(raw, script.read("install", "roles.sql"))
         _run(raw, script.read("install", "prepare.sql"))
+        if migrate.current(connection) is None and _one(raw, SQL["has_tables"]):
+            raise InvalidArgument(
+                "the tables of pg_embed are here without what they held, as from a dump without data",
+                hint="DROP SCHEMA embed CASCADE, then install it and make the vectorizers anew",
+            )
         migrate.upgrade(connection)
         _run(raw, script.read("transports", "none.sql"))  # the other functions call it
         _run(raw, script.functions())

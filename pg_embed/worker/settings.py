@@ -11,6 +11,7 @@ class WorkerSettings:
 
     lease: float = 60.0  # after this a silent worker's rows are given to another
     poll: float = 2.0  # how often an idle worker looks at the queue without being called
+    standby_poll: float = 2.0  # how often one whose server is a standby looks whether it was promoted
     busy_poll: float = 0.05  # how often a busy one looks for other tables' rows
     batch_rows: int = 2_048  # rows a batch, at most
     batch_characters: int = 1_000_000  # of texts that are split into chunks, read and written together

@@ -79,7 +79,7 @@ class Worker:
         self.number = 0
 
     async def ready(self) -> None:
-        """Return when the worker is connected and watches the queue."""
+        """Return when the worker is connected and watches the queue, or waits for its standby's promotion."""
         await self._ready.wait()
 
     def stop(self) -> None:
@@ -94,7 +94,11 @@ class Worker:
             dispatcher.abort()
 
     async def run(self) -> None:
-        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error."""
+        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error.
+
+        On a standby it waits, too: there `pg-embed serve` answers queries, and after a failover the same
+        process must go on with the rows, without anybody who starts it anew.
+        """
         failures = 0
         while not self._stop.is_set():
             self._connected = False
@@ -126,6 +130,10 @@ class Worker:
 
     async def _session(self) -> None:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+            await self._be_primary(control)
+            if self._stop.is_set():
+                return
+            await control.execute(SQL["arrive"])
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
@@ -207,6 +215,22 @@ class Worker:
             yield pool
         finally:
             await pool.close(timeout=5.0)
+
+    async def _be_primary(self, control: psycopg.AsyncConnection[Any]) -> None:
+        """Return when the server takes writes, or a stop was asked for."""
+        told = False
+        while not self._stop.is_set():
+            row = await (await control.execute(SQL["is_standby"])).fetchone()
+            if row is None or not row[0]:
+                return
+            if not told:
+                text = "the server is a standby, where nothing can be written: waiting until it is promoted"
+                event(log, logging.WARNING, "worker_waiting", text, worker=self.number)
+                told = True
+            self._connected = True
+            self._ready.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._settings.standby_poll)
 
     async def _be_alive(self, control: psycopg.AsyncConnection[Any]) -> int:
         while True:

@@ -409,12 +409,14 @@ COMMENT ON FUNCTION embed._home(embed._vectorizer) IS 'The table that holds a ve
 CREATE OR REPLACE FUNCTION embed._of_chunks(v embed._vectorizer)
 RETURNS embed._vectorizer
 LANGUAGE plpgsql
-IMMUTABLE PARALLEL SAFE
+STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 BEGIN
+    v := embed._here(v);
     IF v.chunk_table IS NOT NULL THEN
         v.source := v.chunk_table;
+        v.numbered := ARRAY[v.source, 'embed._vectorizer'::regclass]::oid[];  -- all that embed._here looks at
         v.key_columns := '{1}';
         v.partitions := '{}';
         v.chunk_table := NULL;

@@ -1,7 +1,7 @@
 -- The triggers of a vectorizer. INSERT works by statement with packed keys, UPDATE by row behind a WHEN over the
--- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future). Where
--- chunks stand in a table of their own, keys that went are queued as well: by a third trigger, and by the second when a
--- key was changed.
+-- input columns, a partitioned table by row throughout (row triggers reach every partition, present and future), and
+-- so where replicated changes are embedded (42_replication.sql). Where chunks stand in a table of their own, keys that went
+-- are queued as well: by a third trigger, and by the second when a key was changed.
 
 CREATE OR REPLACE FUNCTION embed._key_type_is_plain(type oid)
 RETURNS boolean
@@ -82,7 +82,10 @@ BEGIN
             command text;
             packed %7$s[];
         BEGIN
-            IF NOT known AND NOT embed._belongs_v1(%3$s, TG_RELID) THEN
+            IF NOT known AND embed._belongs_v1(%3$s, TG_RELID) IS NOT TRUE THEN
+                IF embed._belongs_v1(%3$s, TG_RELID) IS NULL THEN
+                    RETURN NULL;  -- restored from a dump without data
+                END IF;
                 RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this trigger function belongs to another table';
             END IF;
             IF TG_LEVEL = 'ROW' THEN
@@ -160,10 +163,10 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer
-        AND (relation IN (v.source, v.chunk_table) OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)))
+    SELECT relation IN (v.source, v.chunk_table) IS TRUE OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)
+    FROM embed._vectorizer AS v WHERE v.id = vectorizer
 $$;
-COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks.';
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks; NULL when there is no such vectorizer.';
 
 CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
 RETURNS text
@@ -174,7 +177,7 @@ AS $$
     SELECT format('INSERT INTO embed._queue (vectorizer_id, %s, n) VALUES (%s, ARRAY[%s], 1)',
         CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
         v.id, embed._key_value(v.source, v.key_columns, '($1)'))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._renamed_key_v1(integer) IS
     'What a trigger runs for a row after a key column was renamed, until its function is written anew; NULL when the key is gone.';
@@ -189,7 +192,7 @@ AS $$
         FROM (SELECT %s AS key, (row_number() OVER () - 1) / 240 AS pack FROM pg_embed_new AS n) AS r GROUP BY r.pack',
         CASE WHEN embed._key_is_whole(v.source, v.key_columns) THEN 'ids' ELSE 'keys' END,
         v.id, embed._key_value(v.source, v.key_columns, 'n'))
-    FROM embed._vectorizer AS v WHERE v.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
 $$;
 COMMENT ON FUNCTION embed._renamed_pack_v1(integer) IS
     'What a trigger runs for a statement after a key column was renamed, until its function is written anew; NULL when the key is gone.';
@@ -246,11 +249,12 @@ AS $$
 DECLARE
     v embed._vectorizer;
     function text := embed._build_trigger_function(vectorizer);
-    partitioned boolean;
+    by_row boolean;
     watched text;
 BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
-    SELECT c.relkind = 'p' INTO partitioned FROM pg_class AS c WHERE c.oid = v.source;
+    -- what logical replication applies fires no triggers by statement
+    SELECT c.relkind = 'p' OR v.replication <> 'origin' INTO by_row FROM pg_class AS c WHERE c.oid = v.source;
     PERFORM embed._drop_triggers(vectorizer);
     watched := embed._watched(v, v.input_columns);
     IF v.filter IS NOT NULL THEN
@@ -272,20 +276,21 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_update', v.source, embed._watched(v, v.input_columns || v.filter_columns), function);
     END IF;
-    IF partitioned THEN
+    IF by_row THEN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     ELSE
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_insert', v.source, function);
     END IF;
-    IF v.chunk_table IS NOT NULL AND partitioned THEN
+    IF v.chunk_table IS NOT NULL AND by_row THEN
         EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_delete', v.source, function);
     ELSIF v.chunk_table IS NOT NULL THEN
         EXECUTE format('CREATE TRIGGER %I AFTER DELETE ON %s REFERENCING OLD TABLE AS pg_embed_new FOR EACH STATEMENT EXECUTE FUNCTION embed.%I()',
             'pg_embed_' || v.id || '_delete', v.source, function);
     END IF;
+    PERFORM embed._fire(v.id);
     UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
     WHERE c.id = v.id;
 END $$;

@@ -62,8 +62,18 @@ BEGIN
         -- the table before the catalog, as workers do
         EXECUTE (SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', embed._source_name(w.source)) FROM embed._vectorizer AS w WHERE w.id = wanted);
     END IF;
-    -- row-level security lets nobody but the table's owner and ours lock the row
-    SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted FOR NO KEY UPDATE;
+    IF current_setting('transaction_read_only')::boolean THEN
+        -- for who only looks, as on a standby, where no row can be locked
+        SELECT * INTO v FROM embed._vectorizer AS w
+        WHERE w.id = wanted AND (pg_has_role(current_user, owner, 'USAGE') OR NOT row_security_active('embed._vectorizer'::regclass));
+        v := embed._here(v);
+    ELSE
+        -- row-level security lets nobody but the table's owner and ours lock the row
+        SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted FOR NO KEY UPDATE;
+        IF v.numbered[:2] <> ARRAY[v.source, 'embed._vectorizer'::regclass]::oid[] THEN
+            UPDATE embed._vectorizer AS w SET state = w.state WHERE w.id = wanted RETURNING w.* INTO v;
+        END IF;
+    END IF;
     IF v.id IS NULL OR (lock_table AND NOT pg_has_role(current_user, owner, 'USAGE')) THEN
         PERFORM embed._fail('42501', format('you must own the table of vectorizer %L', vectorizer), 'ask a member of ' || quote_ident(pg_get_userbyid(owner)));
     END IF;
@@ -894,7 +904,8 @@ SELECT
     CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END AS storage,
     v.chunking,
     v.chunk_table,
-    v.chunk_view
-FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
-WHERE v.shadow_of IS NULL;
+    v.chunk_view,
+    v.replication
+FROM embed._vectorizer AS w CROSS JOIN LATERAL embed._here(w) AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
+WHERE w.shadow_of IS NULL;
 COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';

@@ -312,7 +312,7 @@ AS $$
                 WHERE a.atttypmod <> embed._size(m, c.output)
                     OR t.typname <> ALL (CASE c.output WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]))
             THEN 'the column of the vectors has another type now; drop the vectorizer with embed.drop_vectorizer(''' || v.name || ''') and make it again'
-        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgenabled IN ('O', 'A')
+        WHEN (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = v.source AND strpos(embed._firing(v.replication), g.tgenabled::text) > 0
                 AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', CASE WHEN v.chunk_table IS NOT NULL THEN 'pg_embed_' || v.id || '_delete' END))
             < CASE WHEN v.chunk_table IS NULL THEN 2 ELSE 3 END
             THEN 'a trigger of it was dropped or disabled; make it anew with embed.alter_vectorizer(''' || v.name || ''', input => ...)'
@@ -690,6 +690,29 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean) IS 'Queue a page of keys behind live rows, and move the cursor.';
 
+CREATE OR REPLACE FUNCTION embed._arrive_v1()
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    present oid[];
+BEGIN
+    FOR v IN SELECT c.* FROM embed._vectorizer AS c WHERE c.numbered <> embed._numbering(c.source) ORDER BY c.id FOR NO KEY UPDATE LOOP
+        present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
+        IF cardinality(present) <> cardinality(v.partitions) THEN
+            present := v.partitions;  -- some came just before the dump, and nobody has looked at their rows
+        END IF;
+        -- else they seem to be attached, all of them, and every row would be embedded again
+        UPDATE embed._postings AS p SET partitions = present WHERE p.vectorizer_id = v.id AND p.partitions = v.partitions;
+        -- any update numbers the columns anew
+        UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._arrive_v1() IS 'In a database that was restored, or upgraded by pg_upgrade: number the columns of vectorizers anew, and know their partitions again.';
+
 CREATE OR REPLACE FUNCTION embed._tend_v1()
 RETURNS void
 LANGUAGE plpgsql
@@ -709,6 +732,11 @@ BEGIN
         CONTINUE WHEN NOT FOUND;
         IF embed._problem(v) IS NOT NULL AND embed._stop_broken(v.id) THEN
             CONTINUE;
+        END IF;
+        -- a dump shall have the names of now
+        IF v.names <> jsonb_build_object('source', embed._names(v.source, v.key_columns || v.input_columns || v.filter_columns),
+            'targets', embed._names(embed._home(v), v.target_columns)) THEN
+            UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
         END IF;
         IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);

@@ -1,5 +1,21 @@
 -- Looking at the work, and steering it.
 
+CREATE OR REPLACE FUNCTION embed._rate(vectorizer integer)
+RETURNS numeric
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    -- a standby has no unlogged tables, and fails as soon as it plans to read one
+    IF pg_is_in_recovery() THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT round(sum(t.rows) / greatest(extract(epoch FROM clock_timestamp() - min(t.bucket)), 1)::numeric, 1)
+        FROM embed._throughput AS t WHERE t.vectorizer_id = vectorizer AND t.bucket > clock_timestamp() - interval '60 seconds');
+END $$;
+COMMENT ON FUNCTION embed._rate(integer) IS 'The rows a second of the last minute; NULL when there were none, and on a standby, which cannot know.';
+
 CREATE OR REPLACE FUNCTION embed.status(vectorizer text DEFAULT NULL)
 RETURNS TABLE (
     vectorizer_name text,
@@ -38,8 +54,7 @@ AS $$
             COALESCE(q.held, 0) AS held,
             (SELECT count(*) FROM embed._failure AS f WHERE f.vectorizer_id = v.id) AS failed,
             CASE WHEN b.vectorizer_id IS NOT NULL THEN COALESCE(b.rows_left, 0) ELSE 0 END AS backfill,
-            (SELECT round(sum(t.rows) / greatest(extract(epoch FROM clock_timestamp() - min(t.bucket)), 1)::numeric, 1)
-                FROM embed._throughput AS t WHERE t.vectorizer_id = v.id AND t.bucket > clock_timestamp() - interval '60 seconds') AS rate,
+            embed._rate(v.id) AS rate,
             least(q.since, b.started_at) AS since,
             (SELECT e.last_error FROM embed._queue AS e WHERE e.vectorizer_id = v.id AND e.last_error IS NOT NULL ORDER BY e.available_at DESC LIMIT 1) AS error
         FROM embed._vectorizer AS v
@@ -161,6 +176,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._workers() IS 'How many workers are connected to this database.';
 
+CREATE OR REPLACE FUNCTION embed._lacks_worker()
+RETURNS boolean
+LANGUAGE sql
+VOLATILE PARALLEL RESTRICTED
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT NOT pg_is_in_recovery() AND embed._workers() = 0 $$;
+COMMENT ON FUNCTION embed._lacks_worker() IS 'Whether no worker is connected that should be: those of a standby are connected to its primary.';
+
 CREATE OR REPLACE FUNCTION embed._figures_v1()
 RETURNS jsonb
 LANGUAGE sql
@@ -263,7 +286,7 @@ BEGIN
         ELSIF entry.worker IS NOT NULL THEN
             state := 'in flight';
             explanation := format('a worker has had it since attempt %s began; its lease ends at %s', entry.attempts, entry.available_at);
-        ELSIF entry.id IS NOT NULL AND embed._workers() = 0 THEN
+        ELSIF entry.id IS NOT NULL AND embed._lacks_worker() THEN
             state := 'pending';
             explanation := format('queued since %s, and no worker is connected; start one with pg-embed worker', entry.enqueued_at);
         ELSIF entry.id IS NOT NULL AND entry.available_at > clock_timestamp() THEN
@@ -280,14 +303,14 @@ BEGIN
             explanation := 'every input column is NULL, or the filter leaves the row out';
         ELSIF row_of.attached THEN
             state := 'pending';
-            explanation := CASE WHEN embed._workers() = 0 THEN 'its partition was attached a moment ago, and no worker is connected; start one with pg-embed worker'
+            explanation := CASE WHEN embed._lacks_worker() THEN 'its partition was attached a moment ago, and no worker is connected; start one with pg-embed worker'
                 ELSE 'its partition was attached a moment ago, and no worker has looked at it yet' END;
         ELSIF row_of.has_vector THEN
             state := 'embedded';
             explanation := 'it is embedded, and nothing is queued for it';
         ELSIF v.has_backfill THEN
             state := 'pending';
-            explanation := CASE WHEN embed._workers() = 0 THEN 'the backfill has not reached it, and no worker is connected; start one with pg-embed worker'
+            explanation := CASE WHEN embed._lacks_worker() THEN 'the backfill has not reached it, and no worker is connected; start one with pg-embed worker'
                 ELSE 'the backfill has not reached it yet' END;
         ELSE
             state := 'missed';
@@ -322,7 +345,7 @@ AS $$
             embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
             embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._is_filled(v, 'r', true),
             embed._key_text(v.source, v.key_columns, 'r')] END
-    FROM embed._vectorizer AS v WHERE v.source = _why_v1.source ORDER BY v.name
+    FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.source = _why_v1.source ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed._why_v1(regclass) IS 'The vectorizers of a table as embed.why needs them.';
 
@@ -411,7 +434,7 @@ BEGIN
             PERFORM embed._fail('PE040', format('%s rows of %s wait, and will go on waiting: %s', waiting.rows, source, waiting.stopped), 'go on with embed.resume');
         ELSIF clock_timestamp() > until THEN
             PERFORM embed._fail('PE040', format('%s rows of %s were not embedded within %s', waiting.rows, source, given),
-                CASE WHEN embed._workers() = 0 THEN 'no worker is connected; start one with pg-embed worker'
+                CASE WHEN embed._lacks_worker() THEN 'no worker is connected; start one with pg-embed worker'
                     WHEN waiting.error IS NOT NULL THEN 'the last error was: ' || waiting.error
                     ELSE 'wait longer, or see embed.status' END);
         END IF;

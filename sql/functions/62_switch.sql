@@ -356,6 +356,10 @@ BEGIN
         chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
+    IF v.replication <> 'origin' THEN
+        UPDATE embed._vectorizer AS w SET replication = v.replication WHERE w.id = s.id;
+        PERFORM embed._build_triggers(s.id);
+    END IF;
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);
     IF chunked THEN
         PERFORM embed._shadow_chunks(v, s), embed._refuse_dependants(v, dependants);
@@ -565,7 +569,9 @@ BEGIN
         END LOOP;
         overlap := alike / NULLIF(compared, 0);
     END IF;
-    PERFORM embed._switch_compared_v1(forms.shadow, overlap, compared);
+    IF NOT current_setting('transaction_read_only')::boolean THEN
+        PERFORM embed._switch_compared_v1(forms.shadow, overlap, compared);
+    END IF;
     RETURN overlap;
 END $$;
 COMMENT ON FUNCTION embed.compare_switch(text, text[], integer, double precision) IS

@@ -223,6 +223,19 @@ END $$;
 COMMENT ON FUNCTION embed.set_reuse(text, boolean, bigint, bigint, interval) IS
     'Whether vectors of a model are kept for texts that come again, how many rows or bytes of them, and for how long after their last use; with reuse => false they are forgotten at once. Without a model: for all that have no settings of their own. What is left out is as for all models; for all: on for models of providers, off for others, 1 GiB for each, 90 days.';
 
+CREATE OR REPLACE FUNCTION embed._reuse_totals()
+RETURNS SETOF embed._reuse_total
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_is_in_recovery() THEN
+        RETURN QUERY SELECT t.* FROM embed._reuse_total AS t;
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._reuse_totals() IS 'How much of each model is kept; nothing on a standby, which has no unlogged tables and fails as soon as it plans to read one.';
+
 CREATE OR REPLACE VIEW embed.reuse AS
 SELECT
     r.model,
@@ -234,5 +247,5 @@ SELECT
     r.max_bytes,
     r.keep
 FROM embed._reuse_of AS r
-LEFT JOIN embed._reuse_total AS t ON t.model_id = r.model_id;
+LEFT JOIN embed._reuse_totals() AS t ON t.model_id = r.model_id;
 COMMENT ON VIEW embed.reuse IS 'Which models'' vectors are reused, what is kept of them, how many texts have needed no call so far, and the bounds. For who owns schema embed.';

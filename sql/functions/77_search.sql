@@ -66,9 +66,14 @@ BEGIN
         alias := (SELECT 'r' || max(substr(a.attname, 2)::integer) + 1 FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname ~ '^r[0-9]{1,8}$');
     END IF;
     FOR v IN
-        SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, w AS vectorizer
+        SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, w AS vectorizer,
+            w.numbered[:2] <> ARRAY[w.source, 'embed._vectorizer'::regclass]::oid[] AS restored
         FROM embed._vectorizer AS w WHERE w.source = _search_legs_v1.source AND w.shadow_of IS NULL ORDER BY w.name
     LOOP
+        IF v.restored THEN
+            SELECT w.id, w.name, w.outputs, w.target_columns, w.key_columns, w.input_columns, w.template, w.filter, w AS vectorizer, false AS restored
+            INTO v FROM embed._here(v.vectorizer) AS w;
+        END IF;
         names := array_append(names, v.name);
         keys := '{}';
         FOR place IN 1..cardinality(v.key_columns) LOOP

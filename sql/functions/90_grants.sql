@@ -40,7 +40,7 @@ BEGIN
             embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean),
             embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean),
-            embed.drop_vectorizer(text, boolean, boolean),
+            embed.drop_vectorizer(text, boolean, boolean), embed.set_replication(text, text), embed._fire(integer), embed._firing(text),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
@@ -98,7 +98,7 @@ BEGIN
             embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
             embed._count_postings_v1(integer, double precision), embed._postings_due_v1(integer), embed._postings_mended_v1(integer, oid[]),
             embed._mend_postings_v1(integer),
-            embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
+            embed._arrive_v1(), embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),
             embed._limits_v1(), embed._reserve_v1(integer, integer, integer, bigint, boolean, interval),
             embed._settle_usage_v1(integer, bigint, bigint, interval), embed._hold_v1(text, interval), embed._refuse_v1(text, text, interval), embed._use_v1(jsonb), embed._budgets_v1(),
             embed._reused_v1(integer), embed._recall_v1(text, uuid[], text[], integer[]), embed._remember_v1(text, uuid[], bytea[], bytea[], bytea[]), embed._evict_v1(integer),
@@ -119,7 +119,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION embed.embed(text, text, text), embed.embed_document(text, text), embed.embed_sparse(text, text, text), embed.embed_multi(text, text, text), embed._vector(text, text, text, text, text), embed._vectors_v1(text[], text, text, text), embed._asked_model_v1(text, text), embed._column_model_v1(anyelement, text), embed._hold(text), embed.switches(text), 
             embed.rerank(text, text[], text), embed.rerank_scores(text, text[], text), embed._rerankers_v1(), embed.status(text), embed.failures(text),
             embed.why(regclass, text), embed.why(regclass, bigint), embed._why_v1(regclass), embed._why_queued_v1(integer, text),
-            embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(),
+            embed._why_failed_v1(integer, text), embed.wait(regclass, interval), embed._waiting_v1(regclass, timestamptz), embed._workers(), embed._lacks_worker(), embed._here(embed._vectorizer),
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
@@ -159,6 +159,8 @@ BEGIN
             embed._vector_operator(text) TO %s', role);
     END LOOP;
 END $$;
+
+SELECT embed._arrive_v1();
 
 -- Tables whose vectorizers are older than the role of the workers.
 DO $$

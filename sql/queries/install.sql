@@ -6,6 +6,10 @@ SELECT pg_catalog.pg_advisory_xact_lock(1885695330, 2);
 -- Whether nothing is installed yet.
 SELECT pg_catalog.to_regclass('embed._schema_version') IS NULL AS fresh
 
+-- name: has_tables
+-- Whether our tables are there.
+SELECT pg_catalog.to_regclass('embed._model') IS NOT NULL AS has_tables;
+
 -- name: check_revision
 -- Fails where another revision is installed.
 DO $check$

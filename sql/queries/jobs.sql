@@ -1,3 +1,11 @@
+-- name: is_standby
+-- Whether the server takes no writes, as a copy of another that has not been promoted.
+SELECT pg_catalog.pg_is_in_recovery();
+
+-- name: arrive
+-- Know the columns and partitions of a database that was restored.
+SELECT embed._arrive_v1();
+
 -- name: work
 -- The active vectorizers, and what is due.
 SELECT * FROM embed._work_v1();

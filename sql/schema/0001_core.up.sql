@@ -23,7 +23,8 @@ COMMENT ON TABLE embed._model IS 'Models as configured: how to load one, and wha
 CREATE TYPE embed._token_vectors AS (vectors halfvec[]);
 COMMENT ON TYPE embed._token_vectors IS 'The token vectors of one text.';
 
--- Columns are kept by attribute number, tables by oid: a rename changes nothing here. Partitions are kept by the oid of
+-- Columns are kept by attribute number, tables by oid: a rename changes nothing here. In names is what the columns are
+-- called, by which a restored database finds them; in numbered are the oids that tell it from the one that was dumped. Partitions are kept by the oid of
 -- their clone of the trigger: each ATTACH makes another, while the table's own oid stays.
 CREATE TABLE embed._vectorizer (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -48,6 +49,9 @@ CREATE TABLE embed._vectorizer (
     max_attempts smallint NOT NULL DEFAULT 10 CHECK (max_attempts BETWEEN 1 AND 100),
     created_at timestamptz NOT NULL DEFAULT now(),
     shadow_of integer UNIQUE REFERENCES embed._vectorizer (id) ON DELETE CASCADE CHECK (shadow_of <> id),
+    numbered oid[] NOT NULL DEFAULT '{}',
+    names jsonb NOT NULL DEFAULT '{}',
+    replication text NOT NULL DEFAULT 'origin' CHECK (replication IN ('origin', 'replica', 'always')),
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );

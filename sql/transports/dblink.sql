@@ -19,6 +19,11 @@ BEGIN
     timeout := coalesce(timeout, 30);
     IF request_id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PE023', MESSAGE = 'the request has no id';
+    ELSIF pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PE013',
+            MESSAGE = 'this server is a standby: the dblink transport writes its requests into a table, which only the primary can',
+            HINT = 'ask the primary; or set up the transport plpython or spool there, which a standby can use, too; or embed the text in the client and pass the vector';
     END IF;
     SELECT
         t.settings ->> 'server',

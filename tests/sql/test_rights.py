@@ -26,6 +26,7 @@ READER_MAY = {
     "_column_model_v1",
     "_vectors_v1", "_asked_model_v1",
     "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
+    "_lacks_worker", "_here",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
     "_input", "_hash", "_holdup",

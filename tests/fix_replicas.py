@@ -1,10 +1,10 @@
-"""Queries on a hot standby: nothing can be written there, and embed() works all the same."""
+"""Copies of servers: hot standbys by pg_basebackup, of the second server and of the embedded one."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,56 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pg_embed.embedded.account import choose_account
-from tests.fix_pg import temporary_folder
-from tests.fix_second_server import SecondServer, find_programs, free_port, run
-from tests.fix_serve import Place, call, failure, request, spool_place, unix_place, with_transport
+from pg_embed.embedded.account import Account, choose_account
+from pg_embed.embedded.binaries import usable_binaries
+from tests.fix_pg import Server, temporary_folder
+from tests.fix_second_server import CONTROL_TIMEOUT, find_programs, free_port, run
 
-pytestmark = [pytest.mark.plpython, pytest.mark.slow]
+
+@dataclass(frozen=True)
+class Standby(Server):
+    """A hot standby; `promote` makes it a primary."""
+
+    folder: Path
+    programs: Path
+    account: Account
+
+    def promote(self) -> None:
+        """Come back when it takes writes."""
+        arguments = ["promote", "-w", "-s", "-t", f"{CONTROL_TIMEOUT:.0f}", "-D", self.folder / "cluster"]
+        run(self.account, self.folder, [self.programs / "pg_ctl", *arguments])
+
+
+def programs_of(server: Server, folder: Path, account: Account) -> Path:
+    """The programs of a server of ours, where the account can run them."""
+    with server.connect() as admin:
+        if admin.info.server_version // 10000 >= 18:
+            return usable_binaries(folder, account) / "bin"
+    return find_programs()
 
 
 @contextmanager
-def standby_of(server: SecondServer) -> Iterator[str]:
-    """A standby's connection string without a database."""
+def standby_of(server: Server) -> Iterator[Standby]:
+    """A hot standby of a server, streaming from it."""
     with server.connect() as admin:
         hba = admin.execute("SHOW hba_file").fetchone()
         assert hba is not None
         with Path(str(hba[0])).open("a", encoding="utf-8") as file:
             file.write("local replication postgres trust\n")
         admin.execute("SELECT pg_reload_conf()")
-    programs, port = find_programs(), free_port()
+    port = free_port()
     with temporary_folder() as folder:
         account = choose_account(folder / "cluster")
         account.own(folder)
+        programs = programs_of(server, folder, account)
         copy = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D", folder / "cluster"]
         run(account, folder, [programs / "pg_basebackup", "-d", server.conninfo, *copy])
         control = [programs / "pg_ctl", "-w", "-s", "-D", folder / "cluster"]
-        options = f"-p {port} -k {folder}"
+        options = f"-p {port} -k {folder} -c listen_addresses="
         run(account, folder, [*control, "-l", folder / "log", "-o", options, "start"])
         try:
-            yield make_conninfo(server.conninfo, host=str(folder), port=port)
+            conninfo = make_conninfo(server.conninfo, host=str(folder), port=port)
+            yield Standby(conninfo, folder, programs, account)
         finally:
             run(account, folder, [*control, "-m", "immediate", "stop"])
 
@@ -53,18 +75,3 @@ def replayed(primary: psycopg.Connection[Any], standby: psycopg.Connection[Any])
             return
         standby.execute("SELECT pg_sleep(0.01)")
     pytest.fail("the standby lags behind")
-
-
-def test_embedding_works_on_a_standby(server15: SecondServer, dsn15: str, serve_folder: Path) -> None:
-    if "PG_EMBED_TEST_PG15_DSN" in os.environ:
-        pytest.skip("the second server is not ours to copy")
-    places: list[Place] = [spool_place(dsn15, serve_folder), unix_place(dsn15, serve_folder)]
-    with standby_of(server15) as conninfo, places[0].connect() as primary:
-        dsn = make_conninfo(conninfo, dbname=primary.info.dbname)
-        with psycopg.connect(dsn, autocommit=True) as session:
-            for place in places:
-                with with_transport(place):
-                    replayed(primary, session)
-                    assert failure(session, request(["x"])).code == "PE010"
-                    with place.sidecar():
-                        assert "vectors" in call(session, request(["x"]))
