@@ -14,6 +14,9 @@ from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
+GENERATION = (
+    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
+)
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 

@@ -14,11 +14,13 @@ from dataclasses import replace
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from pg_embed.db import translate
 from pg_embed.errors import (
     InvalidArgument,
     MissingExtra,
     ModelMisconfigured,
     ModelUnavailable,
+    NotInstalled,
     Overloaded,
     PgEmbedError,
     SpaceMismatch,
@@ -204,6 +206,8 @@ class Dispatcher:
         """Tell in the catalog what is wrong with the table, and when it is well again."""
         if error is None and self.work.reason is None:
             return
+        if error is not None and isinstance(translate(error), NotInstalled):
+            return  # nobody's table: the worker is about to learn that it is too old, or that all is gone
         reason = None if error is None else (error.diag.message_primary or str(error))
         self.work = replace(self.work, reason=reason)
         with suppress(psycopg.Error, PoolTimeout):

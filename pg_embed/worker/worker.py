@@ -15,8 +15,8 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
-from pg_embed.errors import NotInstalled
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, translate
+from pg_embed.errors import NotInstalled, VersionMismatch
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
@@ -74,6 +74,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._abort = False
         self._connected = False
+        self._missed = False  # something of ours was not there: removed, or by an upgrade
         self._ready = asyncio.Event()
         self._running: set[Dispatcher] = set()
         self.number = 0
@@ -94,7 +95,9 @@ class Worker:
             dispatcher.abort()
 
     async def run(self) -> None:
-        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error."""
+        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error, and
+        so is one that was upgraded and serves this version no more.
+        """
         failures = 0
         while not self._stop.is_set():
             self._connected = False
@@ -119,13 +122,21 @@ class Worker:
         event(log, logging.INFO, "worker_stopped", "stopped", worker=self.number)
 
     def _may_pass(self, error: psycopg.Error) -> bool:
-        """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed."""
+        """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed.
+
+        What is missing may be so by an upgrade: a new connection tells the one from the other.
+        """
         if isinstance(error, psycopg.errors.QueryCanceled):
             return True
-        return self._ready.is_set() and not isinstance(translate(error), NotInstalled)
+        known = translate(error)
+        if isinstance(known, NotInstalled):
+            again, self._missed = self._connected and not self._missed, True
+            return again
+        return self._ready.is_set() and not isinstance(known, VersionMismatch)
 
     async def _session(self) -> None:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+            await _check_generation(control)
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
@@ -151,7 +162,7 @@ class Worker:
             self._connected = True
             self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
-            listening = asyncio.create_task(self._listen(listener, session.called))
+            listening = asyncio.create_task(self._listen(listener, session))
             lost = True
             try:
                 await session.run(self._ready, listening)
@@ -169,15 +180,16 @@ class Worker:
     def _is_limited(self, spec: ModelSpec) -> bool:
         return self._limits is not None and self._limits.limit(spec) is not None
 
-    async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
+    async def _listen(self, connection: psycopg.AsyncConnection[Any], session: _Session) -> None:
         async for notice in connection.notifies():
             if notice.payload == CATALOG:
+                session.is_unchecked = True
                 self._ledger.is_stale = True
                 self._reuse.refresh()
                 self._watch.catalog_changed()
                 if self._limits is not None:
                     self._limits.refresh()
-            called.set()
+            session.called.set()
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -236,6 +248,7 @@ class _Session:
         observer: Observer,
     ) -> None:
         self.called = asyncio.Event()
+        self.is_unchecked = False  # the database may have been upgraded
         self._control = control
         self._store = store
         self._models = models
@@ -263,6 +276,9 @@ class _Session:
         quiet = FIRST_LOOK
         while not self._stop.is_set():
             self.called.clear()
+            if self.is_unchecked:
+                self.is_unchecked = False
+                await _check_generation(self._control)
             await self._maintain()
             due = await self._look()
             if due or self._busy:
@@ -402,6 +418,11 @@ class _Session:
         entries = [entry for dispatcher in self._dispatchers.values() for entry in dispatcher.entries]
         if entries:
             await self._store.renew(entries)
+
+
+async def _check_generation(connection: psycopg.AsyncConnection[Any]) -> None:
+    """An error where the database does not serve workers of this version."""
+    await connection.execute(SQL["check_generation"], {"generation": GENERATION})
 
 
 def _parameters() -> dict[str, Any]:

@@ -380,11 +380,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._derive_filter() IS
     'Read a filter anew that enters the catalog, by whatever statement: its owner may write there, and workers run what stands there.';
-CREATE OR REPLACE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
-    WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
-CREATE OR REPLACE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
-    WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
-    EXECUTE FUNCTION embed._derive_filter();
+-- Only where they are missing: an upgrade shall wait for nobody who writes there.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = 'embed._vectorizer'::regclass AND g.tgname = 'derive_filter_of_new') THEN
+        CREATE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
+            WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = 'embed._vectorizer'::regclass AND g.tgname = 'derive_filter') THEN
+        CREATE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
+            WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
+            EXECUTE FUNCTION embed._derive_filter();
+    END IF;
+END $$;
 
 CREATE OR REPLACE FUNCTION embed._has_vectors(source oid, target_columns smallint[], alias text, every boolean)
 RETURNS text

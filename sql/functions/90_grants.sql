@@ -4,30 +4,31 @@ REVOKE ALL ON SCHEMA embed FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA embed FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA embed FROM PUBLIC;
 
-ALTER TABLE embed._vectorizer ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._backfill ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._budget ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._index ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._switch ENABLE ROW LEVEL SECURITY;
-
+-- Only what is missing: both take a table from all who use it, and wait for them.
 DO $$
 DECLARE
     belonging regclass;
 BEGIN
-    DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
-    DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
-    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
-        EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
+    FOR belonging IN
+        SELECT c.oid FROM pg_class AS c
+        WHERE NOT c.relrowsecurity AND c.oid = ANY ('{embed._vectorizer,embed._backfill,embed._budget,embed._failure,embed._queue,embed._index,embed._switch}'::regclass[])
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', belonging);
     END LOOP;
     IF to_regrole('embed_owner') IS NOT NULL THEN
-        CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
-        CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
-            USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
-            WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
-                AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
-        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'everybody_reads') THEN
+            CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'own_tables') THEN
+            CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
+                USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
+                WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
+                    AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
+        END IF;
+        FOR belonging IN
+            SELECT b.relation FROM unnest('{embed._backfill,embed._budget,embed._failure,embed._queue,embed._index,embed._switch}'::regclass[]) AS b(relation)
+            WHERE NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = b.relation AND p.polname = 'own_vectorizers')
+        LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
@@ -77,7 +78,7 @@ BEGIN
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
-            embed._work_v1(), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
+            embed._check_generation_v1(integer), embed._work_v1(), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
@@ -170,5 +171,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Postings that are older than the roles of readers.
-SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p;
+-- Postings that are older than one of the roles.
+SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p
+WHERE (SELECT count(*) FROM pg_policy AS y, unnest(y.polroles) WHERE y.polrelid = to_regclass('embed._postings_' || p.vectorizer_id))
+    < (SELECT count(*) FROM pg_roles AS r WHERE r.rolname IN ('embed_reader', 'embed_owner', 'embed_worker'));

@@ -1,3 +1,7 @@
+-- name: check_generation
+-- An error where the database does not serve programs of this generation.
+SELECT embed._check_generation_v1(%(generation)s);
+
 -- name: work
 -- The active vectorizers, and what is due.
 SELECT * FROM embed._work_v1();

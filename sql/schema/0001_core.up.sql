@@ -278,3 +278,10 @@ CREATE TABLE embed._swapped (
 );
 INSERT INTO embed._swapped DEFAULT VALUES;
 COMMENT ON TABLE embed._swapped IS 'How often columns of vectors changed places.';
+
+CREATE TABLE embed._generation (
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    oldest integer NOT NULL DEFAULT 1
+);
+INSERT INTO embed._generation DEFAULT VALUES;
+COMMENT ON TABLE embed._generation IS 'The oldest generation of workers and sidecars that this schema serves. A revision that no older ones can live with raises it.';
