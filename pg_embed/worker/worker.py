@@ -29,6 +29,7 @@ from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.observer import Observer, Silence
+from pg_embed.worker.preparing import Hooks
 from pg_embed.worker.reusing import ReusingModels
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.switching import Switching
@@ -70,6 +71,7 @@ class Worker:
         self._settings = settings or WorkerSettings()
         self._ledger = Ledger(self._settings.refused_wait)
         self._reuse = Reuse()
+        self._hooks = Hooks(self._settings.prepare, self._settings.prepare_timeout)
         self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
@@ -157,6 +159,7 @@ class Worker:
                 indexing,
                 self._watch,
                 self._observer,
+                self._hooks,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
@@ -246,6 +249,7 @@ class _Session:
         indexing: Indexing,
         watch: Watch,
         observer: Observer,
+        hooks: Hooks,
     ) -> None:
         self.called = asyncio.Event()
         self.is_unchecked = False  # the database may have been upgraded
@@ -262,6 +266,7 @@ class _Session:
         self._switching = Switching(store, settings)
         self._watch = watch
         self._observer = observer
+        self._hooks = hooks
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -338,6 +343,7 @@ class _Session:
                     self.called.set,
                     self._is_limited,
                     self._observer,
+                    self._hooks,
                 )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)

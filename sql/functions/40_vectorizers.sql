@@ -382,7 +382,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     storage text DEFAULT 'column',
     chunking jsonb DEFAULT NULL,
     chunk_table text DEFAULT NULL,
-    chunk_view text DEFAULT NULL
+    chunk_view text DEFAULT NULL,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -408,6 +409,11 @@ BEGIN
     chunks := embed._check_storage(storage, chunking, chunk_table, chunk_view);
     index := COALESCE(index, 'none');
     PERFORM embed._check_limits(name, max_attempts), embed._check_index(index, NULL, NULL, NULL, NULL, NULL);
+    IF prepare = '' THEN
+        PERFORM embed._fail('PE003', 'the hook that prepares rows has no name', 'name one that workers have, or leave prepare out');
+    ELSIF prepare IS NOT NULL AND template IS NOT NULL THEN
+        PERFORM embed._fail('PE003', 'both a template and a hook are given', 'name the columns as input: the hook makes the text of them');
+    END IF;
     IF '' IN (column_name, sparse_column, multi_column) OR (column_name IS NULL AND sparse_column IS NULL AND multi_column IS NULL) THEN
         PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
     ELSIF EXISTS (SELECT FROM unnest(ARRAY[column_name, sparse_column, multi_column]) AS c(name) WHERE c.name::name::text <> c.name) THEN
@@ -433,7 +439,11 @@ BEGIN
     targets := embed._targets(chosen, second, column_name, sparse_column, multi_column);
     name := COALESCE(name, embed._free_name(source, targets.columns[1]));
     read := embed._template(source, input, template);
-    PERFORM embed._check_input(source, read.columns);
+    IF prepare IS NULL THEN
+        PERFORM embed._check_input(source, read.columns);
+    ELSIF cardinality(read.columns) > 50 THEN
+        PERFORM embed._fail('PE003', format('a hook takes 50 columns at most, and %s are named', cardinality(read.columns)), 'name only those that it reads');
+    END IF;
     kept := embed._filter(source, filter);
     -- No writer may be half-way: each later change meets the triggers, each earlier one is seen by the backfill. A new
     -- column needs the table alone; a weaker lock first would invite a deadlock.
@@ -465,9 +475,9 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, sparse_model_id, key_columns, input_columns, template, filter, filter_columns,
-        outputs, target_columns, max_attempts, chunk_table, chunking, swept)
+        outputs, target_columns, max_attempts, chunk_table, chunking, swept, prepare)
     VALUES (name, source, chosen.id, second.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        targets.outputs, target_columns, max_attempts, CASE WHEN chunks.is_table THEN home END, chunks.settings, embed._files(source))
+        targets.outputs, target_columns, max_attempts, CASE WHEN chunks.is_table THEN home END, chunks.settings, embed._files(source), prepare)
     RETURNING v.id INTO id;
     IF chunks.is_table THEN
         PERFORM embed._open_chunk_table(id, chunk_view);
@@ -486,8 +496,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
-    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index. With storage => ''table'' long texts are split into chunks, as chunking says, and the columns are those of a table of chunks beside this one (docs_embedding, with a view docs_chunks over both).';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text) IS
+    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index. With storage => ''table'' long texts are split into chunks, as chunking says, and the columns are those of a table of chunks beside this one (docs_embedding, with a view docs_chunks over both). With prepare => ''name'' a hook of that name, which workers have, makes the text of the input columns; these may be of any type then, bytea too.';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -508,7 +518,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     storage text DEFAULT 'column',
     chunking jsonb DEFAULT NULL,
     chunk_table text DEFAULT NULL,
-    chunk_view text DEFAULT NULL
+    chunk_view text DEFAULT NULL,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -516,9 +527,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse, storage, chunking, chunk_table, chunk_view)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse, storage, chunking, chunk_table, chunk_view, prepare)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text) IS
     'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
@@ -744,7 +755,8 @@ SELECT
     CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END AS storage,
     v.chunking,
     v.chunk_table,
-    v.chunk_view
+    v.chunk_view,
+    v.prepare
 FROM embed._vectorizer AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
 WHERE v.shadow_of IS NULL;
-COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';
+COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one; prepare is the hook of the workers that makes the text.';

@@ -316,7 +316,8 @@ BEGIN
         max_attempts => v.max_attempts,
         sparse_column => next[array_position(v.outputs, 'sparse')],
         multi_column => next[array_position(v.outputs, 'multi')],
-        sparse => sparse
+        sparse => sparse,
+        prepare => v.prepare
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);

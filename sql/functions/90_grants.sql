@@ -37,8 +37,8 @@ BEGIN
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text),
             embed.alter_vectorizer(text, text[], text, text, integer, text),
             embed.alter_vectorizer(text, text, text, text, integer, text),
             embed.drop_vectorizer(text, boolean, boolean),
@@ -78,7 +78,7 @@ BEGIN
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
-            embed._check_generation_v1(integer), embed._work_v1(), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
+            embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
@@ -117,7 +117,7 @@ BEGIN
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
-            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer),
+            embed._input(oid, smallint[], jsonb, jsonb, text, text), embed._source_row(oid, smallint[], text), embed._hash(text), embed._holdup(integer),
             embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer),
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),

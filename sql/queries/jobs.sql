@@ -4,7 +4,7 @@ SELECT embed._check_generation_v1(%(generation)s);
 
 -- name: work
 -- The active vectorizers, and what is due.
-SELECT * FROM embed._work_v1();
+SELECT w.*, embed._prepare_v1(w.vectorizer) AS prepare FROM embed._work_v1() AS w;
 
 -- name: figures
 -- How far the vectorizers are, for those who watch.
