@@ -30,6 +30,7 @@ OPTIONS = (
     "chunking",
     "chunk_table",
     "chunk_view",
+    "prepare",
 )  # of embed.create_vectorizer
 ALTERABLE = ("input", "template", "filter", "max_attempts", "index")
 

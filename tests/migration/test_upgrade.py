@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -15,7 +16,9 @@ from pg_embed import install as installing
 from pg_embed.errors import DatabaseError, PgEmbedError, VersionMismatch
 from pg_embed.install import doctor
 from pg_embed.jobs import store
+from pg_embed.serve.mailbox import MailboxDoor
 from pg_embed.worker import worker as worker_module
+from tests.acceptance.command import pg_embed
 from tests.fix_next import NextVersion
 from tests.fix_pg import Server, fresh_database
 from tests.fix_worker import (
@@ -194,6 +197,23 @@ def test_a_worker_that_is_too_new_says_what_to_do(
         start_worker(dsn).join()
     assert caught.value.hint == "run: pg-embed upgrade DSN"
     start_worker.forget_errors()
+
+
+def test_commands_and_sidecars_are_refused_like_workers(docs: Connection, dsn: str) -> None:
+    docs.execute("UPDATE embed._generation SET oldest = 2")
+    done = pg_embed("worker", dsn)
+    assert done.returncode == 1
+    assert "this pg_embed is too old for the database" in done.stderr
+    assert "pip install --upgrade pg-embed" in done.stderr
+
+    async def attend() -> None:
+        async def answer(request: bytes) -> bytes:
+            return request
+
+        await MailboxDoor(answer, dsn, max_requests=1).open()
+
+    with pytest.raises(VersionMismatch, match="too old"):
+        asyncio.run(attend())
 
 
 def test_an_upgrade_of_functions_waits_for_no_transaction(docs: Connection, dsn: str) -> None:
