@@ -249,6 +249,13 @@ def test_a_row_that_changed_while_its_text_was_embedded_is_not_written_for_the_o
     assert vectors(pages) == {1: halved(pages, "two")}
 
 
+def test_another_model_s_vectors_are_of_the_same_hook(pages: Connection) -> None:
+    pages.execute("SELECT embed.create_vectorizer('pages', ARRAY['page', 'charset'], prepare => 'html')")
+    create_fake_model(pages, "wide", dimensions=5)
+    pages.execute("SELECT embed.switch_model('pages', 'wide')")
+    assert pages.execute("SELECT prepare FROM embed._vectorizer").fetchall() == [("html",), ("html",)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
