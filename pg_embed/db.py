@@ -15,6 +15,9 @@ from pg_embed import errors
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
 READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
+GENERATION = (
+    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
+)
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 

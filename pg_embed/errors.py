@@ -17,7 +17,8 @@ PgEmbedError
 ├── WaitTimeout          PE040
 ├── NotInstalled         PE050
 ├── DatabaseError        PE051
-└── MissingExtra         PE052
+├── MissingExtra         PE052
+└── VersionMismatch      PE053
 """
 
 from __future__ import annotations
@@ -155,3 +156,9 @@ class MissingExtra(PgEmbedError):
     """an optional package is not installed"""
 
     sqlstate = "PE052"
+
+
+class VersionMismatch(PgEmbedError):
+    """the database and this package are of versions that do not go together"""
+
+    sqlstate = "PE053"

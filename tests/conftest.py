@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fix_flag",
     "tests.fix_gritlm",
     "tests.fix_models",
+    "tests.fix_next",
     "tests.fix_pg",
     "tests.fix_sdks",
     "tests.fix_second_server",

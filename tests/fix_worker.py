@@ -215,6 +215,10 @@ class StartWorker(logging.Handler):
         """Keep an error."""
         self.errors.append(record.getMessage())
 
+    def forget_errors(self) -> None:
+        """Workers that have ended by an error did what the test wanted."""
+        self._started = [worker for worker in self._started if worker.error is None]
+
     def end(self) -> None:
         """End all workers, whatever they wait for."""
         for worker in self._started:

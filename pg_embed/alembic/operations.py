@@ -30,6 +30,7 @@ OPTIONS = (
     "chunking",
     "chunk_table",
     "chunk_view",
+    "prepare",
 )  # of embed.create_vectorizer
 ALTERABLE = (
     "input",
@@ -41,6 +42,7 @@ ALTERABLE = (
     "chunk_table",
     "chunk_view",
     "keep_column",
+    "prepare",
     "index",
 )
 

@@ -37,6 +37,9 @@ def vectorize(
     multi_column: Annotated[
         str | None, typer.Option(help="A column for the token vectors of a model that makes them.")
     ] = None,
+    prepare: Annotated[
+        str | None, typer.Option(help="A hook of the workers, by name, that makes texts of the columns.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="By default table_column.")] = None,
     index: Annotated[
         str, typer.Option(help="An index to build after the backfill: none, auto, hnsw or binary.")
@@ -61,6 +64,7 @@ def vectorize(
         column_type=column_type,
         sparse_column=sparse_column,
         multi_column=multi_column,
+        prepare=prepare,
         name=name,
         if_not_exists=if_not_exists,
         index=index,

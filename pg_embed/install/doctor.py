@@ -121,12 +121,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _schema(connection: Connection) -> Check:
     revision, newest = _rows(connection, "revision")[0]["revision"], migrate.head()
-    if revision != newest:
-        found = f"revision {revision}; this package has {newest}"
-        return Check(
-            "schema", "failed", found, "run: pg-embed upgrade DSN, or install the package of that version"
-        )
-    return Check("schema", "ok", f"revision {revision}")
+    if revision == newest:
+        return Check("schema", "ok", f"revision {revision}")
+    found = f"revision {revision}; this package has {newest}"
+    if migrate.is_known(revision):
+        return Check("schema", "failed", found, "run: pg-embed upgrade DSN")
+    _rows(connection, "check_generation", generation=db.GENERATION)
+    advice = "upgrade the package here, as in pip install --upgrade pg-embed"
+    return Check("schema", "warning", f"{found}, which the database still serves", advice)
 
 
 def _query_function(connection: Connection) -> Check:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
@@ -14,12 +14,18 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_embed import db, statements
-from pg_embed.errors import InvalidArgument, NotInstalled
+from pg_embed.errors import DatabaseError, InvalidArgument, NotInstalled, PgEmbedError
 from pg_embed.install import migrate, script, transports
 from pg_embed.records import Card, ModelSpec
 
 SQL = statements.load("install")
-TRIES = 8  # of a removal that met a worker's locks in another order
+LOCK_TIMEOUT = (
+    500  # milliseconds; less than Postgres's deadlock_timeout: who gives up is never a worker or a writer
+)
+PATIENCE = 300.0  # seconds in which an installation tries again to get its locks
+PASSING = ("55P03", "40P01")  # SQLSTATEs: a lock that was not free in time, a deadlock
+Transaction = tuple[sa.Connection, psycopg.Connection[Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Report:
 
 
 @contextmanager
-def _transaction(dsn: str, notices: list[str]) -> Iterator[tuple[sa.Connection, psycopg.Connection[Any]]]:
+def _transaction(dsn: str, notices: list[str]) -> Iterator[Transaction]:
     """A SQLAlchemy connection for Alembic and psycopg's beneath it for the rest, in one transaction."""
     raw = db.connect(dsn, autocommit=False)
     raw.add_notice_handler(lambda diagnostic: notices.append(diagnostic.message_primary or ""))
@@ -44,6 +50,7 @@ def _transaction(dsn: str, notices: list[str]) -> Iterator[tuple[sa.Connection, 
         with db.translated(installing=True), _unwrapped(), engine.connect() as connection, connection.begin():
             # one installation at a time; the others find the work done
             raw.execute(SQL["lock_installation"])
+            raw.execute(SQL["brief_locks"], {"milliseconds": LOCK_TIMEOUT})
             yield connection, raw
     finally:
         raw.close()
@@ -59,19 +66,67 @@ def _unwrapped() -> Iterator[None]:
         raise
 
 
+def _patiently(dsn: str, work: Callable[[], T], patience: float) -> T:
+    """The result of a transaction that is tried again while others have its tables; each try is brief."""
+    tries = stamina.retry_context(
+        _is_passing, attempts=None, timeout=patience, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
+    )
+    try:
+        for attempt in tries:
+            with attempt:
+                return work()
+    except PgEmbedError as exc:
+        if not _is_passing(exc):
+            raise
+        raise _in_the_way(dsn, patience) from exc
+    raise AssertionError("a retry ends with a result or an error")
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether somebody else had a lock, or was writing the same row of Postgres's own catalogs."""
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.Error):
+        return False
+    return cause.sqlstate in PASSING or "concurrently updated" in str(cause)
+
+
+def _in_the_way(dsn: str, patience: float) -> PgEmbedError:
+    with db.connect(dsn) as connection, db.translated():
+        rows = connection.execute(SQL["in_the_way"]).fetchall()
+    told = "; ".join(
+        f"pid {pid} ({name or 'unnamed'}, {state}) for {age:.0f} s" for pid, name, state, age in rows
+    )
+    return DatabaseError(
+        f"tables of pg_embed were in use for {patience:g} s, whenever they were tried{told and ': ' + told}",
+        hint="nothing was changed; let long transactions end, or end them with SELECT"
+        " pg_terminate_backend(pid), and do it again",
+    )
+
+
 def install(
     dsn: str,
     *,
     transport: str | None = None,
     settings: Mapping[str, Any] | None = None,
     models: Sequence[tuple[ModelSpec, Card]] = (),
+    patience: float = PATIENCE,
 ) -> Report:
     """Install pg_embed, or bring an installation up to date; doing it again changes nothing.
 
     `transport` is the best that the server allows with these settings, unless it is named; without either,
     an installation that has a transport keeps it. `models` are entered in the catalog where no model of that
-    name is; the first becomes the default of a database that has none.
+    name is; the first becomes the default of a database that has none. Workers may go on: tables that are in
+    use are waited for, half a second at a time, for up to `patience` seconds.
     """
+    return _patiently(dsn, lambda: _install(dsn, transport, settings, models), patience)
+
+
+def _install(
+    dsn: str,
+    transport: str | None,
+    settings: Mapping[str, Any] | None,
+    models: Sequence[tuple[ModelSpec, Card]],
+) -> Report:
     notices: list[str] = []
     with _transaction(dsn, notices) as (connection, raw):
         _run(raw, script.read("install", "roles.sql"))
@@ -98,16 +153,9 @@ def install(
         )
 
 
-def uninstall(dsn: str) -> None:
+def uninstall(dsn: str, *, patience: float = PATIENCE) -> None:
     """Remove pg_embed: triggers, functions, catalog and queue. Columns of vectors and the roles stay."""
-    for attempt in stamina.retry_context(_is_deadlock, attempts=TRIES, wait_initial=0.1, wait_max=1.0):
-        with attempt:
-            _uninstall(dsn)
-
-
-def _is_deadlock(error: Exception) -> bool:
-    """Whether workers that go on had locked some of our tables, and wanted those that we had."""
-    return isinstance(error.__cause__, psycopg.errors.DeadlockDetected)
+    _patiently(dsn, lambda: _uninstall(dsn), patience)
 
 
 def _uninstall(dsn: str) -> None:
@@ -188,6 +236,7 @@ def upgrade_sql(revision: str) -> str:
         "-- pg_embed: run with psql, as the role that owns it.",
         "\\set ON_ERROR_STOP on",
         "BEGIN;",
+        _literal(SQL["brief_locks"], {"milliseconds": LOCK_TIMEOUT}) + ";",
         script.read("install", "roles.sql"),
         script.read("install", "prepare.sql"),
         migrate.upgrade_sql(revision),

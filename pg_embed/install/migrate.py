@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 
-from pg_embed.errors import InvalidArgument
+from pg_embed.errors import InvalidArgument, VersionMismatch
 from pg_embed.resources import migrations_dir
 
 VERSION_TABLE = "_schema_version"
@@ -39,14 +39,33 @@ def current(connection: sa.Connection) -> str | None:
     return context.get_current_revision()
 
 
+def is_known(revision: str) -> bool:
+    """Whether this package has a revision; one that it has not is of a newer package."""
+    return revision in {known.revision for known in _script().walk_revisions()}
+
+
+def _check_known(connection: sa.Connection) -> None:
+    """Refuse a database of a newer package: what is unknown here can be neither upgraded nor taken back."""
+    revision = current(connection)
+    if revision is not None and not is_known(revision):
+        raise VersionMismatch(
+            f"the database is at revision {revision} of a newer pg_embed; this one knows {head()} at most",
+            hint="upgrade the package here, as in pip install --upgrade pg-embed; until then nothing of this"
+            " version can install, upgrade or remove, but workers, embed() and searches go on while the"
+            " database serves their version",
+        )
+
+
 def upgrade(connection: sa.Connection, target: str = "head") -> None:
     """Bring the schema to a revision."""
+    _check_known(connection)
     script = _script()
     _run(connection, lambda revision, context: script._upgrade_revs(target, revision))
 
 
 def downgrade(connection: sa.Connection, target: str = "base") -> None:
     """Take the schema back to a revision."""
+    _check_known(connection)
     script = _script()
     _run(connection, lambda revision, context: script._downgrade_revs(target, revision))
 
@@ -71,7 +90,7 @@ def _run(connection: sa.Connection, steps: Callable[[Any, Any], Any]) -> None:
 
 def upgrade_sql(start: str | None = None) -> str:
     """What `upgrade` sends to a database at a revision, or to an empty one, as text that psql runs."""
-    if start is not None and start not in {revision.revision for revision in _script().walk_revisions()}:
+    if start is not None and not is_known(start):
         raise InvalidArgument(f"there is no revision {start!r}", hint=f"the newest is {head()}")
     script, text = _script(), io.StringIO()
     options = _options(lambda revision, context: script._upgrade_revs("head", revision))

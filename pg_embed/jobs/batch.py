@@ -43,6 +43,7 @@ class Work:
     chunking: Mapping[str, Any] | None = None  # how texts are split; None where a row has one vector
     must_sweep: bool = False  # there may be chunks whose rows went without a trigger
     is_gentle: bool = False  # a switch of models: nobody waits for its backfill, and all search meanwhile
+    prepare: str | None = None  # the hook that makes the texts; None where they are read as such
 
     @property
     def sizes(self) -> dict[Output, int]:
@@ -95,8 +96,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch: the vectors of the rows at `places`, and the dead."""
+    """What became of a batch: the vectors of the rows at `places`, the dead, and those without a text."""
 
     places: Sequence[int]
     vectors: Embeddings
     dead: Sequence[Dead] = field(default=())
+    bare: Sequence[int] = field(default=())  # places of rows of which a hook made no text

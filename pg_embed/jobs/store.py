@@ -103,8 +103,8 @@ class Store:
 
     async def finish(self, work: Work, batch: Batch, outcome: Outcome) -> tuple[int, int]:
         """Write an outcome; rows written, and rows locked by others and queued again."""
-        places = [*outcome.places, *(dead.place for dead in outcome.dead)]
-        # the dead and the empty are written, too: as NULL, under the same guard
+        places = [*outcome.places, *(dead.place for dead in outcome.dead), *outcome.bare]
+        # the dead, the bare and the empty are written, too: as NULL, under the same guard
         keys = [*(batch.keys[place] for place in places), *batch.empty]
         hashes = [batch.hashes[place] for place in places]
         nulls = len(keys) - len(outcome.places)
@@ -237,6 +237,7 @@ def _work(row: dict[str, Any]) -> Work:
         chunking=row["chunking"],
         must_sweep=row["must_sweep"],
         is_gentle=row["is_gentle"],
+        prepare=row["prepare"],
     )
 
 

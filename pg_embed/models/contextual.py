@@ -19,6 +19,10 @@ class ChunkContract(Contract, Protocol):
     """One provider's API for documents that are given as chunks."""
 
     @property
+    def max_batch_documents(self) -> int:
+        """Documents a call, where the card's limit of items is not smaller."""
+
+    @property
     def max_batch_chunks(self) -> int:
         """Chunks a call, of all its documents."""
 
@@ -44,7 +48,8 @@ class ContextualEmbedder(HostedEmbedder):
         full = [document for document in documents if document]
         counts = [sum(self.count_tokens(document)) for document in full]
         costs = [(1, len(document), tokens) for document, tokens in zip(full, counts, strict=True)]
-        limits = (self.card.max_batch_items, self._chunks.max_batch_chunks, self.card.max_batch_tokens)
+        most = min(self.card.max_batch_items, self._chunks.max_batch_documents)
+        limits = (most, self._chunks.max_batch_chunks, self.card.max_batch_tokens)
         found = iter(
             [
                 result

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pg_embed.errors import InvalidArgument
 from pg_embed.models.answers import embeddings, openai_answer, token_embeddings
 from pg_embed.models.calls import Provider, filled, server_options
+from pg_embed.models.contextual import ContextualEmbedder, Documents
 from pg_embed.models.provider import HostedEmbedder, HostedOptions, Limits, open_model, provider_card
 from pg_embed.models.registry import Registry
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec
@@ -29,6 +30,11 @@ MODELS = {
 }
 MULTI = {"jina-embeddings-v4": Limits(32_768, ITEMS, 32_768, (128,))}  # a vector a token: shorter calls
 OTHERS = Limits(8_192, ITEMS, TOKENS)
+LATE_CHUNKING = (
+    "jina-embeddings-v4",
+    "jina-embeddings-v3",
+)  # the models whose part of the API knows the word
+CHUNKS = 512  # a document; none is divided, so this bounds nothing but its own call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +42,14 @@ class JinaOptions(HostedOptions):
     """What the family can be told.
 
     A text that is too long is cut, as the other families do it: left to itself the API refuses it. `output`
-    "multi" asks for a vector of each token instead of one of the text.
+    "multi" asks for a vector of each token instead of one of the text. With `late_chunking` the chunks of a
+    text are embedded as parts of it, where they are kept in a table of chunks; one too long is refused then.
     """
 
     concurrency: int = 5  # what a free account may
     truncate: bool = True
     output: Literal["dense", "multi"] = "dense"
+    late_chunking: bool = False
 
 
 class Jina:
@@ -85,6 +93,34 @@ class Jina:
             dimensions,
             outputs=(self._options.output,),
             output="multi" if self._multi else None,
+            late_chunking=True if self._options.late_chunking else None,
+        )
+
+
+class JinaChunks(Jina):
+    """The contract of late chunking: a call's texts are one document, read as a whole and pooled apart."""
+
+    max_batch_documents = 1
+    max_batch_chunks = CHUNKS
+
+    def request_chunks(self, documents: Documents, kind: Kind) -> dict[str, Any]:
+        """A document as it is chunked here; cut short, its last chunks would have vectors of nothing."""
+        (document,) = documents
+        return {**self.request(document, kind), "truncate": False, "late_chunking": True}
+
+    def answer_chunks(self, told: Any, counts: Sequence[int]) -> list[Embeddings]:
+        """The list under `data`, one for each chunk."""
+        (count,) = counts
+        return [self.answer(told, count)]
+
+
+def _check_late_chunking(options: JinaOptions) -> None:
+    if options.model not in LATE_CHUNKING:
+        hint = f"models that do: {', '.join(LATE_CHUNKING)}; or leave late_chunking out"
+        raise InvalidArgument(f"{options.model} does no late chunking", hint=hint)
+    if options.output != "dense":
+        raise InvalidArgument(
+            "late chunking makes one vector a chunk, and output is multi", hint="leave one out"
         )
 
 
@@ -101,8 +137,10 @@ def _limits(options: JinaOptions) -> Limits:
 def load(spec: ModelSpec) -> HostedEmbedder:
     """Find the key; a model that is not known here is asked for one vector."""
     options = server_options(spec, JinaOptions)
-    contract = Jina(options)
-    return open_model(contract, JINA.open(options, "embeddings"))
+    if not options.late_chunking:
+        return open_model(Jina(options), JINA.open(options, "embeddings"))
+    _check_late_chunking(options)
+    return open_model(JinaChunks(options), JINA.open(options, "embeddings"), ContextualEmbedder)
 
 
 def register(registry: Registry) -> None:

@@ -91,6 +91,7 @@ class Voyage:
 class VoyageChunks(Voyage):
     """The contract of contextualised chunks; a text or a query is a document of one chunk."""
 
+    max_batch_documents = ITEMS
     max_batch_chunks = CHUNKS
 
     def request(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class MailboxDoor:
         while True:
             try:
                 async with self._connect() as connection:
+                    await connection.execute(self._sql["check_generation"], {"generation": db.GENERATION})
                     await connection.execute(self._sql["mailbox_listen"])
                     await connection.execute(self._sql["mailbox_attend"])
                     attending.set()

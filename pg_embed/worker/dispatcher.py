@@ -14,11 +14,13 @@ from dataclasses import replace
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from pg_embed.db import translate
 from pg_embed.errors import (
     InvalidArgument,
     MissingExtra,
     ModelMisconfigured,
     ModelUnavailable,
+    NotInstalled,
     Overloaded,
     PgEmbedError,
     SpaceMismatch,
@@ -28,6 +30,7 @@ from pg_embed.log import event, logger
 from pg_embed.records import ModelSpec, no_embeddings
 from pg_embed.worker.embedding import Models, embed_batch
 from pg_embed.worker.observer import Observer, Reason, Silence, reason_of
+from pg_embed.worker.preparing import Hooks, Prepared
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.splitting import embed_documents
 from pg_embed.worker.writing import write_batch, write_documents
@@ -71,16 +74,19 @@ class Dispatcher:
         idle: Callable[[], None],
         is_limited: Callable[[ModelSpec], bool] = lambda spec: False,
         observer: Observer | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.work = work
+        self._hooks = hooks or Hooks()
         self._observer = observer or Silence()
         self._idle = idle  # called when there is nothing left to take and nothing in hand
         self._store = store
         self._models = models  # as a vectorizer in its present state sees them
         self._is_limited = is_limited  # whether most of a batch's time may be waiting for its turn
         self._settings = settings
-        # the token vectors of a text may take megabytes
-        self._most_rows = FEWEST_ROWS if "multi" in work.sizes else settings.batch_rows
+        # the token vectors of a text may take megabytes, and so may what a hook makes it of
+        heavy = "multi" in work.sizes or work.prepare is not None
+        self._most_rows = FEWEST_ROWS if heavy else settings.batch_rows
         self._fewest_rows = FEWEST_ROWS if work.chunking is None else FEWEST_DOCUMENTS
         self._rows = min(FIRST_ROWS if work.chunking is None else FIRST_DOCUMENTS, self._most_rows)
         self._in_hand: dict[asyncio.Task[None], Batch] = {}
@@ -131,6 +137,8 @@ class Dispatcher:
 
     async def _run(self) -> None:
         try:
+            if not await self._can_prepare():
+                return
             while not self._stopping and time.monotonic() >= self._wait_until:
                 self._called.clear()
                 await self._sweep()
@@ -159,6 +167,27 @@ class Dispatcher:
             )
         finally:
             self._idle()
+
+    async def _can_prepare(self) -> bool:
+        """Whether this worker has the hook that the rows need; where not, it takes none of them."""
+        if self.work.prepare is None:
+            return True
+        problem = await asyncio.to_thread(self._hooks.problem, self.work.prepare)
+        if problem is None:
+            return True
+        self._pause(self._settings.repair_wait)
+        await self._tell(problem)
+        event(
+            log,
+            logging.ERROR,
+            "batch_lost",
+            f"{self.work.name}: {problem}",
+            vectorizer=self.work.name,
+            lane="",
+            rows=0,
+            error=problem,
+        )
+        return False
 
     async def _something(self, seconds: float | None) -> None:
         waiter = asyncio.create_task(self._called.wait())
@@ -205,7 +234,11 @@ class Dispatcher:
         """Tell in the catalog what is wrong with the table, and when it is well again."""
         if error is None and self.work.reason is None:
             return
-        reason = None if error is None else (error.diag.message_primary or str(error))
+        if error is not None and isinstance(translate(error), NotInstalled):
+            return  # nobody's table: the worker is about to learn that it is too old, or that all is gone
+        await self._tell(None if error is None else (error.diag.message_primary or str(error)))
+
+    async def _tell(self, reason: str | None) -> None:
         self.work = replace(self.work, reason=reason)
         with suppress(psycopg.Error, PoolTimeout):
             await self._store.blame(self.work, reason)
@@ -285,17 +318,21 @@ class Dispatcher:
     async def _outcome(self, work: Work, batch: Batch) -> Outcome | None:
         """The outcome, or None when the batch went back to the queue."""
         try:
-            outcome = await embed_batch(self._models(work), work, batch, self._timeout)
+            prepared = await self._prepared(work, batch.texts)
+            living = [place for place, text in enumerate(prepared) if isinstance(text, str)]
+            texts = [text for text in prepared if isinstance(text, str)]
+            outcome = await embed_batch(self._models(work), work, replace(batch, texts=texts), self._timeout)
         except PgEmbedError as exc:
             return _give_up(batch, exc) if await self._is_hopeless(batch, exc) else None
         self._failures = 0
-        return outcome
+        return outcome if len(living) == len(batch.texts) else _with_others(outcome, living, prepared)
 
     async def _chunked(self, work: Work, batch: Batch, reading: Reading) -> Chunked | None:
         """The outcome of some rows, or None when the batch went back to the queue."""
         try:
+            prepared = await self._prepared(work, [document.text for document in reading.documents])
             found = await embed_documents(
-                self._models(work), work, batch.lane, reading.documents, self._timeout
+                self._models(work), work, batch.lane, reading.documents, prepared, self._timeout
             )
         except PgEmbedError as exc:
             if not await self._is_hopeless(batch, exc):
@@ -304,6 +341,9 @@ class Dispatcher:
             return Chunked([], [], no_embeddings(), dead)
         self._failures = 0
         return found
+
+    async def _prepared(self, work: Work, sources: Sequence[str]) -> Sequence[Prepared]:
+        return sources if work.prepare is None else await self._hooks.prepare(work.prepare, sources)
 
     @property
     def _backfill_slots(self) -> int:
@@ -389,6 +429,17 @@ class Dispatcher:
 
 def _is_limited(error: PgEmbedError) -> bool:
     return isinstance(error, ModelUnavailable) and error.limited
+
+
+def _with_others(outcome: Outcome, living: Sequence[int], prepared: Sequence[Prepared]) -> Outcome:
+    """The outcome of the texts that a hook made, at the places of their rows, and of the rows without one."""
+    rejected = [replace(dead, place=living[dead.place]) for dead in outcome.dead]
+    return Outcome(
+        places=[living[place] for place in outcome.places],
+        vectors=outcome.vectors,
+        dead=[*rejected, *(row for row in prepared if isinstance(row, Dead))],
+        bare=[place for place, row in enumerate(prepared) if row is None],
+    )
 
 
 def _give_up(batch: Batch, error: PgEmbedError) -> Outcome:

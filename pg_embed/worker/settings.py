@@ -31,6 +31,8 @@ class WorkerSettings:
     repair_wait: float = 15.0  # before a misconfigured model is tried again
     refused_wait: float = 60.0  # before one call tries a model whose account was refused
     connections: int = 8  # to the database, at most, beside the two that watch it
+    prepare: str = ""  # hooks that make texts of rows, beside those of packages: "html=module:function, …"
+    prepare_timeout: float = 60.0  # for a hook, for one row
 
     def wait_after(self, tries: int) -> float:
         """The wait after so many tries, without jitter."""

@@ -13,6 +13,7 @@ from pg_embed.errors import InputRejected
 from pg_embed.jobs import Batch, Chunked, Dead, Document, Kept, Lane, Made, Work
 from pg_embed.records import Embeddings, join, no_embeddings
 from pg_embed.worker.embedding import PRIORITIES, Models, Timeout, check_space, embed_batch
+from pg_embed.worker.preparing import Prepared
 
 Row = tuple[Embeddings, int]  # a vector: the one of a call's that stands there
 Found = dict[int, list[Row]]  # a document's vectors, by its place
@@ -31,11 +32,17 @@ class Plan:
 
 
 async def embed_documents(
-    models: Models, work: Work, lane: Lane, documents: Sequence[Document], timeout: Timeout
+    models: Models,
+    work: Work,
+    lane: Lane,
+    documents: Sequence[Document],
+    prepared: Sequence[Prepared],
+    timeout: Timeout,
 ) -> Chunked:
     """What becomes of documents. One whose chunk the model rejects is dead as a whole, and it alone.
 
-    Raises what `embed_batch` raises; `timeout` is for each call.
+    `prepared` are their texts as a hook made them: dead where it failed, and None leaves no chunk. Raises
+    what `embed_batch` raises; `timeout` is for each call.
     """
     if not documents:
         return Chunked([], [], no_embeddings())
@@ -44,25 +51,31 @@ async def embed_documents(
     count = await models.counter(first)
     together = await models.reads_documents(first)
     space = " ".join(share.space_id for share in work.shares)
-    plans = await asyncio.to_thread(_plans, documents, chunking, count, space, together)
+    given_up = {row.place: row for row in prepared if isinstance(row, Dead)}
+    plans = await asyncio.to_thread(_plans, documents, prepared, chunking, count, space, together)
     large = _too_large(plans, count, work.sizes.get("multi", 0))
     plans = [Plan((), (), ()) if place in large else one for place, one in enumerate(plans)]
     found, dead = await (_embed_together if together else _embed)(models, work, lane, plans, timeout)
     return _chunked(
-        plans, {place: rows for place, rows in found.items() if place not in large}, {**dead, **large}
+        plans,
+        {place: rows for place, rows in found.items() if place not in {**large, **given_up}},
+        {**dead, **large, **given_up},
     )
 
 
 def _plans(
     documents: Sequence[Document],
+    prepared: Sequence[Prepared],
     chunking: Chunking,
     count: Counter,
     space: str,
     together: bool,
 ) -> list[Plan]:
     return [
-        plan(document, place, split(document.text, chunking, count) or [_whole(document)], space, together)
-        for place, document in enumerate(documents)
+        plan(document, place, split(text, chunking, count) or [_whole(text)], space, together)
+        if isinstance(text, str)
+        else Plan((), (), ())
+        for place, (document, text) in enumerate(zip(documents, prepared, strict=True))
     ]
 
 
@@ -107,9 +120,9 @@ def chunk_hash(text: str, space: str) -> int:
     return int.from_bytes(sha256(told).digest()[:8], "big", signed=True)
 
 
-def _whole(document: Document) -> Chunk:
+def _whole(text: str) -> Chunk:
     """The one chunk of a text of which nothing was left: who has a text has a vector."""
-    return Chunk(document.text, 0, len(document.text), "")
+    return Chunk(text, 0, len(text), "")
 
 
 async def _embed(

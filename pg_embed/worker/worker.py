@@ -15,8 +15,8 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
-from pg_embed.errors import NotInstalled
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, translate
+from pg_embed.errors import NotInstalled, VersionMismatch
 from pg_embed.jobs import Store, Work
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
@@ -29,6 +29,7 @@ from pg_embed.worker.embedding import Models
 from pg_embed.worker.indexing import Indexing
 from pg_embed.worker.metering import MeteredModels
 from pg_embed.worker.observer import Observer, Silence
+from pg_embed.worker.preparing import Hooks
 from pg_embed.worker.reusing import ReusingModels
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.switching import Switching
@@ -70,10 +71,12 @@ class Worker:
         self._settings = settings or WorkerSettings()
         self._ledger = Ledger(self._settings.refused_wait)
         self._reuse = Reuse()
+        self._hooks = Hooks(self._settings.prepare, self._settings.prepare_timeout)
         self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
         self._connected = False
+        self._missed = False  # something of ours was not there: removed, or by an upgrade
         self._ready = asyncio.Event()
         self._running: set[Dispatcher] = set()
         self.number = 0
@@ -94,7 +97,8 @@ class Worker:
             dispatcher.abort()
 
     async def run(self) -> None:
-        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error.
+        """Work until stopped. A database that goes away is waited for; one without pg_embed is an error, and
+        so is one that was upgraded and serves this version no more.
 
         On a standby it waits, too: there `pg-embed serve` answers queries, and after a failover the same
         process must go on with the rows, without anybody who starts it anew.
@@ -123,13 +127,21 @@ class Worker:
         event(log, logging.INFO, "worker_stopped", "stopped", worker=self.number)
 
     def _may_pass(self, error: psycopg.Error) -> bool:
-        """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed."""
+        """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed.
+
+        What is missing may be so by an upgrade: a new connection tells the one from the other.
+        """
         if isinstance(error, psycopg.errors.QueryCanceled):
             return True
-        return self._ready.is_set() and not isinstance(translate(error), NotInstalled)
+        known = translate(error)
+        if isinstance(known, NotInstalled):
+            again, self._missed = self._connected and not self._missed, True
+            return again
+        return self._ready.is_set() and not isinstance(known, VersionMismatch)
 
     async def _session(self) -> None:
         async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+            await _check_generation(control)
             await self._be_primary(control)
             if self._stop.is_set():
                 return
@@ -154,12 +166,13 @@ class Worker:
                 indexing,
                 self._watch,
                 self._observer,
+                self._hooks,
             )
             await listener.execute(SQL["listen"])
             self._connected = True
             self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
-            listening = asyncio.create_task(self._listen(listener, session.called))
+            listening = asyncio.create_task(self._listen(listener, session))
             lost = True
             try:
                 await session.run(self._ready, listening)
@@ -177,15 +190,16 @@ class Worker:
     def _is_limited(self, spec: ModelSpec) -> bool:
         return self._limits is not None and self._limits.limit(spec) is not None
 
-    async def _listen(self, connection: psycopg.AsyncConnection[Any], called: asyncio.Event) -> None:
+    async def _listen(self, connection: psycopg.AsyncConnection[Any], session: _Session) -> None:
         async for notice in connection.notifies():
             if notice.payload == CATALOG:
+                session.is_unchecked = True
                 self._ledger.is_stale = True
                 self._reuse.refresh()
                 self._watch.catalog_changed()
                 if self._limits is not None:
                     self._limits.refresh()
-            called.set()
+            session.called.set()
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -258,8 +272,10 @@ class _Session:
         indexing: Indexing,
         watch: Watch,
         observer: Observer,
+        hooks: Hooks,
     ) -> None:
         self.called = asyncio.Event()
+        self.is_unchecked = False  # the database may have been upgraded
         self._control = control
         self._store = store
         self._models = models
@@ -273,6 +289,7 @@ class _Session:
         self._switching = Switching(store, settings)
         self._watch = watch
         self._observer = observer
+        self._hooks = hooks
         self._dispatchers: dict[int, Dispatcher] = {}
         self._works: list[Work] = []
         self._next_tend = 0.0
@@ -287,6 +304,9 @@ class _Session:
         quiet = FIRST_LOOK
         while not self._stop.is_set():
             self.called.clear()
+            if self.is_unchecked:
+                self.is_unchecked = False
+                await _check_generation(self._control)
             await self._maintain()
             due = await self._look()
             if due or self._busy:
@@ -346,6 +366,7 @@ class _Session:
                     self.called.set,
                     self._is_limited,
                     self._observer,
+                    self._hooks,
                 )
                 self._dispatchers[work.vectorizer] = dispatcher
                 self._running.add(dispatcher)
@@ -426,6 +447,11 @@ class _Session:
         entries = [entry for dispatcher in self._dispatchers.values() for entry in dispatcher.entries]
         if entries:
             await self._store.renew(entries)
+
+
+async def _check_generation(connection: psycopg.AsyncConnection[Any]) -> None:
+    """An error where the database does not serve workers of this version."""
+    await connection.execute(SQL["check_generation"], {"generation": GENERATION})
 
 
 def _parameters() -> dict[str, Any]:

@@ -30,7 +30,7 @@ async def write_batch(store: Store, work: Work, batch: Batch, outcome: Outcome) 
             raise
     else:
         return written, []
-    rows = range(len(outcome.places) + len(outcome.dead) + len(batch.empty))
+    rows = range(len(outcome.places) + len(outcome.dead) + len(outcome.bare) + len(batch.empty))
     written, locked, refused = await _write(store, work, batch, outcome, rows)
     for row in refused:
         await store.bury(work, row)
@@ -102,27 +102,30 @@ async def _write(store: Store, work: Work, batch: Batch, outcome: Outcome, rows:
 
 
 def _only(batch: Batch, outcome: Outcome, rows: Sequence[int]) -> tuple[Batch, Outcome]:
-    """Some rows of an outcome, without entries: first count those with a vector, then dead, then empty."""
-    living, dead = len(outcome.places), len(outcome.dead)
+    """Some rows of an outcome, without entries: with a vector first, then dead, then bare, then empty."""
+    living = len(outcome.places)
+    bare = living + len(outcome.dead)  # where these begin
+    empty = bare + len(outcome.bare)
     with_vector = [row for row in rows if row < living]
     return (
         replace(
             batch,
             entries=(),
             gone=(),
-            empty=[batch.empty[row - living - dead] for row in rows if row >= living + dead],
+            empty=[batch.empty[row - empty] for row in rows if row >= empty],
         ),
         Outcome(
             places=[outcome.places[row] for row in with_vector],
             vectors=outcome.vectors.take(with_vector),
-            dead=[outcome.dead[row - living] for row in rows if living <= row < living + dead],
+            dead=[outcome.dead[row - living] for row in rows if living <= row < bare],
+            bare=[outcome.bare[row - bare] for row in rows if bare <= row < empty],
         ),
     )
 
 
 def _refused(batch: Batch, outcome: Outcome, row: int, error: psycopg.Error) -> Refused:
     part, only = _only(batch, outcome, [row])
-    places = [*only.places, *(dead.place for dead in only.dead)]
+    places = [*only.places, *(dead.place for dead in only.dead), *only.bare]
     key = batch.keys[places[0]] if places else part.empty[0]
     message = error.diag.message_primary or str(error)
     return Refused(key, error.sqlstate or "", f"the table refuses its vector: {message}", batch.tries)

@@ -144,7 +144,33 @@ $$;
 COMMENT ON FUNCTION embed._render(oid, jsonb, text, boolean) IS
     'Pieces (strings, and attribute numbers for columns) as SQL: a list of expressions for concat, or a condition.';
 
-CREATE OR REPLACE FUNCTION embed._input(source oid, input_columns smallint[], template jsonb, filter jsonb, alias text)
+CREATE OR REPLACE FUNCTION embed._source_row(source oid, input_columns smallint[], alias text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- Only types of Postgres's own become JSON as such: a cast to json that the owner of a type has made would run with the
+    -- reader's rights. As json, not jsonb, whose strings end at 256 MB.
+    SELECT format('CASE WHEN %s THEN json_build_object(''row'', json_build_object(%s), ''bytes'', %L::json)::text END',
+        string_agg(format('%s IS NOT NULL', c.named), ' OR ' ORDER BY c.position),
+        string_agg(format('%L, %s', c.name, CASE
+            WHEN c.type = 'bytea'::regtype THEN format('encode(%s, ''hex'')', c.named)
+            WHEN c.type = ANY ('{boolean,smallint,integer,bigint,real,double precision,numeric,json,jsonb}'::regtype[]) THEN c.named
+            ELSE format('CASE WHEN %1$s IS NOT NULL THEN concat(%1$s) END', c.named) END), ', ' ORDER BY c.position),
+        COALESCE(jsonb_agg(c.name ORDER BY c.position) FILTER (WHERE c.type = 'bytea'::regtype), '[]'))
+    FROM (
+        SELECT k.position, a.attname AS name, format('%s.%s', alias, embed._column_name(source, a.attnum)) AS named,
+            CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END AS type
+        FROM unnest(input_columns) WITH ORDINALITY AS k(attnum, position)
+        JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = k.attnum AND NOT a.attisdropped
+        JOIN pg_type AS t ON t.oid = a.atttypid
+    ) AS c
+$$;
+COMMENT ON FUNCTION embed._source_row(oid, smallint[], text) IS
+    'The expression of what a hook prepares: a JSON object whose row has the input columns, those in its bytes as hexadecimal digits; NULL when all are NULL.';
+
+CREATE OR REPLACE FUNCTION embed._input(source oid, input_columns smallint[], template jsonb, filter jsonb, alias text, prepare text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE
@@ -154,7 +180,8 @@ AS $$
         ELSE format('CASE WHEN (%s) THEN %s END', embed._render(source, filter, alias, false), input.expression) END
     FROM (
         -- a cast to text that the owner of a type has made would run with the reader's rights; concat asks the type itself
-        SELECT CASE WHEN cardinality(input_columns) = 1 AND template = to_jsonb(input_columns) AND EXISTS (
+        SELECT CASE WHEN prepare IS NOT NULL THEN embed._source_row(source, input_columns, alias)
+            WHEN cardinality(input_columns) = 1 AND template = to_jsonb(input_columns) AND EXISTS (
                 SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
                 LEFT JOIN pg_type AS b ON t.typtype = 'd' AND b.oid = t.typbasetype
                 WHERE a.attrelid = source AND a.attnum = input_columns[1]
@@ -168,8 +195,8 @@ AS $$
         END AS expression
     ) AS input
 $$;
-COMMENT ON FUNCTION embed._input(oid, smallint[], jsonb, jsonb, text) IS
-    'The expression of the text to embed: NULL when every input column is NULL or the filter leaves the row out.';
+COMMENT ON FUNCTION embed._input(oid, smallint[], jsonb, jsonb, text, text) IS
+    'The expression of the text to embed, or of what a hook makes it of: NULL when every input column is NULL or the filter leaves the row out.';
 
 CREATE OR REPLACE FUNCTION embed._hash(input text)
 RETURNS bigint
@@ -380,11 +407,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._derive_filter() IS
     'Read a filter anew that enters the catalog, by whatever statement: its owner may write there, and workers run what stands there.';
-CREATE OR REPLACE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
-    WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
-CREATE OR REPLACE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
-    WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
-    EXECUTE FUNCTION embed._derive_filter();
+-- Only where they are missing: an upgrade shall wait for nobody who writes there.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = 'embed._vectorizer'::regclass AND g.tgname = 'derive_filter_of_new') THEN
+        CREATE TRIGGER derive_filter_of_new BEFORE INSERT ON embed._vectorizer FOR EACH ROW
+            WHEN (NEW.filter IS NOT NULL) EXECUTE FUNCTION embed._derive_filter();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = 'embed._vectorizer'::regclass AND g.tgname = 'derive_filter') THEN
+        CREATE TRIGGER derive_filter BEFORE UPDATE ON embed._vectorizer FOR EACH ROW
+            WHEN (NEW.filter IS NOT NULL AND (NEW.filter IS DISTINCT FROM OLD.filter OR NEW.source IS DISTINCT FROM OLD.source))
+            EXECUTE FUNCTION embed._derive_filter();
+    END IF;
+END $$;
 
 CREATE OR REPLACE FUNCTION embed._has_vectors(source oid, target_columns smallint[], alias text, every boolean)
 RETURNS text

@@ -392,7 +392,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     storage text DEFAULT 'column',
     chunking jsonb DEFAULT NULL,
     chunk_table text DEFAULT NULL,
-    chunk_view text DEFAULT NULL
+    chunk_view text DEFAULT NULL,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -418,6 +419,9 @@ BEGIN
     chunks := embed._check_storage(storage, chunking, chunk_table, chunk_view);
     index := COALESCE(index, 'none');
     PERFORM embed._check_limits(name, max_attempts), embed._check_index(index, NULL, NULL, NULL, NULL, NULL);
+    IF prepare = '' THEN
+        PERFORM embed._fail('PE003', 'the hook that prepares rows has no name', 'name one that workers have, or leave prepare out');
+    END IF;
     IF '' IN (column_name, sparse_column, multi_column) OR (column_name IS NULL AND sparse_column IS NULL AND multi_column IS NULL) THEN
         PERFORM embed._fail('PE003', 'the column of the vectors needs a name', 'leave column_name out, and it is called embedding');
     ELSIF EXISTS (SELECT FROM unnest(ARRAY[column_name, sparse_column, multi_column]) AS c(name) WHERE c.name::name::text <> c.name) THEN
@@ -443,7 +447,7 @@ BEGIN
     targets := embed._targets(chosen, second, column_name, sparse_column, multi_column);
     name := COALESCE(name, embed._free_name(source, targets.columns[1]));
     read := embed._template(source, input, template);
-    PERFORM embed._check_input(source, read.columns);
+    PERFORM embed._check_prepare(source, prepare, template, read.columns);
     kept := embed._filter(source, filter);
     -- No writer may be half-way: each later change meets the triggers, each earlier one is seen by the backfill. A new
     -- column needs the table alone; a weaker lock first would invite a deadlock.
@@ -475,9 +479,9 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', name), 'choose another name');
     END IF;
     INSERT INTO embed._vectorizer AS v (name, source, model_id, sparse_model_id, key_columns, input_columns, template, filter, filter_columns,
-        outputs, target_columns, max_attempts, chunk_table, chunking, swept)
+        outputs, target_columns, max_attempts, chunk_table, chunking, swept, prepare)
     VALUES (name, source, chosen.id, second.id, key_columns, read.columns, read.pieces, kept.pieces, kept.columns,
-        targets.outputs, target_columns, max_attempts, CASE WHEN chunks.is_table THEN home END, chunks.settings, embed._files(source))
+        targets.outputs, target_columns, max_attempts, CASE WHEN chunks.is_table THEN home END, chunks.settings, embed._files(source), prepare)
     RETURNING v.id INTO id;
     IF chunks.is_table THEN
         PERFORM embed._open_chunk_table(id, chunk_view);
@@ -496,8 +500,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN name;
 END $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
-    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index. With storage => ''table'' long texts are split into chunks, as chunking says, and the columns are those of a table of chunks beside this one (docs_embedding, with a view docs_chunks over both).';
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text) IS
+    'Keep columns of vectors of a table''s text, made and written in one go: dense ones in column_name, and where they are named, sparse ones (sparsevec) in sparse_column and a vector for each token (halfvec[]) in multi_column. All are of one model, unless sparse names another for the sparse ones, as in sparse => ''bm25''; their column is then called sparse if it is given no name. The dense column is halfvec up to 4,000 dimensions (2 bytes a dimension; vectors of unit length lose about 0.0005 of a cosine distance), vector beyond or when column_type asks for it (4 bytes a dimension, full float32, indexed to 2,000 dimensions only). Rows that exist are embedded behind those that change, and then the index is built that is asked for: index => ''auto'' chooses one, see embed.create_index. With storage => ''table'' long texts are split into chunks, as chunking says, and the columns are those of a table of chunks beside this one (docs_embedding, with a view docs_chunks over both). With prepare => ''name'' a hook of that name, which workers have, makes the text of the input columns; these may be of any type then, bytea too.';
 
 CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     source regclass,
@@ -518,7 +522,8 @@ CREATE OR REPLACE FUNCTION embed.create_vectorizer(
     storage text DEFAULT 'column',
     chunking jsonb DEFAULT NULL,
     chunk_table text DEFAULT NULL,
-    chunk_view text DEFAULT NULL
+    chunk_view text DEFAULT NULL,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -526,10 +531,27 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.create_vectorizer(source, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, model, filter, column_name,
-        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse, storage, chunking, chunk_table, chunk_view)
+        column_type, name, max_attempts, backfill, if_not_exists, sparse_column, multi_column, index, sparse, storage, chunking, chunk_table, chunk_view, prepare)
 $$;
-COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text) IS
+COMMENT ON FUNCTION embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text) IS
     'The same for one input column.';
+
+CREATE OR REPLACE FUNCTION embed._check_prepare(source oid, prepare text, template text, columns smallint[])
+RETURNS void
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    IF prepare IS NULL THEN
+        PERFORM embed._check_input(source, columns);
+    ELSIF template IS NOT NULL THEN
+        PERFORM embed._fail('PE003', 'both a template and a hook are given', 'name the columns as input: the hook makes the text of them');
+    ELSIF cardinality(columns) > 50 THEN
+        PERFORM embed._fail('PE003', format('a hook takes 50 columns at most, and %s are named', cardinality(columns)), 'name only those that it reads');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_prepare(oid, text, text, smallint[]) IS 'An error for columns that make no text, by themselves or by a hook.';
 
 CREATE OR REPLACE FUNCTION embed._own_text(vectorizer text)
 RETURNS embed._vectorizer
@@ -550,6 +572,8 @@ BEGIN
     SELECT * INTO v FROM embed._vectorizer AS w WHERE w.id = wanted;
     IF v.id IS NULL THEN
         RETURN embed._own_vectorizer(vectorizer, lock_table => true);
+    ELSIF v.numbered[:2] <> ARRAY[v.source, 'embed._vectorizer'::regclass]::oid[] THEN
+        UPDATE embed._vectorizer AS w SET state = w.state WHERE w.id = wanted RETURNING w.* INTO v;
     END IF;
     RETURN v;
 END $$;
@@ -567,8 +591,8 @@ SET IntervalStyle = 'postgres'
 SET extra_float_digits = 1
 AS $$
 DECLARE
-    before text := embed._input(old.source, old.input_columns, old.template, old.filter, 'r');
-    after text := embed._input(new.source, new.input_columns, new.template, new.filter, 'r');
+    before text := embed._input(old.source, old.input_columns, old.template, old.filter, 'r', old.prepare);
+    after text := embed._input(new.source, new.input_columns, new.template, new.filter, 'r', new.prepare);
     moment bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
     IF old.state = 'stopped' OR embed._problem(old) IS NOT NULL OR row_security_active(new.source) OR current_setting('transaction_isolation') <> 'read committed' THEN
@@ -591,7 +615,7 @@ END $$;
 COMMENT ON FUNCTION embed._queue_changed(embed._vectorizer, embed._vectorizer, bigint) IS
     'Queue, behind live rows, the rows with vectors whose text is another to come, of those that were written since a transaction. Returns the transaction from which on rows may have been written that were not looked at; NULL when every row must be embedded again: old vectors may be of any text, or what a row gives cannot be told.';
 
-CREATE OR REPLACE FUNCTION embed._text_to_be(v embed._vectorizer, input text[], template text, filter text)
+CREATE OR REPLACE FUNCTION embed._text_to_be(v embed._vectorizer, input text[], template text, filter text, prepare text)
 RETURNS embed._vectorizer
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -601,12 +625,14 @@ DECLARE
     read record;
     kept record;
 BEGIN
+    -- the empty name takes the hook away
+    v.prepare := NULLIF(COALESCE(prepare, v.prepare), '');
     IF input IS NOT NULL OR template IS NOT NULL THEN
         read := embed._template(v.source, input, template);
-        PERFORM embed._check_input(v.source, read.columns);
         v.template := read.pieces;
         v.input_columns := read.columns;
     END IF;
+    PERFORM embed._check_prepare(v.source, v.prepare, template, v.input_columns);
     IF filter IS NOT NULL THEN
         -- the empty condition takes the filter away
         kept := embed._filter(v.source, NULLIF(filter, ''));
@@ -626,7 +652,7 @@ BEGIN
     END IF;
     RETURN v;
 END $$;
-COMMENT ON FUNCTION embed._text_to_be(embed._vectorizer, text[], text, text) IS 'A vectorizer as it will be, with another text or filter; an error for what cannot be.';
+COMMENT ON FUNCTION embed._text_to_be(embed._vectorizer, text[], text, text, text) IS 'A vectorizer as it will be, with another text, filter or hook; an error for what cannot be.';
 
 CREATE OR REPLACE FUNCTION embed._chunking_to_be(v embed._vectorizer, storage text, chunking jsonb)
 RETURNS jsonb
@@ -663,6 +689,7 @@ BEGIN
         filter = new.filter,
         filter_columns = new.filter_columns,
         chunking = new.chunking,
+        prepare = new.prepare,
         state = CASE c.state WHEN 'stopped' THEN 'active' ELSE c.state END,
         reason = CASE c.state WHEN 'paused' THEN c.reason END
     WHERE c.id = new.id;
@@ -688,7 +715,8 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     model text DEFAULT NULL,
     chunk_table text DEFAULT NULL,
     chunk_view text DEFAULT NULL,
-    keep_column boolean DEFAULT false
+    keep_column boolean DEFAULT false,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -696,7 +724,7 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
-    again boolean := num_nonnulls(input, template, filter, chunking) > 0;
+    again boolean := num_nonnulls(input, template, filter, chunking, prepare) > 0;
     moves boolean;
     v embed._vectorizer;
     old embed._vectorizer[];
@@ -715,7 +743,7 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
     ELSIF (SELECT m.name FROM embed._model AS m WHERE m.id = v.model_id) <> model THEN
         PERFORM embed._fail('PE003', 'another model''s vectors are of another space, and cannot come one by one', format('call embed.switch_model(%L, %L)', v.name, model));
-    ELSIF moves AND num_nonnulls(input, template, filter) > 0 THEN
+    ELSIF moves AND num_nonnulls(input, template, filter, prepare) > 0 THEN
         PERFORM embed._fail('PE003', 'the storage and the text cannot change in one call', 'change one, and then the other');
     ELSIF NOT moves AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
         PERFORM embed._fail('PE003', 'chunk_table, chunk_view and keep_column belong to a change of the storage', 'leave them out; ALTER TABLE and ALTER VIEW give other names');
@@ -725,9 +753,9 @@ BEGIN
     ELSIF again THEN
         PERFORM embed._check_source(v.source);
         -- a shadow is of the same text
-        old := ARRAY(SELECT w FROM embed._vectorizer AS w WHERE w.id = v.id OR w.shadow_of = v.id ORDER BY w.shadow_of NULLS FIRST);
+        old := ARRAY(SELECT embed._here(w) FROM embed._vectorizer AS w WHERE w.id = v.id OR w.shadow_of = v.id ORDER BY w.shadow_of NULLS FIRST);
         FOR i IN 1..cardinality(old) LOOP
-            new := new || embed._text_to_be(old[i], input, alter_vectorizer.template, alter_vectorizer.filter);
+            new := new || embed._text_to_be(old[i], input, alter_vectorizer.template, alter_vectorizer.filter, alter_vectorizer.prepare);
             IF new[i].chunk_table IS NOT NULL THEN
                 new[i].chunking := embed._chunking_to_be(new[i], NULL, alter_vectorizer.chunking);
             END IF;
@@ -746,8 +774,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, v.name);
 END $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean) IS
-    'Change what a vectorizer reads, its filter ('''' takes it away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once while everybody reads and writes, and then locked for as long as it takes to look which rows were written meanwhile. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean, text) IS
+    'Change what a vectorizer reads, its filter and its hook ('''' takes them away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once while everybody reads and writes, and then locked for as long as it takes to look which rows were written meanwhile. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -761,7 +789,8 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     model text DEFAULT NULL,
     chunk_table text DEFAULT NULL,
     chunk_view text DEFAULT NULL,
-    keep_column boolean DEFAULT false
+    keep_column boolean DEFAULT false,
+    prepare text DEFAULT NULL
 )
 RETURNS text
 LANGUAGE sql
@@ -769,9 +798,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to, chunking, storage, model,
-        chunk_table, chunk_view, keep_column)
+        chunk_table, chunk_view, keep_column, prepare)
 $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean) IS 'The same for one input column.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean, text) IS 'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text)
 RETURNS void
@@ -905,7 +934,8 @@ SELECT
     v.chunking,
     v.chunk_table,
     v.chunk_view,
-    v.replication
+    v.replication,
+    v.prepare
 FROM embed._vectorizer AS w CROSS JOIN LATERAL embed._here(w) AS v JOIN embed._model AS m ON m.id = v.model_id LEFT JOIN embed._model AS s ON s.id = v.sparse_model_id
 WHERE w.shadow_of IS NULL;
-COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one.';
+COMMENT ON VIEW embed.vectorizers IS 'The vectorizers of this database, with the names that tables and columns have now: column_name is that of the first output, columns has those of all; sparse_model is the model of the sparse vectors where that is another one; prepare is the hook of the workers that makes the text.';

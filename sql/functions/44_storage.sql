@@ -57,6 +57,9 @@ BEGIN
             'end that first, with embed.finish_switch and embed.forget_switch, or with embed.abort_switch');
     ELSIF embed._problem(v) IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
+    ELSIF v.prepare IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the texts of vectorizer %L are made by the hook %L, and not kept', v.name, v.prepare),
+            'make a second one with storage => ''table'', search that when it is filled, and drop the first');
     ELSIF readers IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('these read the vectors of %s, which get another place: %s', v.source, readers),
             'drop them, and make them again over the view of the chunks; or say keep_column => true, which leaves them the old vectors');

@@ -69,6 +69,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._work_v1() IS 'The active vectorizers with their models, whether rows are due in each lane, and whether their backfill is to leave room for searches, as that of a switch.';
 
+CREATE OR REPLACE FUNCTION embed._prepare_v1(vectorizer integer)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT v.prepare FROM embed._vectorizer AS v WHERE v.id = vectorizer $$;
+COMMENT ON FUNCTION embed._prepare_v1(integer) IS 'The name of the hook that makes the texts of a vectorizer; NULL when its input is text.';
+
 CREATE OR REPLACE FUNCTION embed._blame_v1(vectorizer integer, error text)
 RETURNS void
 LANGUAGE sql
@@ -250,7 +258,7 @@ BEGIN
         SELECT * INTO v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     END IF;
     name := embed._source_name(v.source);
-    input := embed._input(v.source, v.input_columns, v.template, v.filter, 'r');
+    input := embed._input(v.source, v.input_columns, v.template, v.filter, 'r', v.prepare);
     match := embed._key_match(v.source, v.key_columns, 'r', 'q.key');
     outputs := v.outputs;
     SELECT array_agg(quote_ident(a.attname) ORDER BY c.position), array_agg(a.atttypid ORDER BY c.position) INTO targets, kinds

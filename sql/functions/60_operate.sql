@@ -312,6 +312,9 @@ BEGIN
             state := 'pending';
             explanation := CASE WHEN embed._lacks_worker() THEN 'the backfill has not reached it, and no worker is connected; start one with pg-embed worker'
                 ELSE 'the backfill has not reached it yet' END;
+        ELSIF v.expressions[6] IS NOT NULL THEN
+            state := 'no input';
+            explanation := format('the hook %L made no text of it, if a worker has seen it; have it looked at again with embed.backfill(%L)', v.expressions[6], v.name);
         ELSE
             state := 'missed';
             explanation := format('it has text, no vector, and no entry in the queue (made without triggers, or its vector was taken away); queue it with embed.backfill(%L)', v.name);
@@ -342,9 +345,9 @@ AS $$
     SELECT v.id, v.name, v.state, COALESCE(v.reason, embed._problem(v), embed._holdup(v.id)),
         EXISTS (SELECT FROM embed._backfill AS b WHERE b.vectorizer_id = v.id), embed._attached(v),
         CASE WHEN embed._problem(v) IS NULL THEN ARRAY[embed._source_name(v.source),
-            embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
+            embed._input(v.source, v.input_columns, v.template, v.filter, 'r', v.prepare),
             embed._key_match(v.source, v.key_columns, 'r', 'q.key'), embed._is_filled(v, 'r', true),
-            embed._key_text(v.source, v.key_columns, 'r')] END
+            embed._key_text(v.source, v.key_columns, 'r'), v.prepare] END
     FROM embed._vectorizer AS w, embed._here(w) AS v WHERE w.source = _why_v1.source ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed._why_v1(regclass) IS 'The vectorizers of a table as embed.why needs them.';

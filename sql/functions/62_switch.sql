@@ -353,7 +353,8 @@ BEGIN
         storage => CASE WHEN chunked THEN 'table' ELSE 'column' END,
         chunking => CASE WHEN chunked THEN COALESCE(v.chunking || chunking, embed._chunk_size(v.chunking, (chosen.card ->> 'max_tokens')::integer)) END,
         chunk_table => CASE WHEN chunked THEN embed._free_relation(v.source, (SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_table), '_next') END,
-        chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END
+        chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END,
+        prepare => v.prepare
     );
     UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
     IF v.replication <> 'origin' THEN

@@ -83,6 +83,10 @@ BEGIN
         END LOOP;
         CONTINUE WHEN array_position(keys, NULL) IS NOT NULL;
         stored := embed._home(v.vectorizer);
+        IF with_input AND (v.vectorizer).prepare IS NOT NULL AND stored = source AND COALESCE(v.name = _search_legs_v1.vectorizer, true) THEN
+            PERFORM embed._fail('PE003', format('the texts of vectorizer %L are made by the hook %L of its workers, and nothing keeps them', v.name, (v.vectorizer).prepare),
+                'search without a reranker; or keep its texts in a table of chunks: create_vectorizer(..., storage => ''table'')');
+        END IF;
         FOR place IN 1..cardinality(v.outputs) LOOP
             SELECT quote_ident(a.attname), t.typname INTO target, target_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
             WHERE a.attrelid = stored AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
@@ -102,7 +106,7 @@ BEGIN
                 'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
                 'keys', keys, 'key_columns', v.key_columns, 'column', target,
                 'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
-                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias) END) || embed._leg_chunks(v.vectorizer, alias)));
+                'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias, (v.vectorizer).prepare) END) || embed._leg_chunks(v.vectorizer, alias)));
         END LOOP;
     END LOOP;
     IF vectorizer IS NOT NULL THEN

@@ -4,30 +4,31 @@ REVOKE ALL ON SCHEMA embed FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA embed FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA embed FROM PUBLIC;
 
-ALTER TABLE embed._vectorizer ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._backfill ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._budget ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._index ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._failure ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._queue ENABLE ROW LEVEL SECURITY;
-ALTER TABLE embed._switch ENABLE ROW LEVEL SECURITY;
-
+-- Only what is missing: both take a table from all who use it, and wait for them.
 DO $$
 DECLARE
     belonging regclass;
 BEGIN
-    DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
-    DROP POLICY IF EXISTS everybody_reads ON embed._vectorizer;
-    FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
-        EXECUTE format('DROP POLICY IF EXISTS own_vectorizers ON %s', belonging);
+    FOR belonging IN
+        SELECT c.oid FROM pg_class AS c
+        WHERE NOT c.relrowsecurity AND c.oid = ANY ('{embed._vectorizer,embed._backfill,embed._budget,embed._failure,embed._queue,embed._index,embed._switch}'::regclass[])
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', belonging);
     END LOOP;
     IF to_regrole('embed_owner') IS NOT NULL THEN
-        CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
-        CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
-            USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
-            WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
-                AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
-        FOREACH belonging IN ARRAY ARRAY['embed._backfill', 'embed._budget', 'embed._failure', 'embed._queue', 'embed._index', 'embed._switch']::regclass[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'everybody_reads') THEN
+            CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'own_tables') THEN
+            CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
+                USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
+                WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
+                    AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
+        END IF;
+        FOR belonging IN
+            SELECT b.relation FROM unnest('{embed._backfill,embed._budget,embed._failure,embed._queue,embed._index,embed._switch}'::regclass[]) AS b(relation)
+            WHERE NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = b.relation AND p.polname = 'own_vectorizers')
+        LOOP
             EXECUTE format('CREATE POLICY own_vectorizers ON %s TO embed_owner
                 USING (EXISTS (SELECT FROM embed._vectorizer AS v JOIN pg_catalog.pg_class AS c ON c.oid = v.source
                     WHERE v.id = vectorizer_id AND pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'')))', belonging);
@@ -36,10 +37,10 @@ BEGIN
         GRANT SELECT ON embed.usage, embed.budgets TO embed_owner;
         GRANT SELECT ON embed._model TO embed_owner;
         GRANT EXECUTE ON FUNCTION
-            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
-            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text),
-            embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean),
-            embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean),
+            embed.create_vectorizer(regclass, text[], text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text),
+            embed.create_vectorizer(regclass, text, text, text, text, text, text, text, integer, boolean, boolean, text, text, text, text, text, jsonb, text, text, text),
+            embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean, text),
+            embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean, text),
             embed.drop_vectorizer(text, boolean, boolean), embed.set_replication(text, text), embed._fire(integer), embed._firing(text),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
             embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
@@ -48,7 +49,7 @@ BEGIN
             embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, embed._model, text, text, text),
             embed._has_vectors(oid, smallint[], text, boolean), embed._is_filled(embed._vectorizer, text, boolean), embed._home(embed._vectorizer), embed._of_chunks(embed._vectorizer), embed._chunk_match(embed._vectorizer, text, text), embed._size(embed._model, text), embed._models(embed._vectorizer), embed._model_of(embed._vectorizer, text), embed._output_names(text[]), embed._partitions(integer, regclass), embed._grant_columns(integer), embed._revoke_columns(integer),
             embed._free_name(regclass, text), embed._start_backfill(integer, text), embed._forget_v1(integer),
-            embed._own_text(text), embed._queue_changed(embed._vectorizer, embed._vectorizer, bigint), embed._text_to_be(embed._vectorizer, text[], text, text),
+            embed._own_text(text), embed._queue_changed(embed._vectorizer, embed._vectorizer, bigint), embed._text_to_be(embed._vectorizer, text[], text, text, text), embed._check_prepare(oid, text, text, smallint[]),
             embed._chunking_to_be(embed._vectorizer, text, jsonb), embed._change_text(embed._vectorizer, embed._vectorizer, text),
             embed._chunk_hash(text, text), embed._copy_to_chunks(embed._vectorizer, regclass, text[]), embed._check_move(embed._vectorizer, boolean), embed._move_to_chunks(embed._vectorizer, jsonb, text, text, boolean),
             embed._attached(embed._vectorizer), embed._renew_attached(integer, oid[]),
@@ -84,7 +85,7 @@ BEGIN
     END IF;
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
-            embed._work_v1(), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
+            embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
@@ -123,7 +124,7 @@ BEGIN
             embed._fail(text, text, text), embed._column_name(oid, smallint), embed._source_name(oid), embed._key_text(oid, smallint[], text),
             embed._key_is_whole(oid, smallint[]), embed._key_value(oid, smallint[], text),
             embed._key_match(oid, smallint[], text, text), embed._render(oid, jsonb, text, boolean),
-            embed._input(oid, smallint[], jsonb, jsonb, text), embed._hash(text), embed._holdup(integer),
+            embed._input(oid, smallint[], jsonb, jsonb, text, text), embed._source_row(oid, smallint[], text), embed._hash(text), embed._holdup(integer),
             embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer),
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),
@@ -181,5 +182,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Postings that are older than the roles of readers.
-SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p;
+-- Postings that are older than one of the roles.
+SELECT embed._grant_postings(p.vectorizer_id) FROM embed._postings AS p
+WHERE (SELECT count(*) FROM pg_policy AS y, unnest(y.polroles) WHERE y.polrelid = to_regclass('embed._postings_' || p.vectorizer_id))
+    < (SELECT count(*) FROM pg_roles AS r WHERE r.rolname IN ('embed_reader', 'embed_owner', 'embed_worker'));

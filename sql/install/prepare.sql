@@ -33,3 +33,14 @@ CREATE SCHEMA IF NOT EXISTS embed;
 COMMENT ON SCHEMA embed IS 'pg_embed: rows of text, embedded and searchable by meaning. Names with a leading underscore are private.';
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, embed, ' || pg_catalog.quote_ident(s.nspname) || ', pg_temp', false)
 FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS s ON s.oid = e.extnamespace WHERE e.extname = 'vector';
+-- What is there now, by which 88_upgrade.sql knows functions that are no longer in the files.
+DO $$
+DECLARE
+    oldest integer;
+BEGIN
+    IF pg_catalog.to_regclass('embed._generation') IS NOT NULL THEN
+        SELECT g.oldest INTO oldest FROM embed._generation AS g;
+    END IF;
+    PERFORM pg_catalog.set_config('embed.before', pg_catalog.jsonb_build_object('oldest', oldest, 'functions',
+        (SELECT pg_catalog.jsonb_object_agg(p.oid, p.ctid) FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'embed'::regnamespace))::text, true);
+END $$;

@@ -39,6 +39,7 @@ SELECT embed.create_vectorizer(
     column_type => %(column_type)s,
     sparse_column => %(sparse_column)s,
     multi_column => %(multi_column)s,
+    prepare => %(prepare)s,
     name => %(name)s,
     if_not_exists => %(if_not_exists)s,
     index => %(index)s,

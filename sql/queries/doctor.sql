@@ -17,6 +17,10 @@ WHERE e.extname = 'vector';
 -- Of our schema; fails where it is not.
 SELECT v.version_num AS revision FROM embed._schema_version AS v;
 
+-- name: check_generation
+-- An error where the database does not serve programs of this generation.
+SELECT embed._check_generation_v1(%(generation)s);
+
 -- name: query_function
 -- Whether embed() is found without naming its schema.
 SELECT

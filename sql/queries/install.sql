@@ -2,6 +2,22 @@
 -- One installation at a time in a database.
 SELECT pg_catalog.pg_advisory_xact_lock(1885695330, 2);
 
+-- name: brief_locks
+-- Rather give up than let everybody wait behind us for a table.
+SELECT pg_catalog.set_config('lock_timeout', %(milliseconds)s::text, true);
+
+-- name: in_the_way
+-- Who holds locks on our tables, the longest first.
+SELECT a.pid, a.application_name, a.state, extract(epoch FROM pg_catalog.clock_timestamp() - min(a.xact_start))::float8 AS seconds
+FROM pg_catalog.pg_locks AS l
+JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
+JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace AND s.nspname = 'embed'
+JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid AND a.datname = pg_catalog.current_database()
+WHERE l.granted AND a.pid <> pg_catalog.pg_backend_pid() AND a.xact_start IS NOT NULL
+GROUP BY a.pid, a.application_name, a.state
+ORDER BY seconds DESC
+LIMIT 3;
+
 -- name: is_fresh
 -- Whether nothing is installed yet.
 SELECT pg_catalog.to_regclass('embed._schema_version') IS NULL AS fresh

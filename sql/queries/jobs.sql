@@ -6,9 +6,13 @@ SELECT pg_catalog.pg_is_in_recovery();
 -- Know the columns and partitions of a database that was restored.
 SELECT embed._arrive_v1();
 
+-- name: check_generation
+-- An error where the database does not serve programs of this generation.
+SELECT embed._check_generation_v1(%(generation)s);
+
 -- name: work
 -- The active vectorizers, and what is due.
-SELECT * FROM embed._work_v1();
+SELECT w.*, embed._prepare_v1(w.vectorizer) AS prepare FROM embed._work_v1() AS w;
 
 -- name: figures
 -- How far the vectorizers are, for those who watch.

@@ -1,3 +1,7 @@
+-- name: check_generation
+-- An error where the database does not serve programs of this generation.
+SELECT embed._check_generation_v1(%(generation)s);
+
 -- name: models
 -- The models of the catalog, and which of them score texts for a query.
 SELECT m.name, m.family, m.options, m.is_default, m.name IN (SELECT r.name FROM embed._rerankers_v1() AS r (name)) AS reranks

@@ -52,11 +52,12 @@ CREATE TABLE embed._vectorizer (
     numbered oid[] NOT NULL DEFAULT '{}',
     names jsonb NOT NULL DEFAULT '{}',
     replication text NOT NULL DEFAULT 'origin' CHECK (replication IN ('origin', 'replica', 'always')),
+    prepare text CHECK (prepare <> ''),
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch. Where prepare names a hook of the workers'', it makes the text of the input columns.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (
@@ -288,3 +289,10 @@ CREATE TABLE embed._swapped (
 );
 INSERT INTO embed._swapped DEFAULT VALUES;
 COMMENT ON TABLE embed._swapped IS 'How often columns of vectors changed places.';
+
+CREATE TABLE embed._generation (
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    oldest integer NOT NULL DEFAULT 1
+);
+INSERT INTO embed._generation DEFAULT VALUES;
+COMMENT ON TABLE embed._generation IS 'The oldest generation of workers and sidecars that this schema serves. A revision that no older ones can live with raises it.';

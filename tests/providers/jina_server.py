@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -79,6 +81,10 @@ class JinaContract:
             tokens=MAX_TOKENS,
             text_tokens=None if request.get("truncate") else schema.text_tokens,
         )
+        if request.get("late_chunking") and not request.get("truncate"):
+            broken = broken or too_much(
+                ["".join(self.texts(request))], items=1, tokens=MAX_TOKENS, text_tokens=schema.text_tokens
+            )
         return Fault(400, broken, "INPUT_INVALID") if broken else None
 
     def dimensions(self, request: dict[str, Any], native: int) -> int:
@@ -95,6 +101,8 @@ class JinaContract:
     def answer(self, request: dict[str, Any], vectors: Vectors) -> dict[str, Any]:
         """A list of embeddings."""
         usage = {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens}
+        if request.get("late_chunking"):
+            vectors = _in_context(self.texts(request), vectors)
         data = _by_token(request, vectors) if request.get("return_multivector") else listed(vectors)
         return {"model": request["model"], "object": "list", "data": data, "usage": usage}
 
@@ -111,6 +119,23 @@ def _by_token(request: dict[str, Any], vectors: Vectors) -> list[dict[str, Any]]
         spelt = [in_base64(vector) if isinstance(row, str) else vector.tolist() for vector in further]
         data.append({"object": "embeddings", "index": index, "embeddings": [row, *spelt]})
     return data
+
+
+def _in_context(texts: list[str], vectors: Vectors) -> Vectors:
+    """Each text's vector as a part of all of them, in base64 or as a list, as the other was."""
+    rows = []
+    for index, row in zip(vectors.indexes, vectors.rows, strict=True):
+        size = len(b64decode(row)) // 4 if isinstance(row, str) else len(row)
+        vector = late_vectors(texts, size)[index]
+        rows.append(in_base64(vector) if isinstance(row, str) else vector.tolist())
+    return Vectors(rows, vectors.indexes, vectors.tokens)
+
+
+def late_vectors(texts: Sequence[str], size: int) -> np.ndarray[Any, Any]:
+    """What is answered for texts that are chunks of one document, of shape (texts, size)."""
+    whole = "".join(texts)
+    told = [f"{text} in {whole}" for text in texts]
+    return FakeEmbedder(FakeOptions(dimensions=size)).embed(told, "document").dense
 
 
 def token_vectors(text: str) -> np.ndarray[Any, Any]:

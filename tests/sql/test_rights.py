@@ -29,7 +29,7 @@ READER_MAY = {
     "_lacks_worker", "_here",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",
     "_render",
-    "_input", "_hash", "_holdup",
+    "_input", "_source_row", "_hash", "_holdup",
     "explain_search", "_search_explain_v1", "_search_explained", "_search_told",
     "search", "similar", "_search_own", "_search_v1", "_search_plan", "_search_legs_v1", "_search_leg",
     "_search_estimate", "_search_statement", "_search_settings", "_sparse_leg", "_dense_leg",

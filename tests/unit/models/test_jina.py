@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from pg_embed.errors import InputRejected, InvalidArgument, ModelMisconfigured, ModelUnavailable
+from pg_embed.models.contextual import ContextualEmbedder
 from pg_embed.models.jina import load
 from pg_embed.models.provider import HostedEmbedder
 from pg_embed.records import ModelSpec
-from tests.providers.jina_server import token_vectors
+from tests.providers.jina_server import late_vectors, token_vectors
 from tests.providers.server import Fault, ProviderServer
 
 SMALL, NANO = "jina-embeddings-v5-text-small", "jina-embeddings-v5-text-nano"
@@ -181,3 +182,62 @@ def test_token_vectors_have_one_size_and_a_space_of_their_own(connect: Connect) 
         connect(V4, output="multi", dimensions=64)
     with pytest.raises(InvalidArgument, match="makes no token vectors"):
         connect(V3, output="multi")
+
+
+@pytest.mark.parametrize("base64", [True, False])
+@pytest.mark.parametrize("model", [V3, V4])
+def test_late_chunking_takes_one_document_a_call(
+    connect: Connect, server: ProviderServer, model: str, base64: bool
+) -> None:
+    server.base64 = base64
+    embedder = connect(model, late_chunking=True, dimensions=128)
+    assert isinstance(embedder, ContextualEmbedder)
+    documents = [["one", "two SHUFFLE", ""], [], ["one"], ["naïve 東京", "five"]]
+    found = embedder.embed_chunks(documents)
+    for document, result in zip(documents, found, strict=True):
+        assert result.dense.shape == (len(document), 128)
+        if document:
+            assert np.array_equal(result.dense, late_vectors([chunk or " " for chunk in document], 128))
+            assert result.tokens > 0
+    assert [request["input"] for request in server.requests] == [
+        ["one", "two SHUFFLE", " "],
+        ["one"],
+        ["naïve 東京", "five"],
+    ]
+    for request in server.requests:
+        told = (request["late_chunking"], request["truncate"], request["task"], request["dimensions"])
+        assert told == (True, False, "retrieval.passage", 128)
+
+
+def test_texts_and_queries_of_a_model_with_late_chunking_are_by_themselves(
+    connect: Connect, server: ProviderServer
+) -> None:
+    embedder = connect(V3, late_chunking=True)
+    plain = connect(V3)
+    for kind in ("query", "document"):
+        assert np.array_equal(embedder.embed(["a", "b"], kind).dense, plain.embed(["a", "b"], kind).dense)
+    assert all("late_chunking" not in request for request in server.requests)
+    assert embedder.card.space_id != plain.card.space_id
+
+
+def test_a_document_that_is_too_long_for_late_chunking_is_refused(connect: Connect) -> None:
+    embedder = connect(V3, late_chunking=True)
+    assert isinstance(embedder, ContextualEmbedder)
+    with pytest.raises(InputRejected, match="8192"):
+        embedder.embed_chunks([["word " * 4_000] * 2])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        (SMALL, {}, "does no late chunking"),
+        (NANO, {}, "does no late chunking"),
+        (V4, {"output": "multi"}, "output is multi"),
+    ],
+)
+def test_late_chunking_is_refused_where_the_api_has_none(
+    connect: Connect, model: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=told) as caught:
+        connect(model, late_chunking=True, **options)
+    assert caught.value.hint
