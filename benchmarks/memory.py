@@ -11,8 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,13 +51,6 @@ class Watch:
         return max(max(seen) for seen in self.looks.values()) / MB
 
 
-@contextmanager
-def worker(dsn: str) -> Iterator[int]:
-    """The number of a worker's process."""
-    with ours.worker(dsn) as process:
-        yield process.pid
-
-
 def watch(server: Server, family: str, options: Mapping[str, Any], count: int) -> Watch:
     """A backfill of so many rows beside a table whose rows change all the time."""
     dsn = server.create_database("ours_side")
@@ -70,11 +62,11 @@ def watch(server: Server, family: str, options: Mapping[str, Any], count: int) -
         create_table(connection, "docs")
         fill(connection, count)
         ours.vectorize(connection, "live", "model")
-        with worker(dsn) as process:
+        with ours.worker(dsn) as process:
             ours.wait_until_done(connection)
-            seen.start = resident(process)
+            seen.start = resident(process.pid)
             ours.vectorize(connection, "docs", "model")
-            observe(connection, process, count, seen)
+            observe(connection, process.pid, count, seen)
         check(connection, count)
     return seen
 
@@ -113,12 +105,12 @@ def unfinished(connection: Connection, count: int) -> int:
 
 def change(connection: Connection, seen: Watch) -> None:
     """Change a few rows' texts."""
-    first = seen.changed % LIVE_ROWS
     done = connection.execute(
-        "UPDATE live SET body = body || ' ' || %s::text WHERE id BETWEEN %s AND %s AND length(body) < 2000",
-        [seen.changed, first + 1, first + CHANGED],
+        """UPDATE live SET body = left(body, 450) || %s::text
+        WHERE id IN (SELECT l.id FROM live AS l ORDER BY random() LIMIT %s)""",
+        [seen.changed, CHANGED],
     )
-    seen.changed += CHANGED if done.rowcount >= 0 else 0
+    seen.changed += done.rowcount
 
 
 def check(connection: Connection, count: int) -> None:
