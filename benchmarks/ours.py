@@ -69,10 +69,10 @@ def vectorize(connection: Connection, table: str, model: str = "fake") -> None:
 
 
 @contextmanager
-def worker(dsn: str) -> Iterator[None]:
+def worker(dsn: str) -> Iterator[subprocess.Popen[bytes]]:
     """`pg-embed worker`."""
-    with _running("worker", dsn):
-        yield
+    with _running("worker", dsn) as process:
+        yield process
 
 
 @contextmanager
@@ -93,11 +93,11 @@ def sidecar(server: Server, dsn: str, transport: str, *, worker: bool = False) -
 
 
 @contextmanager
-def _running(*words: str) -> Iterator[None]:
+def _running(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command that stays, in its own process, stopped at the end."""
     process = subprocess.Popen([str(COMMAND), *words], env={**os.environ, "PG_EMBED_LOG_LEVEL": "warning"})
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -63,6 +63,7 @@ class Batch:
     attempts: Sequence[int]
     empty: Sequence[str]  # rows without input: their vectors are taken away
     gone: Sequence[str]  # keys whose rows are no longer there
+    later: int = 0  # rows that were given back, for the others' texts are long enough
 
     @property
     def tries(self) -> int:

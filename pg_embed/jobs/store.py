@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -50,21 +51,37 @@ class Store:
         waiting = stats.get("pool_available", 0)
         return stats.get("pool_size", 0) - waiting, waiting
 
-    async def take(self, work: Work, lane: Lane, rows: int) -> Batch | None:
-        """Claim about so many rows; None when none is due. Those to be split are read by `read`."""
+    async def take(self, work: Work, lane: Lane, rows: int, most: int) -> Batch | None:
+        """Claim about so many rows; None when none is due. Those to be split are read by `read`.
+
+        Of the others texts are read until `most` bytes are reached; the rest goes back to the queue.
+        """
         parameters = {
             "worker": self._worker,
             "vectorizer": work.vectorizer,
             "lane": int(lane),
             "rows": rows,
             "lease": self._lease,
+            "most": most,
         }
         async with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
             await _execute(cursor, "take" if work.chunking is None else "claim_documents", parameters)
             taken = await cursor.fetchall()
         if not taken:
             return None
-        return _batch(lane, taken) if work.chunking is None else _claimed(lane, taken)
+        if work.chunking is not None:
+            return _claimed(lane, taken)
+        later = [row[2] for row in taken if row[4] is None and row[5] is not None]
+        if not later:
+            return _batch(lane, taken)
+        entries = packing.bigints(list(dict.fromkeys(row[0] for row in taken)))
+        await self._run(
+            "put_back", {"worker": self._worker, "entries": entries, "later": packing.texts(later)}
+        )
+        given_back = set(later)
+        return replace(
+            _batch(lane, [row for row in taken if row[2] not in given_back]), later=len(given_back)
+        )
 
     async def read(self, work: Work, keys: Sequence[str], most: int, attempts: int) -> Reading:
         """The first of these rows, until `most` characters are reached."""

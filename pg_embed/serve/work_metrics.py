@@ -66,6 +66,12 @@ class WorkMetrics:
             [*vectorizer, *lane, "reason"],
             registry=registry,
         )
+        self._reused = Counter(
+            "pg_embed_reuse_texts_total",
+            "Texts whose vectors were known, or are kept now for when they come again.",
+            ["model", "outcome"],
+            registry=registry,
+        )
         self._rescued = Counter(
             "pg_embed_rescued_entries_total", "Entries of lost workers that are due again.", registry=registry
         )
@@ -98,6 +104,11 @@ class WorkMetrics:
     def batch_postponed(self, vectorizer: str, lane: Lane, reason: str) -> None:
         """A batch went back to the queue."""
         self._postponed.labels(vectorizer, _name(lane), reason).inc()
+
+    def reused(self, model: str, texts: int, kept: int) -> None:
+        """So many texts had their vectors without a call, and so many new ones are kept for such."""
+        self._reused.labels(model, "hit").inc(texts)
+        self._reused.labels(model, "stored").inc(kept)
 
     def rescued(self, entries: int) -> None:
         """Entries of lost workers are due again."""

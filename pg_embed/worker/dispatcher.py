@@ -41,7 +41,9 @@ FEWEST_ROWS = 32
 GENTLE_SLOTS = 1  # batches in hand of a backfill that leaves room for searches
 FEWEST_DOCUMENTS = 1
 FIRST_DOCUMENTS = 16
-MULTI_CHARACTERS = 50_000  # of texts that are split and get a vector for each token, read together at most
+MULTI_CHARACTERS = 50_000  # of texts that get a vector for each token, read together at most
+ROW_BYTES = 4_000_000  # of texts that are not split, read together
+VECTOR_BYTES = 1 << 24  # of a batch's dense vectors in memory; they are held some times over
 FIRST_ROWS = 240  # one full entry of the queue: enough to learn how fast the model is
 LIMITED_SECONDS = 60.0  # a batch of a model with limits: small ones would waste the calls that it may do
 LIMITED_TIMEOUT = 21_600.0  # seconds; what waits for its turn is not late, and calls have a time of their own
@@ -84,9 +86,7 @@ class Dispatcher:
         self._models = models  # as a vectorizer in its present state sees them
         self._is_limited = is_limited  # whether most of a batch's time may be waiting for its turn
         self._settings = settings
-        # the token vectors of a text may take megabytes, and so may what a hook makes it of
-        heavy = "multi" in work.sizes or work.prepare is not None
-        self._most_rows = FEWEST_ROWS if heavy else settings.batch_rows
+        self._most_rows = _most_rows(work, settings)
         self._fewest_rows = FEWEST_ROWS if work.chunking is None else FEWEST_DOCUMENTS
         self._rows = min(FIRST_ROWS if work.chunking is None else FIRST_DOCUMENTS, self._most_rows)
         self._in_hand: dict[asyncio.Task[None], Batch] = {}
@@ -207,9 +207,12 @@ class Dispatcher:
         return found
 
     async def _take(self, lane: Lane) -> bool:
-        batch = await self._store.take(self.work, lane, self._rows)
+        most = MULTI_CHARACTERS if "multi" in self.work.sizes else ROW_BYTES
+        batch = await self._store.take(self.work, lane, self._rows, most)
         if batch is None:
             return False
+        if batch.later:  # claimed in vain: fewer the next time
+            self._rows = max(len(batch.keys), 1)
         self._lanes[lane] += 1
         if lane is Lane.LIVE and batch.rows < self._rows:
             self._next_live = time.monotonic() + LINGER
@@ -425,6 +428,14 @@ class Dispatcher:
                 code=code,
                 error=error,
             )
+
+
+def _most_rows(work: Work, settings: WorkerSettings) -> int:
+    # the token vectors of a text may take megabytes, and so may what a hook makes it of
+    if "multi" in work.sizes or work.prepare is not None:
+        return FEWEST_ROWS
+    row = 4 * work.sizes.get("dense", 1)  # bytes
+    return max(min(settings.batch_rows, VECTOR_BYTES // row), FEWEST_ROWS)
 
 
 def _is_limited(error: PgEmbedError) -> bool:

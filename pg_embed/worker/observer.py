@@ -31,6 +31,9 @@ class Observer(Protocol):
     def batch_postponed(self, vectorizer: str, lane: Lane, reason: Reason) -> None:
         """A batch went back to the queue."""
 
+    def reused(self, model: str, texts: int, kept: int) -> None:
+        """So many texts had their vectors without a call, and so many new ones are kept for such."""
+
     def rescued(self, entries: int) -> None:
         """Entries of lost workers are due again."""
 
@@ -54,6 +57,9 @@ class Silence:
         """Nothing."""
 
     def batch_postponed(self, vectorizer: str, lane: Lane, reason: Reason) -> None:
+        """Nothing."""
+
+    def reused(self, model: str, texts: int, kept: int) -> None:
         """Nothing."""
 
     def rescued(self, entries: int) -> None:

@@ -15,6 +15,7 @@ from pg_embed.jobs.reuse import Reuse, text_keys
 from pg_embed.jobs.usage import Ledger
 from pg_embed.records import Card, Embeddings, Kind, ModelSpec, Outputs, Priority, Rows, join
 from pg_embed.worker.embedding import Models
+from pg_embed.worker.observer import Observer
 
 T = TypeVar("T")
 
@@ -25,11 +26,21 @@ class ReusingModels:
     A vector must depend on its text alone. `exact` says that the dense vectors are stored unrounded.
     """
 
-    def __init__(self, models: Models, reuse: Reuse, ledger: Ledger, vectorizer: int, *, exact: bool) -> None:
+    def __init__(
+        self,
+        models: Models,
+        reuse: Reuse,
+        ledger: Ledger,
+        vectorizer: int,
+        observer: Observer,
+        *,
+        exact: bool,
+    ) -> None:
         self._models = models
         self._reuse = reuse
         self._ledger = ledger
         self._vectorizer = vectorizer
+        self._observer = observer
         self._exact = exact
 
     async def card(self, spec: ModelSpec) -> Card:
@@ -57,7 +68,7 @@ class ReusingModels:
             found = await self._known_or_new(spec, distinct, keys, priority, timeout, outputs)
         if len(distinct) == len(texts):
             return found
-        self._ledger.reuse(spec.name, self._vectorizer, len(texts) - len(distinct))
+        self._tell(spec, len(texts) - len(distinct))
         rows = {text: row for row, text in enumerate(distinct)}
         return _take(found, [rows[text] for text in texts])
 
@@ -121,8 +132,12 @@ class ReusingModels:
             found = await self._models.embed(spec, _of(texts, new), "document", priority, timeout, outputs)
             parts.append(_only(found, outputs))
             await self._reuse.remember(spec.name, _of(keys, new), parts[-1], exact=self._exact)
-        self._ledger.reuse(spec.name, self._vectorizer, len(kept.places))
+        self._tell(spec, len(kept.places), len(new))
         return _in_order(parts, [*kept.places, *new])
+
+    def _tell(self, spec: ModelSpec, reused: int, kept: int = 0) -> None:
+        self._ledger.reuse(spec.name, self._vectorizer, reused)
+        self._observer.reused(spec.name, reused, kept)
 
 
 def _of(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -50,6 +50,8 @@ SESSION = {
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
 }
+# A table that is locked for long holds a connection no longer than this: others have rows, too.
+POOL_SESSION = {**SESSION, "lock_timeout": "10s"}
 log = logger("worker")
 
 
@@ -217,7 +219,7 @@ class Worker:
 
         pool = AsyncConnectionPool[Any](
             self._dsn,
-            kwargs=_parameters(),
+            kwargs=_parameters(POOL_SESSION),
             min_size=1,
             max_size=self._settings.connections,
             timeout=30.0,
@@ -377,7 +379,7 @@ class _Session:
     def _models_of(self, work: Work) -> Models:
         metered = MeteredModels(self._models, self._ledger, work.vectorizer)
         exact = work.column_type == "vector"
-        return ReusingModels(metered, self._reuse, self._ledger, work.vectorizer, exact=exact)
+        return ReusingModels(metered, self._reuse, self._ledger, work.vectorizer, self._observer, exact=exact)
 
     async def _pause(self, seconds: float, listening: asyncio.Task[None]) -> None:
         waiters = [asyncio.create_task(self.called.wait()), asyncio.create_task(self._stop.wait())]
@@ -454,11 +456,11 @@ async def _check_generation(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.execute(SQL["check_generation"], {"generation": GENERATION})
 
 
-def _parameters() -> dict[str, Any]:
+def _parameters(session: Mapping[str, str] = SESSION) -> dict[str, Any]:
     return {
         **KEEPALIVE,
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": f"{APPLICATION_NAME} worker",
         "client_encoding": "UTF8",
-        "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
     }

@@ -193,7 +193,7 @@ END $$;
 COMMENT ON FUNCTION embed._claim_v1(integer, integer, integer, integer, interval) IS
     'Take entries that nobody holds, up to so many rows, for the time of a lease. Returns three arrays of equal length, one element a row.';
 
-CREATE OR REPLACE FUNCTION embed._take_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
+CREATE OR REPLACE FUNCTION embed._take_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval, most bigint)
 RETURNS TABLE (entry bigint, attempts integer, key text, found boolean, input text, hash bigint)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
@@ -219,17 +219,19 @@ BEGIN
     END IF;
     -- OFFSET 0 keeps one index probe a key, whatever the planner thinks of the table.
     reading := format(
-        'SELECT q.entry, q.attempts, q.key, r.found IS NOT NULL, r.input, embed._hash(r.input)
-         FROM unnest($1, $2, $3) AS q(entry, attempts, key)
-         LEFT JOIN LATERAL (SELECT true AS found, %s AS input FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
+        'SELECT t.entry, t.attempts, t.key, t.found, CASE WHEN t.upto - t.size < $4 THEN t.input END, t.hash
+         FROM (SELECT q.entry, q.attempts, q.key, r.found IS NOT NULL AS found, r.input, embed._hash(r.input) AS hash, octet_length(r.input) AS size,
+                 sum(octet_length(r.input)) OVER (ROWS UNBOUNDED PRECEDING) AS upto
+             FROM unnest($1, $2, $3) AS q(entry, attempts, key)
+             LEFT JOIN LATERAL (SELECT true AS found, %s AS input FROM %s AS r WHERE %s OFFSET 0) AS r ON true) AS t',
         source.input, source.name, source.match);
     BEGIN
-        RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys;
+        RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys, most;
     EXCEPTION WHEN data_exception THEN
         -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
         FOR i IN 1..cardinality(claim.keys) LOOP
             BEGIN
-                RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i];
+                RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i], most;
             EXCEPTION WHEN data_exception THEN
                 PERFORM embed._bury_v1(vectorizer, claim.keys[i], SQLSTATE, 'its text cannot be read: ' || SQLERRM, claim.attempts[i]);
                 RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
@@ -237,8 +239,31 @@ BEGIN
         END LOOP;
     END;
 END $$;
-COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval) IS
-    'Claim rows and read their texts: input is NULL when there is nothing to embed, found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
+COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval, bigint) IS
+    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
+
+CREATE OR REPLACE FUNCTION embed._put_back_v1(worker integer, entries bigint[], later text[])
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    WITH held AS (
+        SELECT q.* FROM embed._queue AS q WHERE q.id = ANY (entries) AND q.worker = _put_back_v1.worker FOR UPDATE
+    ), parts AS (
+        SELECT h.id, array_agg(k.key) FILTER (WHERE k.key = ANY (later)) AS later, array_agg(k.key) FILTER (WHERE k.key <> ALL (later)) AS rest
+        FROM held AS h, unnest(COALESCE(h.keys, h.ids::text[])) AS k(key) GROUP BY h.id
+    ), put AS (
+        INSERT INTO embed._queue (vectorizer_id, priority, keys, n, attempts, locked, enqueued_at, available_at, last_error)
+        SELECT h.vectorizer_id, h.priority, p.later, cardinality(p.later), greatest(h.attempts - 1, 0), h.locked, h.enqueued_at, h.enqueued_at, h.last_error
+        FROM held AS h JOIN parts AS p ON p.id = h.id WHERE p.later IS NOT NULL
+    ), kept AS (
+        UPDATE embed._queue AS q SET ids = NULL, keys = p.rest, n = cardinality(p.rest)
+        FROM parts AS p WHERE q.id = p.id AND p.later IS NOT NULL AND p.rest IS NOT NULL
+    )
+    DELETE FROM embed._queue AS q USING parts AS p WHERE q.id = p.id AND p.rest IS NULL
+$$;
+COMMENT ON FUNCTION embed._put_back_v1(integer, bigint[], text[]) IS 'Give back some rows of entries that a worker has just claimed, as if it had not: where texts are long, it has enough with the others.';
 
 CREATE OR REPLACE FUNCTION embed._source_v1(vectorizer integer, OUT name text, OUT input text, OUT match text, OUT targets text[], OUT kinds oid[], OUT outputs text[], OUT filled text)
 LANGUAGE plpgsql

@@ -87,7 +87,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._claim_v1(integer, integer, integer, integer, interval),
-            embed._take_v1(integer, integer, integer, integer, interval), embed._source_v1(integer),
+            embed._take_v1(integer, integer, integer, integer, interval, bigint), embed._put_back_v1(integer, bigint[], text[]), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
             embed._settle_v1(integer, integer, bigint[], text[], text[], text[], timestamptz, jsonb),
             embed._see_chunks_v1(integer), embed._chunk_source_v1(integer), embed._documents_v1(integer),

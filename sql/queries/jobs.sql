@@ -20,7 +20,11 @@ SELECT embed._figures_v1();
 
 -- name: take
 -- Claim rows of one lane and read their texts.
-SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, make_interval(secs => %(lease)s));
+SELECT * FROM embed._take_v1(%(worker)s, %(vectorizer)s, %(lane)s, %(rows)s, make_interval(secs => %(lease)s), %(most)s);
+
+-- name: put_back
+-- Give back rows whose texts are too many bytes for now.
+SELECT embed._put_back_v1(%(worker)s, %(entries)s, %(later)s);
 
 -- name: finish
 -- Write vectors and take the entries out of the queue.

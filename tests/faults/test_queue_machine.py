@@ -201,6 +201,7 @@ class Queue(RuleBasedStateMachine):
             "lane": int(lane),
             "rows": most,
             "lease": LEASE,
+            "most": 1_000_000,
         }
         with self._frozen():
             taken = self.db.execute(SQL["take"], words).fetchall()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
 
+from pg_embed.jobs import Batch, Store
 from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
@@ -403,3 +405,46 @@ def test_many_writers_at_once_leave_no_row_behind(
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
     assert value(docs, "SELECT count(*) FROM embed._queue") == 0
+
+
+def test_rows_of_long_texts_are_read_a_few_at_a_time(
+    db: Connection, dsn: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pg_embed.worker.dispatcher.ROW_BYTES", 100_000)
+    read = list[int]()
+
+    async def take(self: Store, *arguments: Any) -> Batch | None:
+        batch = await claim(self, *arguments)
+        read.append(sum(len(text.encode()) for text in batch.texts) if batch else 0)
+        return batch
+
+    claim = Store.take
+    monkeypatch.setattr(Store, "take", take)
+    create_fake_model(db)
+    create_docs(db, *(f"{number} " + "é" * 20_000 for number in range(20)), "", None, "short")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+    start_worker(dsn)
+    db.execute("SELECT embed.wait('docs')")
+    assert max(read) < 100_000 + 40_010, "one text may go beyond"
+    assert broken_rows(db) == []
+    assert value(db, "SELECT count(*) FROM embed._queue") == 0
+
+
+def test_rows_that_are_put_back_are_due_as_before(docs: Connection) -> None:
+    docs.execute("TRUNCATE embed._queue")
+    docs.execute("DELETE FROM embed._backfill")
+    docs.execute("UPDATE docs SET body = repeat('x', 100) || id")
+    docs.execute("SELECT embed._pack_v1(1)")
+    taken = docs.execute("SELECT * FROM embed._take_v1(7, 1, 1, 10, '1 minute', 150)").fetchall()
+    entries = list({row[0] for row in taken})
+    later = [key for _, _, key, _, text, hash in taken if text is None and hash is not None]
+    assert len(later) == 1, "two texts reach 150 bytes"
+    docs.execute("SELECT embed._put_back_v1(8, %s, %s)", [entries, later])
+    assert value(docs, "SELECT count(*) FROM embed._queue WHERE worker IS NULL") == 0, "it is another's"
+    docs.execute("SELECT embed._put_back_v1(7, %s, %s)", [entries, later])
+    waiting = "SELECT keys, n, attempts, available_at = enqueued_at FROM embed._queue WHERE worker IS NULL"
+    assert docs.execute(waiting).fetchall() == [(later, 1, 0, True)]
+    held = (
+        "SELECT array_agg(k ORDER BY k) FROM embed._queue AS q, unnest(embed._keys(q)) AS k WHERE worker = 7"
+    )
+    assert value(docs, held) == sorted({"1", "2", "3"} - set(later))

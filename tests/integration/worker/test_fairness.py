@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from pg_embed.errors import ModelMisconfigured, ModelUnavailable
+from pg_embed.worker.worker import POOL_SESSION
 from tests.fix_worker import Connection, GatedFake, StartWorker, broken_rows, create_fake_model
 from tests.sql.helpers import value
 
@@ -149,3 +150,20 @@ def test_a_changed_row_passes_tables_that_are_locked(
         pass
     change_the_others(ten)
     assert value(ten, waiting) == len(locked), "they wait still"
+
+
+@pytest.mark.timeout(300)
+def test_more_locked_tables_than_connections_do_not_keep_the_others_waiting(
+    ten: Connection,
+    dsn: str,
+    start_worker: StartWorker,
+    locked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(POOL_SESSION, "lock_timeout", "300ms")
+    start_worker.expected = "lock timeout"
+    start_worker(dsn, {"quick": GatedFake()}, connections=len(locked), repair_wait=3.0)
+    change_the_others(ten)
+    blocked = "SELECT count(*) FROM embed._vectorizer WHERE reason ~ 'lock timeout'"
+    while value(ten, blocked) < len(locked):
+        pass

@@ -105,7 +105,7 @@ def test_chunks_of_prose_are_mostly_full_and_end_with_sentences(minilm_counter: 
     text = prose(random.Random(1), 100_000)
     chunks = split(text, Chunking(200), minilm_counter)
     check(text, chunks, 200, minilm_counter)
-    assert sum(minilm_counter.many([chunk.input for chunk in chunks])) / len(chunks) >= 0.7 * 200
+    assert sum(minilm_counter.many([chunk.input for chunk in chunks])) / len(chunks) >= 0.6 * 200
     assert all(chunk.text.endswith(".") for chunk in chunks)
 
 
@@ -135,6 +135,22 @@ def test_an_edit_changes_few_chunks(seed: int, byte_counter: Counter) -> None:
     assert len(before) >= 200
     assert max(changes) <= 12
     assert sorted(changes)[1] <= 3  # half of the edits, at the least
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_edit_of_a_sentence_makes_three_chunks_at_most(seed: int) -> None:
+    draw, count = random.Random(seed), Counter(lambda texts: [(len(text) + 3) // 4 for text in texts])
+    paragraphs = prose(draw, 80_000).split("\n\n")
+    chunks = split("\n\n".join(paragraphs), Chunking(130), count)
+    assert len(chunks) >= 200
+    before = {chunk.input for chunk in chunks}
+    for _ in range(8):
+        row = draw.randrange(len(paragraphs))
+        sentences = paragraphs[row].split(". ")
+        sentences[draw.randrange(len(sentences))] = sentence(draw).rstrip(".")
+        edited = [*paragraphs[:row], ". ".join(sentences), *paragraphs[row + 1 :]]
+        after = split("\n\n".join(edited), Chunking(130), count)
+        assert sum(chunk.input not in before for chunk in after) <= 3
 
 
 def test_a_paragraph_in_front_moves_no_cut_far_behind(minilm_counter: Counter) -> None:

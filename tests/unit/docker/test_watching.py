@@ -44,6 +44,7 @@ def metrics() -> Metrics:
     for lane in Lane:
         work.batch_done("v", lane, 1, 1, 1.0)
         work.batch_postponed("v", lane, "limited")
+    work.reused("m", 1, 1)
     work.rescued(1)
     for is_built in (True, False):
         work.index_built("v", 1.0, is_built=is_built)

@@ -34,6 +34,8 @@ def test_builds_rescues_and_connections_are_shown() -> None:
     metrics.index_built("docs", 2.5, is_built=True)
     metrics.index_built("docs", 0.5, is_built=False)
     metrics.rescued(3)
+    metrics.reused("m", 4, 0)
+    metrics.reused("m", 0, 6)
     metrics.connections(2, 6)
     metrics.figures(Figures(workers=2, vectorizers=[], costs={"m": 1.25}))
     text = generate_latest(registry).decode()
@@ -42,6 +44,8 @@ def test_builds_rescues_and_connections_are_shown() -> None:
         'pg_embed_index_builds_total{outcome="failed",vectorizer="docs"} 1.0',
         'pg_embed_index_build_seconds{vectorizer="docs"} 0.5',
         "pg_embed_rescued_entries_total 3.0",
+        'pg_embed_reuse_texts_total{model="m",outcome="hit"} 4.0',
+        'pg_embed_reuse_texts_total{model="m",outcome="stored"} 6.0',
         'pg_embed_worker_connections{state="idle"} 6.0',
         "pg_embed_workers 2.0",
         'pg_embed_cost_usd_total{model="m"} 1.25',
