@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,6 +166,20 @@ def install_within(connection: sa.Connection) -> None:
     run(script.read("install", "prepare.sql"))
     fresh = run(SQL["is_fresh"]).scalar()
     migrate.upgrade(connection)
+    if fresh:
+        run(script.read("transports", "none.sql"))
+    run(script.functions())
+
+
+def install_by(run: Callable[[str], Any]) -> None:
+    """The same by a function that runs a text and gives the one value of its last statement, if any."""
+    run(SQL["lock_installation"])
+    run(script.read("install", "roles.sql"))
+    run(script.read("install", "prepare.sql"))
+    fresh = run(SQL["is_fresh"])
+    steps = migrate.upgrade_sql(None if fresh else str(run(SQL["revision"])))
+    if steps.strip():
+        run(steps)
     if fresh:
         run(script.read("transports", "none.sql"))
     run(script.functions())

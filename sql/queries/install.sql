@@ -6,6 +6,10 @@ SELECT pg_catalog.pg_advisory_xact_lock(1885695330, 2);
 -- Whether nothing is installed yet.
 SELECT pg_catalog.to_regclass('embed._schema_version') IS NULL AS fresh
 
+-- name: revision
+-- Which revision is installed.
+SELECT v.version_num FROM embed._schema_version AS v
+
 -- name: check_revision
 -- Fails where another revision is installed.
 DO $check$
