@@ -22,7 +22,9 @@ from django.db.models.expressions import (
 from django.db.models.functions import Random
 from django.db.models.sql.where import AND, WhereNode
 
-PLAIN = (Lookup, WhereNode, Func, Case, When, CombinedExpression, ExpressionWrapper, ColPairs, Value)
+from pg_embed.django.embedding import Embed
+
+PLAIN = (Lookup, WhereNode, Func, Case, When, CombinedExpression, ExpressionWrapper, ColPairs, Value, Embed)
 
 
 def condition_of(compiler: Any, where: Any, alias: str) -> list[str]:

@@ -173,7 +173,7 @@ def test_names_change_and_vectors_stay(with_model: Project, project_db: Connecti
 
 SHAPES = """
 class Place(models.Model):
-    name = models.TextField(db_column='The "Name"')
+    name = models.TextField(db_column='The Name')
     story = models.TextField(null=True)
     vectors = EmbeddedField("{name}: {{{story}}}", db_column='Vec', filter='story IS NOT NULL', **THREE)
     other = EmbeddedField("{story}", vectorizer="stories", **THREE)
@@ -249,7 +249,7 @@ def test_shapes_of_models(with_model: Project, project_db: Connection) -> None:
     with_model.migrate()
     assert with_model.is_settled()
     assert [row[:4] for row in vectorizers(project_db)] == [
-        ('"Shop 1"."Places"', '{The "Name"}: {{{story}}}', "three", ["Vec"]),
+        ('"Shop 1"."Places"', '{The Name}: {{{story}}}', "three", ["Vec"]),
         ('"Shop 1"."Places"', "{story}", "three", ["other"]),
         ("shop_cafe", "{menu}", "three", ["menu_vectors"]),
         ("shop_line", "{text}", "three", ["text_vectors"]),
