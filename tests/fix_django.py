@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -41,8 +42,9 @@ def database(dsn: str) -> dict[str, Any]:
 class Project:
     """A user's project, and what `manage.py` does in it; a failure raises what it printed."""
 
-    def __init__(self, folder: Path, dsn: str) -> None:
+    def __init__(self, folder: Path, dsn: str, nursery: subprocess.Popen[str]) -> None:
         self.folder = folder
+        self.nursery = nursery
         self.app = folder / "shop"
         (self.app / "migrations").mkdir(parents=True)
         (self.app / "__init__.py").touch()
@@ -60,31 +62,21 @@ class Project:
 
     def manage(self, *arguments: str) -> str:
         """One command of `manage.py`, and what it prints."""
-        return self._run("-m", "django", *arguments)
+        return self._run(command=arguments)
 
     def run(self, code: str) -> str:
         """A script in the project, and what it prints."""
-        return self._run("-c", f"import django\ndjango.setup()\nfrom shop.models import *\n{code}")
+        return self._run(script=f"from shop.models import *\n{code}")
 
-    def _run(self, *arguments: str) -> str:
-        path = os.pathsep.join([str(self.folder), str(ROOT)])
-        env = {
-            **os.environ,
-            "PYTHONPATH": path,
-            "DJANGO_SETTINGS_MODULE": "settings",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        if done.returncode:
-            raise AssertionError(done.stdout + done.stderr)
-        return done.stdout + done.stderr
+    def _run(self, **asked: Any) -> str:
+        assert self.nursery.stdin is not None
+        assert self.nursery.stdout is not None
+        self.nursery.stdin.write(json.dumps({"folder": str(self.folder), **asked}) + "\n")
+        self.nursery.stdin.flush()
+        answer = json.loads(self.nursery.stdout.readline())
+        if answer["code"]:
+            raise AssertionError(answer["printed"])
+        return str(answer["printed"])
 
     def revise(self, *arguments: str) -> str:
         """A new migration by `makemigrations`, as text."""
@@ -117,10 +109,26 @@ class Project:
         return list((self.app / "migrations").glob("[0-9]*.py"))
 
 
+@pytest.fixture(scope="session")
+def django_nursery() -> Iterator[subprocess.Popen[str]]:
+    """A process whose children run commands: each would spend seconds on its imports."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.django_nursery"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 @pytest.fixture
-def django_project(tmp_path: Path, bare_dsn: str) -> Project:
+def django_project(tmp_path: Path, bare_dsn: str, django_nursery: subprocess.Popen[str]) -> Project:
     """A project whose database has nothing of ours."""
-    return Project(tmp_path, bare_dsn)
+    return Project(tmp_path, bare_dsn, django_nursery)
 
 
 @pytest.fixture

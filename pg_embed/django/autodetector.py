@@ -13,11 +13,10 @@ from django.db.migrations.autodetector import OperationDependency
 
 from pg_embed.django.declarations import Declared, declared
 from pg_embed.django.fields import EmbeddedField
-from pg_embed.django.operations import AlterVectorizer, CreateModel, CreateVectorizer, DropVectorizer
+from pg_embed.django.operations import APP, AlterVectorizer, CreateModel, CreateVectorizer, DropVectorizer
 from pg_embed.django.templates import names_of
 from pg_embed.models.presets import presets
 
-APP = "pg_embed"
 Type = OperationDependency.Type
 INSTALLED = OperationDependency(APP, "installation", None, Type.CREATE)
 Key = tuple[str, str]  # the label of an app and the name of a model

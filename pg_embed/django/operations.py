@@ -17,6 +17,7 @@ from pg_embed.errors import InvalidArgument
 from pg_embed.install import removal_steps
 
 SQL = statements.fragments("django")
+APP = "pg_embed"  # the label of our own app
 Input = str | Sequence[str]
 OPTIONS = (
     "column_type",
@@ -321,14 +322,14 @@ class CreateModel(_EmbedOperation):
         self.if_not_exists = if_not_exists
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if _allowed(schema_editor, app_label):
+        if _is_home(schema_editor):
             flags = {"is_default": self.is_default, "if_not_exists": self.if_not_exists}
             made = migrating.create_model(self.name, self.family, self.options, self.card, **flags)
             send(schema_editor, made)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         """Drop it; one that may have been there before only if nothing uses it."""
-        if _allowed(schema_editor, app_label):
+        if _is_home(schema_editor):
             send(schema_editor, migrating.drop_model(self.name, if_unused=self.if_not_exists))
 
     def describe(self) -> str:
@@ -351,13 +352,13 @@ class EmbedUpgrade(_EmbedOperation):
         self.remove = remove
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if _allowed(schema_editor, app_label):
+        if _is_home(schema_editor):
             send(schema_editor, sql.SQL(migrating.SQL["keep_path"]))
             install_in(schema_editor)
             send(schema_editor, sql.SQL(migrating.SQL["restore_path"]))
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if self.remove and _allowed(schema_editor, app_label):
+        if self.remove and _is_home(schema_editor):
             for statement in removal_steps():
                 send(schema_editor, sql.SQL(statement))
 
@@ -369,10 +370,11 @@ class EmbedUpgrade(_EmbedOperation):
         return False
 
 
-def _allowed(schema_editor: Any, app_label: str) -> bool:
+def _is_home(schema_editor: Any) -> bool:
+    """Whether pg_embed is to be in a database: routers are asked about the app of that label."""
     connection = schema_editor.connection
     is_postgres: bool = connection.vendor == "postgresql"
-    return is_postgres and bool(router.allow_migrate(connection.alias, app_label))
+    return is_postgres and bool(router.allow_migrate(connection.alias, APP))
 
 
 def _source(schema_editor: Any, model: Any) -> sql.Composable:

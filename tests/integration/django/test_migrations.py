@@ -101,9 +101,6 @@ class Doc(models.Model):
     assert vectorizers(project_db) == [("shop_doc", "{body}", "three", ["embedding", "words"], None)]
     project_db.execute("UPDATE shop_doc SET embedding = '[1,2,3,4,5,6,7,8]'")
 
-    with_model.models(BOTH.replace("{body}", "{title} {body}").replace("**THREE", "filter='id > 0', **THREE"))
-    with pytest.raises(AssertionError):  # the fields are filled apart now, each by a vectorizer of its own
-        assert steps(with_model.revise("-n", "same", "--dry-run")) == []
     with_model.models(BOTH.replace("{body}", "{title} {body}"))
     assert steps(with_model.revise("-n", "text")) == ["AlterField", "AlterField", "AlterVectorizer"]
     with_model.migrate()
@@ -121,6 +118,25 @@ class Doc(models.Model):
     assert vectorizers(project_db) == []
     with_model.migrate("shop", "text")
     assert vectorizers(project_db) == [("shop_doc", "{title} {body}", "three", ["embedding", "words"], None)]
+
+
+def test_fields_part_and_meet(with_model: Project, project_db: Connection) -> None:
+    with_model.models(BOTH)
+    with_model.revise()
+    with_model.migrate()
+    project_db.execute("INSERT INTO shop_doc (title, body, embedding) VALUES ('a', 'b', '[1,2,3,4,5,6,7,8]')")
+    with_model.models(BOTH.replace("**THREE", "filter='id > 0', **THREE"))
+    parted = ["DropVectorizer", "AlterField", "CreateVectorizer", "CreateVectorizer"]
+    assert steps(with_model.revise("-n", "parted")) == parted
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert [row[3:] for row in vectorizers(project_db)] == [(["embedding"], "(id > 0)"), (["words"], None)]
+    with_model.models(BOTH)
+    assert steps(with_model.revise("-n", "met"))[:2] == ["DropVectorizer", "DropVectorizer"]
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert [row[3:] for row in vectorizers(project_db)] == [(["embedding", "words"], None)]
+    assert project_db.execute("SELECT embedding FROM shop_doc").fetchone() == ("[1,2,3,4,5,6,7,8]",)
 
 
 def test_another_model_makes_the_column_anew(with_model: Project, project_db: Connection) -> None:
@@ -249,7 +265,7 @@ def test_shapes_of_models(with_model: Project, project_db: Connection) -> None:
     with_model.migrate()
     assert with_model.is_settled()
     assert [row[:4] for row in vectorizers(project_db)] == [
-        ('"Shop 1"."Places"', '{The Name}: {{{story}}}', "three", ["Vec"]),
+        ('"Shop 1"."Places"', "{The Name}: {{{story}}}", "three", ["Vec"]),
         ('"Shop 1"."Places"', "{story}", "three", ["other"]),
         ("shop_cafe", "{menu}", "three", ["menu_vectors"]),
         ("shop_line", "{text}", "three", ["text_vectors"]),
