@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from django.db.migrations import AddField, RemoveField
+from django.db.migrations import AddField, RemoveField, RenameField, RenameModel
 from django.db.migrations import CreateModel as CreateTable
 from django.db.migrations.autodetector import OperationDependency
 
@@ -17,8 +17,7 @@ from pg_embed.django.operations import APP, AlterVectorizer, CreateModel, Create
 from pg_embed.django.templates import names_of
 from pg_embed.models.presets import presets
 
-Type = OperationDependency.Type
-INSTALLED = OperationDependency(APP, "installation", None, Type.CREATE)
+INSTALLED = OperationDependency(APP, "installation", None, OperationDependency.Type.CREATE)
 Key = tuple[str, str]  # the label of an app and the name of a model
 
 
@@ -40,7 +39,7 @@ def with_vectorizers(base: Any) -> Any:
 
 
 class VectorizersMixin:
-    """Drops come first, then what Django finds, then what is altered and made."""
+    """Compares vectorizers by what the fields of two states declare."""
 
     from_state: Any
     to_state: Any
@@ -50,6 +49,7 @@ class VectorizersMixin:
     new_field_keys: set[tuple[str, str, str]]
     renamed_models: dict[Key, str]
     renamed_fields: dict[tuple[str, str, str], str]
+    generated_operations: dict[str, list[Any]]
 
     def add_operation(
         self, app_label: str, operation: Any, dependencies: Any = None, beginning: bool = False
@@ -63,18 +63,25 @@ class VectorizersMixin:
             fields = [operation.field]
         if any(isinstance(field, EmbeddedField) for field in fields):
             given.append(INSTALLED)
-        if isinstance(operation, RemoveField):
-            # a vectorizer that reads it must change first
-            key = (app_label, operation.model_name, operation.name)
-            given.append(OperationDependency(*key, Type.ALTER))
         super().add_operation(app_label, operation, given, beginning)  # type: ignore[misc]
 
-    def check_dependency(self, operation: Any, dependency: Any) -> bool:
-        """A field of which a vectorizer's change is waited for."""
-        if isinstance(operation, AlterVectorizer):
-            same = operation.model_name.lower() == dependency.model_name.lower()
-            return dependency.type is Type.ALTER and same
-        return bool(super().check_dependency(operation, dependency))  # type: ignore[misc]
+    def _sort_migrations(self) -> None:
+        """What is dropped goes first, what is made last, and then a column goes that a text had in it."""
+        super()._sort_migrations()  # type: ignore[misc]
+        for app_label, found in self.generated_operations.items():
+            self.generated_operations[app_label] = sorted(found, key=partial(self._place, app_label))
+
+    def _place(self, app_label: str, operation: Any) -> int:
+        if isinstance(operation, (RenameModel, RenameField)):
+            return 0
+        if isinstance(operation, DropVectorizer):
+            return 1
+        if isinstance(operation, (CreateModel, CreateVectorizer, AlterVectorizer)):
+            return 3
+        is_late = isinstance(operation, RemoveField) and (
+            (app_label, operation.model_name.lower(), operation.name) in self._late
+        )
+        return 4 if is_late else 2
 
     def generate_deleted_models(self) -> None:
         """Vectorizers go before their tables."""
@@ -87,6 +94,12 @@ class VectorizersMixin:
         """Vectorizers go before their columns."""
         self._pairs = list(self._compared())
         self._replaced = set(self._of_other_models())
+        self._late = {
+            (*pair.key, name)
+            for pair in self._pairs
+            if pair.before is not None and pair.after is not None
+            for name in names_of(pair.before.template)
+        }
         for pair in self._pairs:
             if pair.before is not None and pair.after is None:
                 self._drop(pair.key, pair.before)
@@ -170,14 +183,11 @@ class VectorizersMixin:
         app_label, model_name = key
         if after.model in presets() and after.model not in self._entered(app_label):
             self.add_operation(app_label, CreateModel(after.model, if_not_exists=True), [INSTALLED])
-        needed = {*after.fields, *names_of(after.template)}
-        waits = [OperationDependency(app_label, model_name, name, Type.CREATE) for name in sorted(needed)]
-        made = CreateVectorizer(model_name, **_told(after))
-        self.add_operation(app_label, made, [*waits, INSTALLED])
+        self.add_operation(app_label, CreateVectorizer(model_name, **_told(after)), [INSTALLED])
 
     def _entered(self, app_label: str) -> set[str | None]:
         """The models that earlier migrations entered, or that this one does."""
-        made: Any = self.generated_operations.get(app_label, [])  # type: ignore[attr-defined]
+        made: Any = self.generated_operations.get(app_label, [])
         old = (
             wanted.model
             for (label, _), state in self.from_state.models.items()
@@ -191,13 +201,10 @@ class VectorizersMixin:
         for name in ("template", "filter", "index", "name"):
             old, new = getattr(before, name), getattr(after, name)
             if old != new and not (name == "name" and new is None):
-                changes |= {name: new, f"existing_{name}": old}
+                changes[name] = new or ""
+                changes[f"existing_{name}"] = old or ("" if name == "filter" else None)
         if changes:
-            waits = [
-                OperationDependency(*key, name, Type.CREATE) for name in sorted(names_of(after.template))
-            ]
-            altered = AlterVectorizer(key[1], after.fields[0], **changes)
-            self.add_operation(key[0], altered, [*waits, INSTALLED])
+            self.add_operation(key[0], AlterVectorizer(key[1], after.fields[0], **changes), [INSTALLED])
 
 
 def _told(wanted: Declared) -> dict[str, Any]:

@@ -13,26 +13,11 @@ from pg_embed import migrating, statements
 from pg_embed.django.fields import EmbeddedField
 from pg_embed.django.sending import install_in, send
 from pg_embed.django.templates import column_of, renamed
-from pg_embed.errors import InvalidArgument
 from pg_embed.install import removal_steps
 
 SQL = statements.fragments("django")
 APP = "pg_embed"  # the label of our own app
 Input = str | Sequence[str]
-OPTIONS = (
-    "column_type",
-    "sparse_model",
-    "index",
-    "name",
-    "max_attempts",
-    "backfill",
-    "if_not_exists",
-    "storage",
-    "chunking",
-    "chunk_table",
-    "chunk_view",
-)  # of embed.create_vectorizer, but for those that name columns
-ALTERABLE = ("template", "filter", "max_attempts", "index", "name")
 
 
 class _EmbedOperation(Operation):
@@ -69,8 +54,9 @@ class CreateVectorizer(_OfModel):
         CreateVectorizer("doc", template="{title}\\n{body}", model="bge-m3", dense="embedding")
 
     `input` is a field or several, or else `template` names them. `dense`, `sparse` and `multi` are the fields
-    of vectors; columns of those names are added where there are none. `filter` is SQL over columns, the other
-    options are those of embed.create_vectorizer.
+    of vectors; columns of those names are added where there are none. `filter` is SQL over columns,
+    `sparse_model` another model for the sparse ones; the other options are those of embed.create_vectorizer.
+    Backwards the vectors stay unless `drop_column` is true.
     """
 
     def __init__(
@@ -84,18 +70,42 @@ class CreateVectorizer(_OfModel):
         sparse: str | None = None,
         multi: str | None = None,
         filter: str | None = None,
-        **options: Any,
+        column_type: str | None = None,
+        sparse_model: str | None = None,
+        index: str | None = None,
+        name: str | None = None,
+        max_attempts: int | None = None,
+        backfill: bool | None = None,
+        if_not_exists: bool | None = None,
+        storage: str | None = None,
+        chunking: Mapping[str, Any] | None = None,
+        chunk_table: str | None = None,
+        chunk_view: str | None = None,
+        drop_column: bool = False,
     ) -> None:
-        if unknown := sorted(set(options) - set(OPTIONS)):
-            hint = f"there are: {', '.join(OPTIONS)}"
-            raise InvalidArgument(f"CreateVectorizer has no option {unknown[0]!r}", hint=hint)
         self.model_name = model_name
         self.input = input
         self.template = template
-        self.model = model
         self.places = {"column_name": dense, "sparse_column": sparse, "multi_column": multi}
-        self.filter = filter
-        self.options = options
+        self.name = name
+        self.storage = storage
+        self.drop_column = drop_column
+        told = {
+            "model": model,
+            "filter": filter,
+            "column_type": column_type,
+            "sparse": sparse_model,
+            "index": index,
+            "name": name,
+            "max_attempts": max_attempts,
+            "backfill": backfill,
+            "if_not_exists": if_not_exists,
+            "storage": storage,
+            "chunking": chunking,
+            "chunk_table": chunk_table,
+            "chunk_view": chunk_view,
+        }
+        self.options = {key: value for key, value in told.items() if value is not None}
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = to_state.apps.get_model(app_label, self.model_name)
@@ -105,7 +115,7 @@ class CreateVectorizer(_OfModel):
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = from_state.apps.get_model(app_label, self.model_name)
         if self.runs(schema_editor, model):
-            send(schema_editor, self._removal(schema_editor, model, drop_column=False))
+            send(schema_editor, self._removal(schema_editor, model))
 
     def describe(self) -> str:
         return f"Embed {self.model_name}"
@@ -121,22 +131,19 @@ class CreateVectorizer(_OfModel):
             given["input"] = [column_of(model, name) for name in named]
         if self.template is not None:
             given["template"] = renamed(self.template, lambda name: column_of(model, name))
-        told = {"model": self.model, "filter": self.filter, "sparse": self.options.get("sparse_model")}
-        given |= {key: value for key, value in told.items() if value is not None}
         places = {key: column_of(model, name) for key, name in self.places.items() if name is not None}
         if places:
             given |= {"column_name": None, **places}
-        given |= {key: value for key, value in self.options.items() if key != "sparse_model"}
-        return migrating.call("create_vectorizer", _source(schema_editor, model), **given)
+        return migrating.call("create_vectorizer", _source(schema_editor, model), **given, **self.options)
 
-    def _removal(self, schema_editor: Any, model: Any, drop_column: bool) -> sql.Composed:
-        if "name" in self.options or self.options.get("storage") == "table":
-            named = self.options.get("name") or schema_editor.quote_name(model._meta.db_table)
-            flags = migrating.true({"drop_column": drop_column})
+    def _removal(self, schema_editor: Any, model: Any) -> sql.Composed:
+        if self.name is not None or self.storage == "table":
+            named = self.name or schema_editor.quote_name(model._meta.db_table)
+            flags = migrating.true({"drop_column": self.drop_column})
             return migrating.call("drop_vectorizer", named, **flags, if_exists=True)
         place = next((name for name in self.places.values() if name is not None), "embedding")
         return sql.SQL(SQL["drop_vectorizer"]).format(
-            drop_column=sql.Literal(drop_column),
+            drop_column=sql.Literal(self.drop_column),
             source=_source(schema_editor, model),
             column=sql.Literal(column_of(model, place)),
         )
@@ -148,10 +155,6 @@ class DropVectorizer(CreateVectorizer):
     It is found by its `name` or its fields of vectors, and can be reversed if all else is said of it, too.
     """
 
-    def __init__(self, model_name: str, *args: Any, drop_column: bool = False, **options: Any) -> None:
-        super().__init__(model_name, *args, **options)
-        self.drop_column = drop_column
-
     @property
     def reversible(self) -> bool:
         """Whether it says what was there."""
@@ -160,7 +163,7 @@ class DropVectorizer(CreateVectorizer):
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = from_state.apps.get_model(app_label, self.model_name)
         if self.runs(schema_editor, model):
-            send(schema_editor, self._removal(schema_editor, model, self.drop_column))
+            send(schema_editor, self._removal(schema_editor, model))
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         CreateVectorizer.database_forwards(self, app_label, schema_editor, from_state, to_state)
@@ -174,35 +177,54 @@ class DropVectorizer(CreateVectorizer):
 
 
 class AlterVectorizer(_OfModel):
-    """Another `template`, `filter` (None takes it away), `max_attempts`, `index` or `name`.
+    """Another `template`, `filter` ("" takes it away), `max_attempts`, `index` or `name`.
 
     The vectorizer is that of a field of vectors. When the text changes, all rows are embedded again behind
     live rows. What was before may be told (`existing_template`, ...), so that it can be reversed.
     """
 
-    def __init__(self, model_name: str, field: str, **changes: Any) -> None:
-        known = (*ALTERABLE, *(f"existing_{change}" for change in ALTERABLE))
-        if unknown := sorted(set(changes) - set(known)):
-            hint = f"there are: {', '.join(known)}"
-            raise InvalidArgument(f"AlterVectorizer has no option {unknown[0]!r}", hint=hint)
+    def __init__(
+        self,
+        model_name: str,
+        field: str,
+        *,
+        template: str | None = None,
+        existing_template: str | None = None,
+        filter: str | None = None,
+        existing_filter: str | None = None,
+        max_attempts: int | None = None,
+        existing_max_attempts: int | None = None,
+        index: str | None = None,
+        existing_index: str | None = None,
+        name: str | None = None,
+        existing_name: str | None = None,
+    ) -> None:
         self.model_name = model_name
         self.field = field
-        self.changes = {key: value for key, value in changes.items() if key in ALTERABLE}
-        self.existing = {
-            key.removeprefix("existing_"): value for key, value in changes.items() if key not in ALTERABLE
+        self.pairs = {
+            "template": (template, existing_template),
+            "filter": (filter, existing_filter),
+            "max_attempts": (max_attempts, existing_max_attempts),
+            "index": (index, existing_index),
+            "name": (name, existing_name),
         }
 
     @property
     def reversible(self) -> bool:
         """Whether it says what was there."""
-        return not set(self.changes) - set(self.existing)
+        return all(new is None or old is not None for new, old in self.pairs.values())
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        self._alter(schema_editor, to_state.apps.get_model(app_label, self.model_name), self.changes)
+        model = to_state.apps.get_model(app_label, self.model_name)
+        self._alter(
+            schema_editor, model, {key: new for key, (new, _) in self.pairs.items() if new is not None}
+        )
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = to_state.apps.get_model(app_label, self.model_name)
-        self._alter(schema_editor, model, {key: self.existing[key] for key in self.changes})
+        self._alter(
+            schema_editor, model, {key: old for key, (_, old) in self.pairs.items() if old is not None}
+        )
 
     def describe(self) -> str:
         return f"Change how {self.field} of {self.model_name} is embedded"
@@ -216,11 +238,9 @@ class AlterVectorizer(_OfModel):
             return
         vectorizer = _vectorizer(schema_editor, model, self.field)
         given = {key: value for key, value in changes.items() if key in ("filter", "max_attempts")}
-        if "filter" in given:
-            given["filter"] = given["filter"] or ""
         if "template" in changes:
             given["template"] = renamed(changes["template"], lambda name: column_of(model, name))
-        if changes.get("name") is not None:
+        if "name" in changes:
             given["rename_to"] = changes["name"]
         if given:
             send(schema_editor, migrating.call("alter_vectorizer", vectorizer, **given))
@@ -233,9 +253,10 @@ class SwitchModel(_OfModel):
 
         SwitchModel("doc", "embedding", model="bge-m3")
 
-    Workers fill the new vectors behind live rows, and then swap, unless `auto` is false; `options` are others
-    of embed.switch_model. An empty table is switched at once. The fields have the new model and its size from
-    this migration on: write it into the models, too. `dimensions` is for models that are not known by name.
+    Workers fill the new vectors behind live rows, and then swap, unless `auto` is false; `keep`, `index` and
+    `dependants` are those of embed.switch_model. An empty table is switched at once. The fields have the new
+    model and its size from this migration on: write it into the models, too. `dimensions` is for models that
+    are not known by name.
     """
 
     def __init__(
@@ -246,14 +267,16 @@ class SwitchModel(_OfModel):
         model: str,
         dimensions: int | None = None,
         auto: bool = True,
-        **options: Any,
+        keep: str | None = None,
+        index: str | None = None,
+        dependants: str | None = None,
     ) -> None:
         self.model_name = model_name
         self.field = field
         self.model = model
         self.dimensions = dimensions
-        self.auto = auto
-        self.options = options
+        told = {"auto": auto, "keep": keep, "index": index, "dependants": dependants}
+        self.options = {key: value for key, value in told.items() if value is not None}
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The fields, by the new model."""
@@ -266,8 +289,7 @@ class SwitchModel(_OfModel):
         if not self.runs(schema_editor, model):
             return
         vectorizer = _vectorizer(schema_editor, model, self.field)
-        given = {"model": self.model, "auto": self.auto, **self.options}
-        send(schema_editor, migrating.call("switch_model", vectorizer, **given))
+        send(schema_editor, migrating.call("switch_model", vectorizer, model=self.model, **self.options))
         finish = sql.SQL(SQL["finish_switch"]).format(
             vectorizer=vectorizer, table=_table(schema_editor, model)
         )

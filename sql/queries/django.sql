@@ -56,15 +56,17 @@ SELECT embed.finish_switch({vectorizer}, force => true) WHERE NOT EXISTS (SELECT
 DO $undo$
 DECLARE
     wanted text := {vectorizer};
+    before text;
 BEGIN
     IF EXISTS (SELECT FROM embed.switches(wanted) AS s WHERE s.swapped_at IS NULL) THEN
         PERFORM embed.abort_switch(wanted);
-    ELSIF EXISTS (SELECT FROM {table}) THEN
-        PERFORM embed.rollback_switch(wanted);
-    ELSE
-        PERFORM embed.rollback_switch(wanted);
-        PERFORM embed.finish_switch(wanted, force => true) WHERE EXISTS (SELECT FROM embed.switches(wanted) AS s WHERE s.other_model = {model});
+        RETURN;
     END IF;
+    SELECT s.model INTO before FROM embed.switches(wanted) AS s;
+    PERFORM embed.rollback_switch(wanted);
+    -- in an empty table no row has to wait
+    PERFORM embed.finish_switch(wanted, force => true) FROM embed.switches(wanted) AS s
+    WHERE s.model = before AND NOT EXISTS (SELECT FROM {table});
 END $undo$
 
 -- name: server
