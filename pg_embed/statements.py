@@ -9,6 +9,7 @@ from typing import LiteralString, cast
 from pg_embed.resources import sql_dir
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_SENTENCE = re.compile(r"\A(--.*\n)+")
 
 
 @cache
@@ -18,3 +19,9 @@ def load(room: str) -> dict[str, LiteralString]:
     return {
         name: cast(LiteralString, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)
     }
+
+
+@cache
+def fragments(room: str) -> dict[str, LiteralString]:
+    """The same without their sentences, for what stands inside other statements."""
+    return {name: _SENTENCE.sub("", text) for name, text in load(room).items()}

@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fix_bm25s",
     "tests.fix_checkpoints",
     "tests.fix_chunks",
+    "tests.fix_django",
     "tests.fix_flag",
     "tests.fix_gritlm",
     "tests.fix_models",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from alembic.operations import Operations
 from psycopg import sql
 
-from pg_embed import statements
+from pg_embed import migrating
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
     CreateModelOp,
@@ -22,9 +20,8 @@ from pg_embed.alembic.operations import (
     quoted,
 )
 from pg_embed.install import install_within, installation_steps, removal_steps
-from pg_embed.models.presets import presets
 
-SQL = statements.load("alembic")
+SQL = migrating.SQL
 
 
 @Operations.implementation_for(CreateVectorizerOp)
@@ -37,7 +34,7 @@ def _create_vectorizer(operations: Operations, op: CreateVectorizerOp) -> None:
 @Operations.implementation_for(DropVectorizerOp)
 def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
     told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
-    _call(operations, "drop_vectorizer", op.name, **_true(told))
+    _call(operations, "drop_vectorizer", op.name, **migrating.true(told))
 
 
 @Operations.implementation_for(AlterVectorizerOp)
@@ -53,21 +50,13 @@ def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
 
 @Operations.implementation_for(CreateModelOp)
 def _create_model(operations: Operations, op: CreateModelOp) -> None:
-    told = {"family": op.family, "options": op.options, "card": op.card}
-    preset = presets().get(op.name)
-    if op.family is None and preset is not None and preset.card is not None:
-        told = {"family": preset.family, "options": dict(preset.options), "card": preset.card.as_dict()}
-    flags = _true({"is_default": op.is_default, "if_not_exists": op.if_not_exists})
-    given = {name: value for name, value in told.items() if value is not None}
-    _call(operations, "create_model", op.name, **given, **flags)
+    flags = {"is_default": op.is_default, "if_not_exists": op.if_not_exists}
+    _send(operations, migrating.create_model(op.name, op.family, op.options, op.card, **flags))
 
 
 @Operations.implementation_for(DropModelOp)
 def _drop_model(operations: Operations, op: DropModelOp) -> None:
-    if op.if_unused:
-        _send(operations, sql.SQL(SQL["drop_unused_model"]).format(name=sql.Literal(op.name)))
-    else:
-        _call(operations, "drop_model", op.name, **_true({"if_exists": op.if_exists}))
+    _send(operations, migrating.drop_model(op.name, if_exists=op.if_exists, if_unused=op.if_unused))
 
 
 @Operations.implementation_for(EmbedUpgradeOp)
@@ -91,32 +80,8 @@ def _vector_types(operations: Operations, op: VectorTypesOp) -> None:
     return None
 
 
-def _true(flags: Mapping[str, bool]) -> dict[str, bool]:
-    return {name: flag for name, flag in flags.items() if flag}
-
-
 def _call(operations: Operations, function: str, /, first: Any, **named: Any) -> None:
-    arguments = [_literal(first)] + [
-        sql.SQL("{} => {}").format(sql.Identifier(name), _literal(value)) for name, value in named.items()
-    ]
-    call = sql.SQL(SQL["call"]).format(
-        function=sql.Identifier(function), arguments=sql.SQL(", ").join(arguments)
-    )
-    _send(operations, call)
-
-
-def _literal(value: Any) -> sql.Composable:
-    """A value as SQL writes it, with the type that tells our overloaded functions apart."""
-    if isinstance(value, sql.Composable):
-        return value
-    if isinstance(value, Mapping):
-        return sql.SQL("{}::jsonb").format(sql.Literal(orjson.dumps(dict(value)).decode()))
-    if isinstance(value, str):
-        return sql.SQL("{}::text").format(sql.Literal(str(value)))
-    if isinstance(value, (list, tuple)):
-        items = sql.SQL(", ").join(sql.Literal(str(item)) for item in value)
-        return sql.SQL("ARRAY[{}]::text[]").format(items)
-    return sql.Literal(value)
+    _send(operations, migrating.call(function, first, **named))
 
 
 def _send(operations: Operations, statement: sql.Composable) -> None:

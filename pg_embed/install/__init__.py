@@ -5,6 +5,7 @@ from __future__ import annotations
 from pg_embed.install.installer import (
     Report,
     install,
+    install_by,
     install_sql,
     install_within,
     installation_steps,
@@ -18,6 +19,7 @@ from pg_embed.install.installer import (
 __all__ = [
     "Report",
     "install",
+    "install_by",
     "install_sql",
     "install_within",
     "installation_steps",

@@ -224,6 +224,20 @@ def install_within(connection: sa.Connection) -> None:
     run(script.functions())
 
 
+def install_by(run: Callable[[str], Any]) -> None:
+    """The same by a function that runs a text and gives the one value of its last statement, if any."""
+    run(SQL["lock_installation"])
+    run(script.read("install", "roles.sql"))
+    run(script.read("install", "prepare.sql"))
+    fresh = run(SQL["is_fresh"])
+    steps = migrate.upgrade_sql(None if fresh else str(run(SQL["revision"])))
+    if steps.strip():
+        run(steps)
+    if fresh:
+        run(script.read("transports", "none.sql"))
+    run(script.functions())
+
+
 def removal_steps() -> list[str]:
     """The statements that remove pg_embed."""
     loopback = statements.load("transports")["drop_loopback"]

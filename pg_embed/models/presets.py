@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from pg_embed.errors import UnknownModel
+from pg_embed.errors import InvalidArgument, UnknownModel
 from pg_embed.records import Card, ModelSpec, Output
 
+HALFVEC_MOST = 4_000  # dimensions up to which the database, too, would choose halfvec
 CPU_BYTES, GPU_BYTES = 4, 2  # of a parameter: float32 and bfloat16
 IDENTITY = (
     "model",
@@ -116,3 +117,15 @@ def _preset(name: str, *, card: dict[str, Any] | None = None, **rest: Any) -> Pr
         max_tokens=made.max_tokens,
         **told,
     )
+
+
+def known_size(model: str | None, output: Output) -> int:
+    """The dimensions of a column for an output of a model, or an error that asks for them."""
+    preset = presets().get(model or "")
+    if preset is not None and output not in preset.outputs:
+        hint = f"it makes {' and '.join(preset.outputs)} vectors"
+        raise InvalidArgument(f"model {model!r} makes no {output} vectors", hint=hint)
+    if preset is None or output not in preset.dimensions:
+        hint = "give dimensions=, or a model that `pg-embed models --known` lists with its size"
+        raise InvalidArgument(f"the size of the vectors of model {model!r} is not known", hint=hint)
+    return preset.dimensions[output]

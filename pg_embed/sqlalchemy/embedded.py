@@ -10,13 +10,11 @@ from sqlalchemy.orm import MappedColumn, mapped_column
 from sqlalchemy.types import TypeEngine
 
 from pg_embed.errors import InvalidArgument
-from pg_embed.models.presets import presets
+from pg_embed.models.presets import HALFVEC_MOST, known_size
 from pg_embed.records import VECTORS, Output
 from pg_embed.sqlalchemy.declarations import INFO, ColumnType, Embedded
 from pg_embed.sqlalchemy.embedding import compared_by_model
 from pg_embed.sqlalchemy.tokens import TokenVectors
-
-HALFVEC_MOST = 4_000  # dimensions up to which the database, too, would choose halfvec
 
 
 def embedded(
@@ -71,21 +69,10 @@ def vector_type(
     if output not in VECTORS:
         hint = 'use "dense", "sparse" or "multi"'
         raise InvalidArgument(f"a column cannot be declared to hold {output!r} vectors", hint=hint)
-    size = dimensions or _known_size(model, output)
+    size = dimensions or known_size(model, output)
     if output == "multi":
         return TokenVectors(size)
     if output == "sparse":
         return compared_by_model(SPARSEVEC(size))
     half = size <= HALFVEC_MOST if column_type is None else column_type == "halfvec"
     return compared_by_model(HALFVEC(size) if half else VECTOR(size))
-
-
-def _known_size(model: str | None, output: Output) -> int:
-    preset = presets().get(model or "")
-    if preset is not None and output not in preset.outputs:
-        hint = f"it makes {' and '.join(preset.outputs)} vectors"
-        raise InvalidArgument(f"model {model!r} makes no {output} vectors", hint=hint)
-    if preset is None or output not in preset.dimensions:
-        hint = "give dimensions=, or a model that `pg-embed models --known` lists with its size"
-        raise InvalidArgument(f"the size of the vectors of model {model!r} is not known", hint=hint)
-    return preset.dimensions[output]

@@ -26,6 +26,10 @@ SELECT pg_catalog.to_regclass('embed._schema_version') IS NULL AS fresh
 -- Whether our tables are there.
 SELECT pg_catalog.to_regclass('embed._model') IS NOT NULL AS has_tables;
 
+-- name: revision
+-- Which revision is installed.
+SELECT v.version_num FROM embed._schema_version AS v
+
 -- name: check_revision
 -- Fails where another revision is installed.
 DO $check$

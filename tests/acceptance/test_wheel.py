@@ -20,7 +20,17 @@ from pg_embed.records import Card
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 120.0  # seconds
-HEAVY = ("torch", "transformers", "sentence_transformers", "sqlalchemy", "alembic", "numpy", "scipy", "httpx")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "sqlalchemy",
+    "alembic",
+    "django",
+    "numpy",
+    "scipy",
+    "httpx",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""What `manage.py check --database` and `migrate` say of a server before anything fails on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Error, Warning
+from django.db import connections, router
+
+from pg_embed import statements
+from pg_embed.django.fields import EmbeddedField
+from pg_embed.models.presets import presets
+
+SQL = statements.fragments("django")
+
+
+def check_databases(app_configs: Any = None, databases: Any = None, **options: Any) -> list[CheckMessage]:
+    """Look at each of the databases where models have vectors."""
+    found: list[CheckMessage] = []
+    for alias in databases or ():
+        fields = _fields(alias)
+        if fields and connections[alias].vendor == "postgresql":
+            found += _look(alias, fields)
+    return found
+
+
+def _fields(alias: str) -> list[EmbeddedField]:
+    return [
+        field
+        for model in apps.get_models()
+        if router.allow_migrate_model(alias, model)
+        for field in model._meta.local_concrete_fields
+        if isinstance(field, EmbeddedField)
+    ]
+
+
+def _look(alias: str, fields: list[EmbeddedField]) -> list[CheckMessage]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(SQL["server"])
+        available, installed = cursor.fetchone()
+        if not available:
+            hint = "install pgvector there, as in: apt install postgresql-17-pgvector"
+            told = f"the server of database {alias!r} has no extension vector"
+            return [Error(told, hint=hint, id="pg_embed.E004")]
+        if not installed:
+            return []  # a migration is about to do it
+        unknown = [field for field in fields if not _is_known(cursor, field.embedding_model)]
+    return [
+        Warning(
+            f"database {alias!r} has no model {field.embedding_model!r}",
+            hint="add pg_embed.django.operations.CreateModel to a migration",
+            obj=field,
+            id="pg_embed.W001",
+        )
+        for field in unknown
+    ]
+
+
+def _is_known(cursor: Any, name: str | None) -> bool:
+    if name is None or name in presets():
+        return True
+    cursor.execute(SQL["has_model"], [name])
+    return bool(cursor.fetchone()[0])

@@ -1,0 +1,60 @@
+"""What a model is declared to have embedded: plain values, read from its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.templates import renamed
+from pg_embed.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A vectorizer that a model's table should have; all names are those of fields.
+
+    `dense` and `sparse` are the fields for the model's outputs, of which there is one at least.
+    """
+
+    template: str
+    model: str | None
+    dense: str | None = None
+    sparse: str | None = None
+    filter: str | None = None
+    index: str = "none"
+    name: str | None = None
+    column_type: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Its fields of vectors."""
+        return tuple(name for name in (self.dense, self.sparse) if name is not None)
+
+    def called(self, name: Callable[[str], str]) -> Declared:
+        """The same after fields were renamed."""
+        dense = None if self.dense is None else name(self.dense)
+        sparse = None if self.sparse is None else name(self.sparse)
+        return replace(self, template=renamed(self.template, name), dense=dense, sparse=sparse)
+
+
+def declared(fields: Iterable[tuple[str, Any]]) -> list[Declared]:
+    """The vectorizers of fields by name: those of one text and one model are filled by one, in one go."""
+    made: dict[tuple[Any, ...], Declared] = {}
+    for name, field in fields:
+        if not isinstance(field, EmbeddedField):
+            continue
+        key = (field.template, field.embedding_model, field.filter, field.vectorizer)
+        plain = Declared(field.template, field.embedding_model, filter=field.filter, name=field.vectorizer)
+        present = made.get(key, plain)
+        if getattr(present, field.output) is not None:
+            hint = (
+                "leave one out, or give it a vectorizer of its own: EmbeddedField(..., vectorizer='another')"
+            )
+            told = f"two {field.output} fields hold the same: {getattr(present, field.output)}"
+            raise InvalidArgument(f"{told} and {name}", hint=hint)
+        index = field.index if present.index == "none" else present.index
+        kind = field.column_type if field.output == "dense" else present.column_type
+        made[key] = replace(present, index=index, column_type=kind, **{field.output: name})
+    return list(made.values())

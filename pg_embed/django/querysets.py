@@ -1,0 +1,21 @@
+"""QuerySets and managers that search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Manager, QuerySet
+
+from pg_embed.django.searching import search
+
+
+class EmbeddedQuerySet(QuerySet):
+    """A QuerySet with `search`."""
+
+    def search(self, query: str, **options: Any) -> Any:
+        """The rows that answer a query best: see pg_embed.django.search, whose options these are."""
+        return search(self, query, **options)
+
+
+class EmbeddedManager(Manager.from_queryset(EmbeddedQuerySet)):  # type: ignore[misc]
+    """`objects = EmbeddedManager()`, for `Doc.objects.search("money back")`."""

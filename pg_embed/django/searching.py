@@ -1,0 +1,232 @@
+"""`embed.search` as a part of a QuerySet: a join with what a search finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.db.models import Expression, FloatField, IntegerField
+from django.db.models.expressions import Col
+from django.db.models.sql.constants import INNER
+from psycopg import sql
+
+from pg_embed import statements
+from pg_embed.django.conditions import condition_of
+from pg_embed.django.fields import EmbeddedField
+from pg_embed.errors import InvalidArgument
+from pg_embed.search import Fusion, Mode
+
+SQL = statements.fragments("django")
+HITS = "pg_embed_hits"
+SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
+PLACE = "place"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of a search, in the order of the statement, all but the condition."""
+
+    query: str
+    k: int
+    mode: Mode | None
+    filter: str | None  # JSON
+    fusion: Fusion
+    weights: tuple[float, ...] | None
+    candidates: int
+    rerank: str | None
+    min_score: float | None
+    vectorizer: str | None
+    diversity: float | None
+    boost: str | None  # JSON
+    skip: int
+
+    def parameters(self) -> list[Any]:
+        """As the driver is given them."""
+        told = dict(self.__dict__)
+        return [list(value) if isinstance(value, tuple) else value for value in told.values()]
+
+
+class HitColumn(Expression):
+    """A column of what a search finds, which is of no model."""
+
+    def __init__(self, alias: str, name: str) -> None:
+        is_whole = name == PLACE or name.endswith("_rank")
+        super().__init__(output_field=IntegerField(null=True) if is_whole else FloatField(null=True))
+        self.alias = alias
+        self.name = name
+
+    def relabeled_clone(self, change_map: Mapping[Any, Any]) -> HitColumn:
+        """The same in a query whose aliases have changed."""
+        return HitColumn(change_map.get(self.alias, self.alias), self.name)
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        """The alias, and the name that the statement gives the column."""
+        return f"{connection.ops.quote_name(self.alias)}.{self.name}", []
+
+
+@dataclass(unsafe_hash=True)
+class Hits:
+    """The join, as Django's queries know joins, which they give an alias and a type.
+
+    `source` is the alias of the searched table, `key` its key's columns in a hit and in the query; `child` is
+    the model of which the rows must be, where that inherits the searched table by a join.
+    """
+
+    asked: Asked
+    table: str
+    source: str  # alias
+    key: tuple[tuple[str, Col], ...]  # column in the hit, and where the query has it
+    child: Any = None
+    table_alias: str | None = field(default=None, compare=False)
+    table_name: str = HITS
+    join_type: str = field(default=INNER, compare=False)
+    nullable: bool = False
+    filtered_relation: None = None
+
+    @property
+    def parent_alias(self) -> str:
+        """What it hangs on."""
+        return str(self.key[0][1].alias)
+
+    def promote(self) -> Hits:
+        """A row that was not found is no row."""
+        return self
+
+    demote = promote
+
+    def relabeled_clone(self, change_map: Mapping[Any, Any]) -> Hits:
+        """The same in a query whose aliases have changed."""
+        key = tuple((name, column.relabeled_clone(change_map)) for name, column in self.key)
+        source = change_map.get(self.source, self.source)
+        return replace(
+            self, key=key, source=source, table_alias=change_map.get(self.table_alias, self.table_alias)
+        )
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        """The function in FROM, given what the query demands of the table."""
+        if connection.vendor != "postgresql":
+            hint = "choose the database: Doc.objects.using('...').search(...)"
+            raise InvalidArgument(f"database {connection.alias!r} is {connection.vendor}", hint=hint)
+        conditions = condition_of(compiler, compiler.query.where, self.source)
+        if self.child is not None:
+            conditions.append(self._is_child(connection))
+        alias = connection.ops.quote_name(self.table_alias)
+        matches = [
+            f"({alias}.hit).{_quoted(connection, column)} = {compiler.compile(place)[0]}"
+            for column, place in self.key
+        ]
+        text = sql.SQL(SQL["hits"]).format(
+            table=sql.SQL(_quoted(connection, self.table)),
+            alias=sql.SQL(alias),
+            matches=sql.SQL(" AND ".join(matches)),
+        )
+        return text.as_string(None), [*self.asked.parameters(), " AND ".join(conditions) or None]
+
+    def _is_child(self, connection: Any) -> str:
+        meta, quote = self.child._meta, connection.ops.quote_name
+        names = {"key": self.key[0][0], "child_key": meta.pk.column, "child": meta.db_table}
+        parts = {name: sql.SQL(quote(value)) for name, value in names.items()}
+        return sql.SQL(SQL["is_child"]).format(**parts).as_string(None)
+
+
+def _quoted(connection: Any, name: str) -> str:
+    """A name in a statement with parameters."""
+    return str(connection.ops.quote_name(name)).replace("%", "%%")
+
+
+def search(
+    queryset: Any,
+    query: str,
+    *,
+    k: int = 10,
+    mode: Mode | None = None,
+    filter: Mapping[str, Any] | None = None,
+    fusion: Fusion = "convex",
+    weights: tuple[float, float] | None = None,
+    candidates: int = 100,
+    rerank: str | None = None,
+    min_score: float | None = None,
+    vectorizer: str | None = None,
+    diversity: float | None = None,
+    boost: Mapping[str, Any] | None = None,
+    skip: int = 0,
+    prefix: str = "",
+) -> Any:
+    """The rows of a QuerySet that answer a query best, the best first, each with its scores.
+
+    A QuerySet as any other, whose objects have score, dense_rank, dense_score, sparse_rank, sparse_score and
+    rerank_score, with `prefix` before the names. A condition on columns of the searched table, and of nothing
+    else, holds within the search wherever it stands, which therefore finds k rows that meet it; others are
+    applied to its answer. `filter` and `boost` are embed.search's JSON; the other options are its own, too.
+    """
+    asked = Asked(
+        query,
+        k,
+        mode,
+        _json(filter),
+        fusion,
+        None if weights is None else tuple(float(weight) for weight in weights),
+        candidates,
+        rerank,
+        min_score,
+        vectorizer,
+        diversity,
+        _json(boost),
+        skip,
+    )
+    _refuse(queryset, prefix)
+    chained = queryset._chain()
+    alias = chained.query.join(_hits(chained.query, asked))
+    scores = {f"{prefix}{name}": HitColumn(alias, name) for name in SCORES}
+    return chained.annotate(**scores).order_by(HitColumn(alias, PLACE))
+
+
+def _refuse(queryset: Any, prefix: str) -> None:
+    if queryset.query.is_sliced or queryset.query.combinator:
+        hint = "search first, and slice or combine what it gives"
+        raise InvalidArgument("a QuerySet that is sliced or combined cannot be searched", hint=hint)
+    if HITS in queryset.query.table_map:
+        raise InvalidArgument("a QuerySet is searched once", hint="combine two searches in Python")
+    fields = {own.name for own in queryset.model._meta.get_fields()}
+    taken = [f"{prefix}{name}" for name in SCORES if f"{prefix}{name}" in fields]
+    if taken:
+        hint = "give the scores other names: search(..., prefix='search_')"
+        raise InvalidArgument(f"{queryset.model._meta.label} has a field {taken[0]!r} itself", hint=hint)
+
+
+def _hits(query: Any, asked: Asked) -> Hits:
+    searched = searched_model(query.model)
+    query.get_initial_alias()
+    own = (
+        query.resolve_ref(_any_field(searched).name)
+        if searched is not query.model._meta.concrete_model
+        else None
+    )
+    source = query.get_initial_alias() if own is None else own.alias
+    pk = searched._meta.pk
+    fields = getattr(pk, "fields", None) or [pk]  # a composite key has several
+    key = tuple((column.column, Col(source, column)) for column in fields)
+    child = None if own is None else query.model
+    return Hits(asked, searched._meta.db_table, source, key, child)
+
+
+def searched_model(model: Any) -> Any:
+    """Of a model and those that it inherits by a join, the nearest one that has vectors."""
+    concrete = model._meta.concrete_model
+    line = [concrete, *concrete._meta.all_parents]
+    having = (
+        candidate
+        for candidate in line
+        if any(isinstance(own, EmbeddedField) for own in candidate._meta.local_concrete_fields)
+    )
+    return next(having, concrete)
+
+
+def _any_field(model: Any) -> Any:
+    return next(own for own in model._meta.local_concrete_fields if isinstance(own, EmbeddedField))
+
+
+def _json(given: Mapping[str, Any] | None) -> str | None:
+    return None if given is None else json.dumps(given, default=str)
