@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
     Connection,
@@ -251,6 +253,24 @@ def test_what_a_slow_worker_finishes_after_its_lease_does_no_harm(
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
     call.go()
+    model.open()
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_busy_worker_notices_that_it_counts_as_dead(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(shut=True)
+    worker = start_worker(dsn, model, lease=NEVER, tend_every=NEVER)
+    model.next_call()
+    before = worker.number
+    alive = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885695331 AND objid = %s"
+    docs.execute("SELECT pg_terminate_backend(%s)", [value(docs, alive, before)])
+    deadline = time.monotonic() + PATIENCE
+    while worker.number == before or value(docs, "SELECT embed._workers()") != 1:
+        assert time.monotonic() < deadline, "it works on, and counts as dead"
+        time.sleep(0.01)
     model.open()
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
