@@ -29,7 +29,7 @@ ROUNDS = 3  # checks, at least
 TELL_EVERY = 20.0  # seconds between two lines of progress
 LOG_TAIL = 12_000  # characters
 HANGING = 900.0  # seconds after its time is over when the soak itself must hang
-GROWTH = 48.0  # MiB that the watched worker may grow by; what the first round needs is not growth
+GROWTH = 24.0  # MiB that the watched worker may grow by; what the first round needs is not growth
 FILES = 16  # descriptors that it may have more than after the first round
 
 
