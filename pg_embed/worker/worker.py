@@ -148,7 +148,8 @@ class Worker:
             if self._stop.is_set():
                 return
             await control.execute(SQL["arrive"])
-            self.number = await self._be_alive(control)
+            # the listener's loss is noticed at once; a busy worker asks nothing of the other for hours
+            self.number = await self._be_alive(listener)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
             self._ledger.is_stale = True
@@ -248,10 +249,10 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), self._settings.standby_poll)
 
-    async def _be_alive(self, control: psycopg.AsyncConnection[Any]) -> int:
+    async def _be_alive(self, connection: psycopg.AsyncConnection[Any]) -> int:
         while True:
             number = secrets.randbelow(WORKER_NUMBERS) + 1
-            cursor = await control.execute(SQL["be_alive"], {"worker": number})
+            cursor = await connection.execute(SQL["be_alive"], {"worker": number})
             row = await cursor.fetchone()
             if row and row[0]:
                 return number

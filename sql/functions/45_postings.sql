@@ -430,6 +430,7 @@ BEGIN
     IF NOT s.has_postings OR row_security_active(s.source) THEN
         RETURN false;  -- rows that are hidden from us would seem to be gone
     END IF;
+    PERFORM embed._hold(s.name);  -- before its postings, as who truncates it does
     -- Postings and rows are seen by one snapshot, and the triggers write them in one transaction: so what stands alone in it
     -- came or went with a partition, without the triggers.
     IF s.is_whole THEN

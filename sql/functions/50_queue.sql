@@ -179,6 +179,9 @@ BEGIN
     END LOOP;
     IF cardinality(claimed) = 0 THEN
         RETURN;
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        -- What is in a worker's hands outlives a crash; else its entries' ids would be given to others.
+        PERFORM set_config('synchronous_commit', 'local', true);
     END IF;
     RETURN QUERY
         WITH held AS (
@@ -499,6 +502,10 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     held text[];
+    -- Where commits were lost, with a server that crashed or was replaced, ids are given once more. What another holds, and
+    -- nobody has tried before, is not what was claimed.
+    ended bigint[] := ARRAY(SELECT q.id FROM embed._queue AS q
+        WHERE q.id = ANY (finished) AND (q.worker = _settle_v1.worker OR q.attempts > 1 OR q.last_error IS NOT NULL));
 BEGIN
     -- Failures that somebody is about to retry: their rows are looked at again.
     IF EXISTS (SELECT FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer) THEN
@@ -516,7 +523,7 @@ BEGIN
         SELECT vectorizer, q.priority, array_agg(DISTINCT k.key), count(DISTINCT k.key), greatest(q.attempts - 1, 0), least(q.locked, 99) + 1, q.enqueued_at,
             clock_timestamp() + least(10, 0.1 * 2 ^ least(q.locked, 8)) * interval '1 second', 'the row is locked by another transaction'
         FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key)
-        WHERE q.id = ANY (finished) AND k.key = ANY (busy)
+        WHERE q.id = ANY (ended) AND k.key = ANY (busy)
         GROUP BY q.id;
     END IF;
     IF cardinality(busy) > 0 AND cardinality(finished) = 0 THEN
@@ -525,7 +532,7 @@ BEGIN
         SELECT v.id, busy, cardinality(busy), clock_timestamp() + interval '0.1 seconds'
         FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.chunk_table IS NOT NULL;
     END IF;
-    DELETE FROM embed._queue AS q WHERE q.id = ANY (finished);
+    DELETE FROM embed._queue AS q WHERE q.id = ANY (ended);
     IF NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = vectorizer) THEN
         RETURN;
     END IF;

@@ -250,10 +250,11 @@ BEGIN
          LEFT JOIN LATERAL (SELECT embed._hash(%s) AS hash FROM %s AS r WHERE %s OFFSET 0) AS r ON true',
         source.input, source.name, source.match)
     INTO good, void USING keys, hashes;
-    -- chunks that were to stay and went since they were read: the row had another text in between
-    EXECUTE format('SELECT COALESCE(array_agg(DISTINCT q.place), ''{}'') FROM unnest($1, $2) AS q(place, id)
-        WHERE q.place = ANY ($3) AND NOT EXISTS (SELECT FROM %s AS c WHERE c.%s = q.id OFFSET 0)', source.chunks, source.id)
-    INTO stale USING kept_of, kept_ids, good;
+    -- chunks that were to stay and went since they were read: the row had another text in between, or a server that lost
+    -- commits has given their ids to another row's
+    EXECUTE format('SELECT COALESCE(array_agg(DISTINCT q.place), ''{}'') FROM unnest($1, $2, $3) AS q(place, id, key)
+        WHERE q.place = ANY ($4) AND NOT EXISTS (SELECT FROM %s AS c WHERE c.%s = q.id AND %s OFFSET 0)', source.chunks, source.id, source.chunk_match)
+    INTO stale USING kept_of, kept_ids, ARRAY(SELECT keys[k.place] FROM unnest(kept_of) WITH ORDINALITY AS k(place, position) ORDER BY k.position), good;
     good := ARRAY(SELECT g.place FROM unnest(good) AS g(place) WHERE g.place <> ALL (stale));
     EXECUTE format('DELETE FROM %s AS c USING (SELECT keys.key FROM unnest($1) WITH ORDINALITY AS keys(key, place) WHERE keys.place = ANY ($2) UNION ALL SELECT unnest($3)) AS q(key)
         WHERE %s AND c.%s <> ALL ($4)', source.chunks, source.chunk_match, source.id)

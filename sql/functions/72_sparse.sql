@@ -133,6 +133,7 @@ DECLARE
 BEGIN
     IF s.family = 'bm25' AND s.has_postings AND spelled NOT LIKE '{}%' THEN
         SELECT array_agg(t.term), array_agg(t.weight) INTO terms, weights FROM embed._sparse_terms(spelled) AS t;
+        PERFORM embed._hold(s.name);  -- before its postings, as who truncates it does
         counts := embed._posting_counts_v1(vectorizer, 0 || terms);
         -- BM25's rarity, as Lucene has it: it is never negative
         SELECT format('{%s}/%s', string_agg(format('%s:%s', t.term,
@@ -288,6 +289,7 @@ AS $$
 DECLARE
     terms integer[] := ARRAY(SELECT t.term FROM embed._sparse_terms(query::text) AS t);
 BEGIN
+    PERFORM embed._hold((embed._posting_source_v1(vectorizer)).name);  -- before its postings, as who truncates it does
     RETURN COALESCE((SELECT sum(c.rows) FROM unnest(embed._posting_counts_v1(vectorizer, terms)) AS c(rows)), 0);
 END $$;
 COMMENT ON FUNCTION embed._sparse_spread_v1(integer, sparsevec) IS 'How many postings there are of a query''s terms, about.';

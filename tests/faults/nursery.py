@@ -6,6 +6,7 @@ As a program it takes a JSON command a line and answers with one; when its input
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import mmap
@@ -140,6 +141,7 @@ def _work(dsn: str, settings: dict[str, Any], registry: Registry) -> None:
         engine = Engine(registry, EngineSettings(), throttle=limits)
         worker = Worker(dsn, engine, WorkerSettings(**settings), limits)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell_tasks)
         try:
             await limits.open()
             await worker.run()
@@ -148,6 +150,14 @@ def _work(dsn: str, settings: dict[str, Any], registry: Registry) -> None:
             await limits.close()
 
     uvloop.run(main())
+
+
+def _tell_tasks() -> None:
+    """Write what each task waits for into the log."""
+    told = io.StringIO()
+    for task in asyncio.all_tasks():
+        task.print_stack(file=told)
+    logging.getLogger("pg_embed").warning("asked what it does:\n%s", told.getvalue())
 
 
 def _serve(settings: dict[str, Any], registry: Registry, ready: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,7 @@ SETTINGS = {
 }
 REST_TIMEOUT = 180.0  # seconds until all work is done, once all is healed
 TELLING = 20.0  # seconds until workers have told what they used
+TELLING_TASKS = 2.0  # seconds until workers have told what they wait for
 END_TIMEOUT = 20.0  # seconds until Postgres has noticed that its clients are gone
 LATER = "UPDATE embed._queue SET available_at = clock_timestamp() WHERE worker IS NULL"
 SESSIONS = """
@@ -260,8 +262,8 @@ class Scene:
         """Have Postgres run."""
         bring_up(self.server, workers=0)
 
-    def heal(self) -> None:
-        """Undo all that is still to be undone, and forget the faults that met nothing."""
+    def heal(self) -> list[tuple[Any, ...]]:
+        """Undo all that is still to be undone, and forget the faults that met nothing; what does not heal."""
         while self._undoing:
             heapq.heappop(self._undoing)[2]()
         self.proxy.flow()
@@ -277,7 +279,11 @@ class Scene:
                 path.unlink()
                 self.sent["model_mishap"] -= 1
         self._look()
-        bring_up(self.server, workers=len(self.workers))
+        try:
+            bring_up(self.server, workers=len(self.workers))
+        except AssertionError as error:
+            return [("no healing", str(error)), *self._workers_told()]
+        return []
 
     def check(self) -> list[tuple[Any, ...]]:
         """Once healed: let all come to rest, and look for what is not as it must be; then go on."""
@@ -301,9 +307,13 @@ class Scene:
         return found
 
     def memory(self) -> tuple[float, int]:
-        """MiB that the worker which is never killed has for itself, and its open files."""
+        """MiB of anonymous memory of the worker which is never killed, and its open files.
+
+        It was forked: what it has for itself grows with each page that it shares and touches, this does not.
+        """
         process = psutil.Process(self.workers[0])
-        return process.memory_full_info().uss / 2**20, process.num_fds()
+        memory = process.memory_info()
+        return (memory.rss - memory.shared) / 2**20, process.num_fds()
 
     def end(self) -> list[tuple[Any, ...]]:
         """Stop all; what is left behind in Postgres."""
@@ -353,6 +363,15 @@ class Scene:
             if pid is not None and pid not in self.paused and self.processes.died(pid):
                 self.wrong.append(f"worker {pid} ended by itself")
                 self._start_worker(place)
+
+    def _workers_told(self) -> list[tuple[Any, ...]]:
+        """The states of the workers, which tell the log what they do."""
+        pids = [pid for pid in self.workers if pid is not None]
+        states = [("worker", pid, psutil.Process(pid).status(), pid in self.paused) for pid in pids]
+        for pid in pids:
+            self.processes.signal(pid, signal.SIGUSR1)
+        time.sleep(TELLING_TASKS)
+        return [*states, *self.execute(SESSIONS).fetchall()]
 
     def _new_worker(self) -> int:
         return self.processes.worker(self._worker_dsn, **SETTINGS)

@@ -27,9 +27,9 @@ TAIL = 60  # faults that a violation shows
 ROUND = 500  # faults between two checks, about
 ROUNDS = 3  # checks, at least
 TELL_EVERY = 20.0  # seconds between two lines of progress
-LOG_TAIL = 4_000  # characters
+LOG_TAIL = 12_000  # characters
 HANGING = 900.0  # seconds after its time is over when the soak itself must hang
-GROWTH = 48.0  # MiB that the watched worker may grow by; what the first round needs is not growth
+GROWTH = 24.0  # MiB that the watched worker may grow by; what the first round needs is not growth
 FILES = 16  # descriptors that it may have more than after the first round
 
 
@@ -118,7 +118,9 @@ class Soak:
 
     def _check(self) -> None:
         with self._counted("heal"):
-            self._scene.heal()
+            ill = self._scene.heal()
+        if ill:
+            self._fail(ill)
         with self._counted("check"):
             found = self._scene.check()
         memory, files = self._scene.memory()

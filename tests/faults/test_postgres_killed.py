@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pg_embed.embedded import EmbeddedServer
 from pg_embed.install import install
 from tests.faults.invariant import rest, violations
 from tests.faults.nursery import nursery
-from tests.faults.postmaster import bring_up, kill_one
+from tests.faults.postmaster import bring_up, end, kill_one
 from tests.faults.tables import NOTES, ODD, PARTED, set_up
 from tests.faults.writers import new_seed, writing
 from tests.fix_pg import temporary_folder
@@ -36,6 +37,44 @@ def safe_server() -> Iterator[EmbeddedServer]:
             yield server
         finally:
             server.stop()
+
+
+CLAIM = "SELECT c.entries FROM embed._vectorizer AS v, embed._claim_v1(%s, v.id, 1, 100, '1 hour') AS c"
+FINISH = """
+    SELECT f.written FROM embed._vectorizer AS v,
+        embed._finish_v1(%s, v.id, %s, '{1}', ARRAY[embed._hash('one')],
+            ARRAY[array_fill(0.5, '{8}')::halfvec]) AS f
+"""
+LEFT = """
+    SELECT n.id FROM notes AS n
+    WHERE n.embedding IS NULL AND NOT EXISTS (SELECT FROM embed._queue AS q WHERE n.id = ANY (q.ids))
+"""
+
+
+def test_no_row_is_lost_when_commits_are(safe_server: EmbeddedServer) -> None:
+    dsn = safe_server.dsn()
+    install(dsn)
+    with psycopg.connect(dsn, autocommit=True) as db:
+        set_up(db, [NOTES])
+        db.execute("DELETE FROM embed._backfill")
+        db.execute("ALTER SYSTEM SET synchronous_commit = off")
+        db.execute(
+            "ALTER SYSTEM SET wal_writer_delay = '10s'"
+        )  # it writes nothing until the server is killed
+        db.execute("SELECT pg_reload_conf()")
+        db.execute("CHECKPOINT")
+    with psycopg.connect(dsn, autocommit=True) as db:
+        assert db.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        db.execute("INSERT INTO notes (id, body) VALUES (1, 'one')")
+        row = db.execute(CLAIM, (7,)).fetchone()
+        assert row is not None
+        end(safe_server, signal.SIGKILL)
+    bring_up(safe_server, workers=0)
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("INSERT INTO notes (id, body) VALUES (2, 'two')")
+        db.execute(FINISH, (7, row[0]))  # by a worker that lives on
+        assert db.execute(LEFT).fetchall() == []
+        assert db.execute("SELECT id FROM notes ORDER BY id").fetchall() == [(1,), (2,)]
 
 
 @pytest.mark.timeout(600)

@@ -1,16 +1,19 @@
 """The functions of the queue against a model in Python: no order of calls forgets a row or leaves it stale.
 
 What the model leaves open (which due entries a claim takes, how a suspect is split) is read back and checked
-by rules; rows, vectors, failures, and how often each key stands in the queue must be exactly the model's.
+by rules; rows, vectors, failures, and how often each key stands in the queue must be exactly the model's. It
+does so for a table whose key is a whole number, and for one with two columns and a filter.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,7 +36,7 @@ from tests.fix_worker import Connection, create_fake_model, vector
 EXAMPLES, STEPS = 30, 50
 MAX_ATTEMPTS, SUSPECT = 4, 2
 NAME = "docs_embedding"
-EVENTS = ("taken", "taken over", "split", "buried", "written", "stale", "busy", "dead")
+EVENTS = ("taken", "taken over", "split", "buried", "written", "stale", "busy", "dead", "paged", "all paged")
 WORKERS = (101, 102)
 ALIVE = 1_885_695_331  # the first number of the lock that a living worker holds
 LEASE = 3_600.0  # seconds: only the rules let one end
@@ -61,6 +64,69 @@ FINISH = """
 """
 
 
+INSERT = """
+    INSERT INTO docs ({columns}, body)
+    SELECT {values}, n.body FROM unnest(%s::bigint[], %s::text[]) AS n(number, body)
+    ON CONFLICT DO NOTHING
+"""
+UPDATE = """
+    UPDATE docs SET body = n.body, rating = rating + 1
+    FROM unnest(%s::bigint[], %s::text[]) AS n(number, body) WHERE ({columns}) = ({values})
+"""
+REDRAFT = (
+    "UPDATE docs SET draft = NOT draft FROM unnest(%s::bigint[]) AS n(number) WHERE ({columns}) = ({values})"
+)
+DELETE = "DELETE FROM docs WHERE ({columns}) = ({values})"
+CHANGE_KEY = "UPDATE docs SET ({columns}) = ROW({values}) WHERE ({columns}) = ({old})"
+LOCK = """
+    SELECT {key} FROM docs, unnest(%s::bigint[]) AS n(number)
+    WHERE ({columns}) = ({values}) FOR UPDATE OF docs
+"""
+READ = "SELECT {key}, body, draft, embedding::text FROM docs"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table `docs`; of a row's number {} come the values of its key."""
+
+    create: str
+    vectorizer: str  # arguments
+    columns: str
+    values: str
+    key: str  # as the queue holds it
+    spell: Callable[[int], str]
+    order: Callable[[int], tuple[Any, ...]]
+    drafts: bool  # whether the vectorizer leaves drafts out
+
+    def sql(self, statement: str, **values: str) -> str:
+        """A statement with columns and key filled in, and each of `values` for the number that it names."""
+        words = {name: self.values.format(number) for name, number in values.items()}
+        return statement.format(columns=self.columns, key=self.key, **words)
+
+
+REST = "body text, rating integer NOT NULL DEFAULT 0, draft boolean NOT NULL DEFAULT false"
+WHOLE = Shape(
+    create=f"CREATE TABLE docs (id bigint PRIMARY KEY, {REST})",
+    vectorizer="'docs', 'body'",
+    columns="id",
+    values="{}",
+    key="docs.id::text",
+    spell=str,
+    order=lambda number: (number,),
+    drafts=False,
+)
+PARTS = Shape(
+    create=f"CREATE TABLE docs (part integer, name text, {REST}, PRIMARY KEY (part, name))",
+    vectorizer="'docs', 'body', filter => 'NOT draft'",
+    columns="part, name",
+    values="mod({0}, 2)::integer, 'k \"' || {0}",
+    key="jsonb_build_array(docs.part::text, docs.name)::text",
+    spell=lambda number: json.dumps([str(number % 2), f'k "{number}']),
+    order=lambda number: (number % 2, f'k "{number}'),
+    drafts=True,
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """An entry of the queue as it stands there."""
@@ -77,10 +143,11 @@ class Entry:
 class Queue(RuleBasedStateMachine):
     """Writers, workers, an operator and time, one step after the other."""
 
-    db: Connection  # these three are given by the test
+    db: Connection  # these are given by the test
     lives: Connection
     locker: Connection
     seen: Counter[str]
+    shape: Shape
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +158,10 @@ class Queue(RuleBasedStateMachine):
         self.db.execute("SELECT embed.resume(%s)", (NAME,))
         self.db.execute("SELECT embed._rescue_v1()")  # the first one after a start charges nobody
         self.rows: dict[str, str | None] = {}
+        self.drafts: set[str] = set()
+        self.numbers = {self.shape.spell(number): number for number in range(1, 5)}
+        self.reached: tuple[Any, ...] | None = None  # by the backfill
+        self.mode: str | None = None  # of the backfill
         self.vectors: dict[str, str] = {}
         self.failed: set[str] = set()
         self.queued: Counter[str] = Counter()
@@ -115,13 +186,10 @@ class Queue(RuleBasedStateMachine):
     @rule(texts=NUMBERED)
     def insert(self, texts: dict[int, str | None]) -> None:
         """One statement: rows that are there already are left alone."""
-        new = {str(key): text for key, text in texts.items() if str(key) not in self.rows}
+        spelled = {self.shape.spell(number): text for number, text in texts.items()}
+        new = {key: text for key, text in spelled.items() if key not in self.rows}
         with self.db.cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO docs (id, body) SELECT * FROM unnest(%s::bigint[], %s::text[])"
-                " ON CONFLICT DO NOTHING",
-                (list(texts), list(texts.values())),
-            )
+            cursor.execute(self.shape.sql(INSERT, values="n.number"), (list(texts), list(texts.values())))
             assert cursor.rowcount == len(new)
         self.rows.update(new)
         self.queued.update(new.keys())
@@ -130,35 +198,52 @@ class Queue(RuleBasedStateMachine):
     @rule(texts=NUMBERED, rolled_back=st.booleans())
     def update(self, texts: dict[int, str | None], rolled_back: bool) -> None:
         """Only a text that really changes is queued, and only when the change is kept."""
-        free = {str(key): text for key, text in texts.items() if str(key) not in self.locked}
+        spelled = {self.shape.spell(number): text for number, text in texts.items()}
+        free = {key: text for key, text in spelled.items() if key not in self.locked}
         with self.db.transaction(force_rollback=rolled_back):
             self.db.execute(
-                "UPDATE docs SET body = n.body, rating = rating + 1"
-                " FROM unnest(%s::bigint[], %s::text[]) AS n(id, body) WHERE docs.id = n.id",
-                ([int(key) for key in free], list(free.values())),
+                self.shape.sql(UPDATE, values="n.number"),
+                ([self.numbers[key] for key in free], list(free.values())),
             )
         if not rolled_back:
             changed = {key: text for key, text in free.items() if key in self.rows and self.rows[key] != text}
             self.rows.update(changed)
             self.queued.update(changed.keys())
 
-    @rule(key=KEYS)
-    def delete(self, key: int) -> None:
+    @precondition(lambda self: self.shape.drafts and self.rows)
+    @rule(numbers=st.sets(KEYS, min_size=1, max_size=3), rolled_back=st.booleans())
+    def redraft(self, numbers: set[int], rolled_back: bool) -> None:
+        """Drafts are drafts no more, others become some: both are queued."""
+        keys = {self.shape.spell(number) for number in numbers} & self.rows.keys() - self.locked
+        with self.db.transaction(force_rollback=rolled_back):
+            statement = self.shape.sql(REDRAFT, values="n.number")
+            self.db.execute(statement, ([self.numbers[key] for key in keys],))
+        if not rolled_back:
+            self.drafts ^= keys
+            self.queued.update(keys)
+
+    @rule(number=KEYS)
+    def delete(self, number: int) -> None:
         """The vector goes with its row."""
-        if str(key) not in self.locked:
-            self.db.execute("DELETE FROM docs WHERE id = %s", (key,))
-            self.rows.pop(str(key), None)
-            self.vectors.pop(str(key), None)
+        key = self.shape.spell(number)
+        if key not in self.locked:
+            self.db.execute(self.shape.sql(DELETE, values="%(number)s::bigint"), {"number": number})
+            self.rows.pop(key, None)
+            self.vectors.pop(key, None)
+            self.drafts.discard(key)
 
     @precondition(lambda self: self.rows)
     @rule(old=KEYS, new=KEYS)
     def change_key(self, old: int, new: int) -> None:
         """The row is queued by its new key, with the vector that it had."""
-        before, after = str(old), str(new)
+        before, after = self.shape.spell(old), self.shape.spell(new)
         if before not in self.rows or after in self.rows or before in self.locked:
             return
-        self.db.execute("UPDATE docs SET id = %s WHERE id = %s", (new, old))
+        statement = self.shape.sql(CHANGE_KEY, values="%(new)s::bigint", old="%(old)s::bigint")
+        self.db.execute(statement, {"new": new, "old": old})
         self.rows[after] = self.rows.pop(before)
+        if before in self.drafts:
+            self.drafts ^= {before, after}
         if before in self.vectors:
             self.vectors[after] = self.vectors.pop(before)
         self.queued[after] += 1
@@ -169,6 +254,7 @@ class Queue(RuleBasedStateMachine):
         """Nothing is queued by it."""
         self.db.execute("TRUNCATE docs")
         self.rows.clear()
+        self.drafts.clear()
         self.vectors.clear()
 
     @precondition(lambda self: self.rows and not self.locked)
@@ -176,7 +262,7 @@ class Queue(RuleBasedStateMachine):
     def lock(self, keys: set[int]) -> None:
         """A transaction holds rows that workers must pass over."""
         self.locker.execute("BEGIN")
-        found = self.locker.execute("SELECT id::text FROM docs WHERE id = ANY (%s) FOR UPDATE", (list(keys),))
+        found = self.locker.execute(self.shape.sql(LOCK, values="n.number"), (list(keys),))
         self.locked = {key for (key,) in found.fetchall()}
         if not self.locked:
             self.unlock()
@@ -219,13 +305,14 @@ class Queue(RuleBasedStateMachine):
             self.queued.subtract(entry.keys)
             self.seen["buried"] += 1
         if not taken:
-            assert self.paused or due == buried
+            # a claim looks at no more entries than the rows that it may take
+            assert self.paused or due == buried or len(buried) == most
             return
         assert not self.paused
         batch = _batch(lane, taken)
         self._check_claim(worker, most, batch, before, after, due)
-        assert [self.rows[key] for key in batch.keys] == batch.texts
-        assert all(self.rows[key] is None for key in batch.empty)
+        assert [self._input(key) for key in batch.keys] == batch.texts
+        assert all(key in self.rows and self._input(key) is None for key in batch.empty)
         assert not self.rows.keys() & set(batch.gone)
         self.in_hand.append((worker, batch))
 
@@ -349,8 +436,9 @@ class Queue(RuleBasedStateMachine):
     @rule(key=st.none() | KEYS)
     def retry(self, key: int | None) -> None:
         """Failures go back to the queue, and are none meanwhile."""
-        again = self.failed if key is None else self.failed & {str(key)}
-        self.db.execute("SELECT embed.retry(%s, %s)", (NAME, None if key is None else str(key)))
+        spelled = None if key is None else self.shape.spell(key)
+        again = self.failed if spelled is None else self.failed & {spelled}
+        self.db.execute("SELECT embed.retry(%s, %s)", (NAME, spelled))
         self.queued.update(again)
         self.failed = self.failed - again
 
@@ -359,16 +447,30 @@ class Queue(RuleBasedStateMachine):
     def prune(self) -> None:
         """Failures of rows that are gone, or have no text any more, are struck off."""
         self.db.execute(SQL["prune"], {"vectorizer": self.vectorizer})
-        self.failed = {key for key in self.failed if self.rows.get(key) is not None}
+        self.failed = {key for key in self.failed if self._input(key) is not None}
 
-    @rule(page=st.integers(1, 4))
-    def backfill(self, page: int) -> None:
-        """Every row is queued once, whatever the pages."""
-        self.db.execute("SELECT embed.backfill(%s, mode => 'all')", (NAME,))
-        words = {"vectorizer": self.vectorizer, "rows": page}
-        while self.db.execute(SQL["page"], words).fetchone() == (True,):
-            pass
-        self.queued.update(self.rows.keys())
+    @rule(mode=st.sampled_from(["missing", "all"]))
+    def backfill(self, mode: str) -> None:
+        """It begins, or begins again; a wish for all rows stands until all were read."""
+        self.db.execute("SELECT embed.backfill(%s, mode => %s)", (NAME, mode))
+        self.mode = "all" if "all" in (mode, self.mode) else "missing"
+        self.reached = None
+
+    @precondition(lambda self: self.mode)
+    @rule(most=st.integers(1, 3))
+    def page(self, most: int) -> None:
+        """The next rows by key are queued: all, or those without a vector; whatever came behind it since."""
+        words = {"vectorizer": self.vectorizer, "rows": most}
+        assert self.db.execute(SQL["page"], words).fetchone() == (True,)
+        places = sorted((self.shape.order(self.numbers[key]), key) for key in self.rows)
+        beyond = [one for one in places if self.reached is None or one[0] > self.reached][:most]
+        self.queued.update(key for _, key in beyond if self.mode == "all" or key not in self.vectors)
+        self.seen["paged"] += 1
+        if len(beyond) < most:
+            self.seen["all paged"] += 1
+            self.mode = None
+        else:
+            self.reached = beyond[-1][0]
 
     @precondition(lambda self: +self.queued)
     @rule(worker=WORKER)
@@ -383,9 +485,10 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def agrees_with_the_model(self) -> None:
         """Rows, vectors, failures and what is queued are the model's."""
-        found = self.db.execute("SELECT id::text, body, embedding::text FROM docs").fetchall()
-        assert {key: text for key, text, _ in found} == self.rows
-        stored = {key: self.spelled[spelt] for key, _, spelt in found if spelt is not None}
+        found = self.db.execute(self.shape.sql(READ)).fetchall()
+        assert {key: text for key, text, _, _ in found} == self.rows
+        assert {key for key, _, draft, _ in found if draft} == self.drafts
+        stored = {key: self.spelled[spelt] for key, _, _, spelt in found if spelt is not None}
         assert stored == self.vectors
         assert {key for (key,) in self.db.execute("SELECT key FROM embed.failures")} == self.failed
         queued = Counter(key for entry in self._queue().values() for key in entry.keys)
@@ -394,13 +497,16 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def forgets_nothing(self) -> None:
         """At every moment a row has the vector of its text, or is queued, or is listed as failed."""
-        for key, text in self.rows.items():
-            assert self.vectors.get(key) == text or self.queued[key] > 0 or key in self.failed, key
+        for key in self.rows:
+            fits = self.vectors.get(key) == self._input(key)
+            assert fits or self.queued[key] > 0 or key in self.failed, key
 
     def teardown(self) -> None:
         """Let everything come to rest: then each row has its vector or is listed, and nothing is queued."""
         if self.locked:
             self.unlock()
+        while self.mode:
+            self.page(3)
         for _ in range(500):
             if not self._queue():
                 break
@@ -412,10 +518,14 @@ class Queue(RuleBasedStateMachine):
         self.prune()
         self.agrees_with_the_model()
         assert not self._queue()
-        for key, text in self.rows.items():
-            assert key in self.failed or self.vectors.get(key) == text
+        for key in self.rows:
+            assert key in self.failed or self.vectors.get(key) == self._input(key)
         for worker in WORKERS:
             self.lose(worker)
+
+    def _input(self, key: str) -> str | None:
+        """The text to embed, of a row that is there; of one that is not there is none."""
+        return None if key in self.drafts else self.rows.get(key)
 
     def _check_claim(
         self,
@@ -450,7 +560,7 @@ class Queue(RuleBasedStateMachine):
 
     def _work(self, worker: int, batch: Batch, dead: bool, held: bool) -> None:
         if held and batch.keys and not self.locked:
-            self.lock({int(batch.keys[0])})
+            self.lock({self.numbers[batch.keys[0]]})
         self._finish(worker, batch, set(batch.keys[-1:]) if dead else set())
 
     def _finish(self, worker: int, batch: Batch, dead: set[str]) -> None:
@@ -477,7 +587,7 @@ class Queue(RuleBasedStateMachine):
         for key in given:
             done += self._expect(key, texts.get(key), key in dead, busy)
         for key in batch.gone:
-            if self.rows.get(key) is None and key not in self.vectors:
+            if self._input(key) is None and key not in self.vectors:
                 self.failed.discard(key)
         for number in batch.entries:
             if number in before:
@@ -486,7 +596,7 @@ class Queue(RuleBasedStateMachine):
 
     def _expect(self, key: str, text: str | None, dead: bool, busy: set[str]) -> bool:
         """What becomes of a row that is given; whether it is written."""
-        same = key in self.rows and self.rows[key] == text and (text is not None or key in self.vectors)
+        same = key in self.rows and self._input(key) == text and (text is not None or key in self.vectors)
         if same and key in self.locked:
             busy.add(key)
             self.seen["busy"] += 1
@@ -499,7 +609,7 @@ class Queue(RuleBasedStateMachine):
             elif text is not None:
                 self.vectors[key] = text
             return True
-        elif self.rows.get(key) is None and key not in self.vectors:
+        elif self._input(key) is None and key not in self.vectors:
             self.failed.discard(key)  # nothing there to embed
         elif text is not None:
             self.seen["stale"] += 1
@@ -521,10 +631,11 @@ class Queue(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-def test_no_order_of_calls_forgets_a_row(dsn: str, db: Connection) -> None:
+@pytest.mark.parametrize("shape", [WHOLE, PARTS], ids=["whole", "parts"])
+def test_no_order_of_calls_forgets_a_row(dsn: str, db: Connection, shape: Shape) -> None:
     create_fake_model(db)
-    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, rating integer NOT NULL DEFAULT 0)")
-    db.execute("SELECT embed.create_vectorizer('docs', 'body', max_attempts => %s)", (MAX_ATTEMPTS,))
+    db.execute(shape.create)
+    db.execute(f"SELECT embed.create_vectorizer({shape.vectorizer}, max_attempts => %s)", (MAX_ATTEMPTS,))
     examples = int(os.environ.get("PG_EMBED_TEST_EXAMPLES") or EXAMPLES)
     chosen = settings(
         max_examples=examples,
@@ -542,7 +653,7 @@ def test_no_order_of_calls_forgets_a_row(dsn: str, db: Connection) -> None:
         class Ours(Queue):
             pass
 
-        Ours.db, Ours.lives, Ours.locker, Ours.seen = db, lives, locker, Counter()
+        Ours.db, Ours.lives, Ours.locker, Ours.seen, Ours.shape = db, lives, locker, Counter(), shape
         run_state_machine_as_test(Ours, settings=chosen)
     print(dict(Ours.seen))
     assert min(Ours.seen[event] for event in EVENTS) > 0

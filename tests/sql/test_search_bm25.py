@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -12,11 +15,13 @@ from pg_embed.models.bm25 import Bm25Embedder, Bm25Options, average_length
 from pg_embed.models.words import Words
 from pg_embed.records import Kind
 from tests.fix_bm25s import Bm25sScores
+from tests.fix_models import PATIENCE
 from tests.fix_search import SIDECAR, WORDS
 from tests.fix_worker import Connection
 
 QUERIES = ["red fox", "lazy dog house house", "money", "blue cats returning", "zebra fox"]
 COUNT = 120
+BLOCKED = "SELECT pg_backend_pid() = ANY (pg_blocking_pids(%s))"
 
 
 class Corpus:
@@ -101,3 +106,18 @@ def test_deleted_and_changed_rows_move_the_rarity_of_words(db: Connection, bm25s
     corpus.write(dict.fromkeys(list(corpus.texts)[:30], "fox house money back return blue"))
     corpus.write({1000 + n: "zebra zebra cat dog lazy quick" for n in range(5)})
     compared(corpus, bm25s_scores)
+
+
+def test_a_search_and_a_truncate_do_not_wait_in_a_circle(db: Connection, dsn: str) -> None:
+    corpus = Corpus(db, _texts([6] * COUNT))
+    weighed = "SELECT embed._sparse_query_v1(v.id, 'red fox') FROM embed._vectorizer AS v"
+    with psycopg.connect(dsn, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
+        with db.transaction():
+            db.execute(weighed)  # what a search does first: it reads postings
+            waiting = pool.submit(other.execute, "TRUNCATE docs")
+            deadline = time.monotonic() + PATIENCE
+            while db.execute(BLOCKED, [other.info.backend_pid]).fetchone() != (True,):
+                assert time.monotonic() < deadline, "the TRUNCATE does not wait"
+            assert corpus.search("red fox")
+        waiting.result(PATIENCE)
+    assert corpus.search("red fox") == {}

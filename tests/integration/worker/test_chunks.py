@@ -287,6 +287,35 @@ def test_a_late_result_neither_replaces_a_newer_one_nor_brings_back_a_deleted_ro
     ]
 
 
+def test_an_id_that_is_given_to_another_row_s_chunk_is_not_kept(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    one, two, three = long_text(3)
+    model = GatedFake()
+    worker = start_worker(dsn, model)
+    insert_docs(docs, text(one, two), "other")
+    docs.execute("SELECT embed.wait('docs')")
+    worker.stop()
+    late = GatedFake(shut=True)
+    start_worker(dsn, late)
+    docs.execute("UPDATE docs SET body = %s WHERE id = 1", [text(two, three)])
+    call = late.next_call()
+    kept = ids(docs)[two]
+    docs.execute("DELETE FROM docs_embedding WHERE chunk_id = %s", [kept])  # a server lost it in a crash
+    columns = "id, chunk_no, chunk, context, chunk_hash, embedding"
+    docs.execute(
+        "WITH moved AS (DELETE FROM docs_embedding WHERE id = 2 RETURNING *)"
+        f" INSERT INTO docs_embedding (chunk_id, {columns}) OVERRIDING SYSTEM VALUE"
+        f" SELECT %s, {columns} FROM moved",
+        [kept],
+    )
+    call.go()
+    late.open()
+    docs.execute("SELECT embed.wait('docs')")
+    assert (chunks(docs, 1), chunks(docs, 2)) == ([(1, two), (2, three)], [(1, "other")])
+    assert wrong(docs) == []
+
+
 def test_long_texts_are_read_and_written_some_at_a_time(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:

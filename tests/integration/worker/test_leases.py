@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
     Connection,
@@ -254,6 +256,61 @@ def test_what_a_slow_worker_finishes_after_its_lease_does_no_harm(
     model.open()
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
+
+
+def test_a_busy_worker_notices_that_it_counts_as_dead(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    model = GatedFake(shut=True)
+    worker = start_worker(dsn, model, lease=NEVER, tend_every=NEVER)
+    model.next_call()
+    before = worker.number
+    alive = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885695331 AND objid = %s"
+    docs.execute("SELECT pg_terminate_backend(%s)", [value(docs, alive, before)])
+    deadline = time.monotonic() + PATIENCE
+    while worker.number == before or value(docs, "SELECT embed._workers()") != 1:
+        assert time.monotonic() < deadline, "it works on, and counts as dead"
+        time.sleep(0.01)
+    model.open()
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+@pytest.mark.parametrize("holder", [None, 2])
+def test_an_id_that_is_given_again_after_commits_were_lost_is_another_entry_s(
+    docs: Connection, holder: int | None
+) -> None:
+    assert claim(docs, 1) == ["1", "2", "3", "4"]
+    numbers = [number for (number,) in entries(docs, "id")]
+    docs.execute(
+        "DELETE FROM embed._queue"
+    )  # a crash, or another server in its place, and workers that live on
+    docs.execute(
+        "INSERT INTO embed._queue (id, vectorizer_id, ids, n, worker, attempts) OVERRIDING SYSTEM VALUE"
+        " SELECT %s, v.id, '{4}', 1, %s, %s FROM embed._vectorizer AS v",
+        [numbers[0], holder, 0 if holder is None else 1],
+    )
+    docs.execute(
+        "SELECT embed._settle_v1(1, v.id, %s, '{}', '{}', '{}', now(), '[]') FROM embed._vectorizer AS v",
+        [numbers],
+    )
+    assert entries(docs, "id, worker, ids") == [(numbers[0], holder, [4])]
+
+
+def test_who_finishes_late_ends_what_another_has_taken_over_or_freed(docs: Connection) -> None:
+    assert claim(docs, 1) == ["1", "2", "3", "4"]
+    numbers = [number for (number,) in entries(docs, "id")]
+    expire(docs)
+    assert claim(docs, 2, rows=1) == ["1"]
+    docs.execute(
+        "SELECT embed._rescue_v1(), embed._rescue_v1()"
+    )  # a server that has just started charges nobody
+    docs.execute("UPDATE embed._queue SET last_error = 'its worker was lost' WHERE worker IS NULL")
+    docs.execute(
+        "SELECT embed._settle_v1(1, v.id, %s, '{}', '{}', '{}', now(), '[]') FROM embed._vectorizer AS v",
+        [numbers],
+    )
+    assert entries(docs, "id") == []
 
 
 def test_small_entries_are_packed_when_they_are_many(docs: Connection) -> None:
