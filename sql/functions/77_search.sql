@@ -596,6 +596,7 @@ DECLARE
     heavy double precision;
     exact boolean;
     kept text[];
+    asked timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF query IS NULL AND key IS NULL AND explain IS DISTINCT FROM 'plan' THEN
         RETURN;
@@ -631,6 +632,9 @@ BEGIN
     IF plan ? 'multi' THEN
         tokens := COALESCE(tokens, embed._vector(query, plan #>> '{multi,model}', 'query', 'multi')::text[]);
         plan := plan || pg_catalog.jsonb_build_object('tokens', pg_catalog.cardinality(tokens));
+    END IF;
+    IF key IS NULL AND explain IS DISTINCT FROM 'plan' AND pg_catalog.clock_timestamp() > asked + '100 ms' THEN
+        PERFORM embed._check_stays(plan, vectorizer);
     END IF;
     wanted := plan ->> 'candidates';
     near := CASE WHEN plan -> 'dense' ? 'chunks' THEN 4 * wanted ELSE wanted END;  -- one row may have several of the nearest
@@ -673,6 +677,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text) IS
     'embed.search, and with the key of a row embed.similar; with a condition and a boost in SQL, which run with the caller''s rights and are never to be built from what somebody typed. With explain it finds nothing, and leaves in the setting embed.explained how it would (plan), or did (run). No SET clause: the caller''s search_path holds.';
+
+CREATE OR REPLACE FUNCTION embed._check_stays(plan jsonb, vectorizer text)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    legs jsonb;
+BEGIN
+    -- While a model was waited for, a whole switch may have gone by. From here on no swap can.
+    PERFORM embed._hold(plan ->> 'table');
+    legs := embed._search_legs_v1((plan ->> 'source')::oid, vectorizer, plan ->> 'mode', false) -> 'legs';
+    IF EXISTS (SELECT FROM unnest('{dense,sparse,multi}'::text[]) AS o(output) WHERE plan ? o.output AND NOT EXISTS (
+            SELECT FROM jsonb_array_elements(legs -> o.output) AS l(leg)
+            WHERE (l.leg -> 'vectorizer', l.leg -> 'model', l.leg -> 'column') = (plan #> ARRAY[o.output, 'vectorizer'], plan #> ARRAY[o.output, 'model'], plan #> ARRAY[o.output, 'column']))) THEN
+        -- the statement sees rows as they were before, without the new vectors: it cannot be answered by those
+        PERFORM embed._fail('40001', 'the model of the vectors was changed while the search waited for the one before', 'search again');
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._check_stays(jsonb, text) IS
+    'An error unless the vectors that a search was planned for are still there, by the same models; they stay until the transaction ends.';
 
 CREATE OR REPLACE FUNCTION embed._search_own(plan jsonb, bound text[])
 RETURNS text

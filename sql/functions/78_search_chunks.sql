@@ -34,6 +34,7 @@ DECLARE
     plan jsonb;
     leg jsonb;
     given text;
+    asked timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF query IS NULL THEN
         RETURN;
@@ -48,6 +49,9 @@ BEGIN
         given := embed._vector(query, leg ->> 'model', 'query', 'dense');
     ELSE
         given := embed._sparse_query_v1((leg ->> 'vectorizer')::integer, query)::text;
+    END IF;
+    IF pg_catalog.clock_timestamp() > asked + '100 ms' THEN
+        PERFORM embed._check_stays(plan, vectorizer);
     END IF;
     RETURN QUERY EXECUTE embed._search_chunks(plan, leg)
     USING source, given, query, k, mode, filter, fusion, weights, candidates, rerank, min_score, vectorizer, per_row, condition, diversity, boost, boosting, skip;

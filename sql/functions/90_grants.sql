@@ -128,7 +128,7 @@ BEGIN
             embed.search(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, real, jsonb, integer),
             embed._search_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, text, text, real, jsonb, text, integer, text),
             embed.similar(anyelement, text, integer, text, jsonb, text, real[], integer, real, text, real, jsonb, integer), embed._search_own(jsonb, text[]),
-            embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean),
+            embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text), embed._search_legs_v1(oid, text, text, boolean), embed._check_stays(jsonb, text),
             embed._leg_vector(jsonb, text), embed._leg_row(jsonb, text, text), embed._leg_input(jsonb, text), embed.search_chunks(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer, real, jsonb, integer), embed._search_chunks(jsonb, jsonb),
             embed._search_chunks_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer, text, real, jsonb, text, integer),
             embed._leg_own(jsonb, text), embed._leg_best(jsonb, jsonb), embed._sparse_mean(text[]),

@@ -31,7 +31,8 @@ WIDE = 7
 SOON = {"index_every": 0.02, "switch_every": 0.02}
 ROWS = 300
 
-# Stands for the sidecar: after some milliseconds, a vector of as many dimensions as the model has.
+# Stands for the sidecar: after some milliseconds, a vector of as many dimensions as the model has. The first query that is
+# slow waits until the test lets it go.
 SIDECAR = """
 CREATE OR REPLACE FUNCTION embed._call(request text, timeout double precision) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
@@ -40,6 +41,9 @@ DECLARE
     dimensions int := asked #>> '{model,options,dimensions}';
 BEGIN
     PERFORM pg_sleep(random() * 0.01);
+    IF asked #>> '{texts,0}' = 'slow' AND dimensions < 7 THEN
+        PERFORM pg_advisory_lock_shared(1), pg_advisory_unlock_shared(1);
+    END IF;
     RETURN jsonb_build_object('id', asked ->> 'id', 'tokens', 1, 'vectors',
         jsonb_build_array('[' || array_to_string(array_fill(1 + random(), ARRAY[dimensions]), ',') || ']'));
 END $$;
@@ -48,6 +52,7 @@ BEGIN
     RETURN QUERY SELECT id FROM docs ORDER BY embedding <=> embed(query) LIMIT 5;
 END $$;
 """
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted"
 SEARCHES = (
     "SELECT id FROM docs ORDER BY embedding <=> embed(%s) LIMIT 5",
     "SELECT id FROM docs WHERE embedding <=> embed(%s, vectorizer => 'docs') < 3 LIMIT 5",
@@ -167,6 +172,35 @@ def test_searches_never_fail_through_a_switch_and_back(
     assert wrong(docs, "docs_embedding_old", "embedding_old") == 0
     docs.execute("SELECT embed.forget_switch('docs')")
     assert value(docs, "SELECT columns FROM embed.vectorizers") == ["embedding"]
+
+
+@pytest.mark.parametrize("storage", ["column", "table"])
+def test_a_search_that_waited_through_a_whole_switch_mixes_nothing(
+    docs: Connection, dsn: str, start_worker: StartWorker, storage: str
+) -> None:
+    if storage == "table":
+        docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'table')")
+    start_worker(dsn, {}, **SOON)
+    docs.execute("SELECT embed.wait('docs')")
+    errors: list[str | None] = []
+    search = "search" if storage == "column" else "search_chunks"
+    statement = f"SELECT (hit).id FROM embed.{search}(NULL::docs, 'slow', k => 5)"
+
+    def ask() -> None:
+        with psycopg.connect(dsn, autocommit=True) as session, pytest.raises(psycopg.Error) as raised:
+            session.execute(statement)
+        errors.append(raised.value.sqlstate)
+
+    docs.execute("SELECT pg_advisory_lock(1)")
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: value(docs, WAITING) == 1, "a search that waits")
+    docs.execute("SELECT embed.switch_model('docs', 'wide', auto => true)")
+    until(lambda: state(docs) == "swapped", "a swap")
+    docs.execute("SELECT pg_advisory_unlock(1)")
+    asking.join(PATIENCE)
+    assert errors == ["40001"]
+    assert len(docs.execute(statement).fetchall()) == 5
 
 
 def test_a_switch_outlives_its_workers(docs: Connection, dsn: str, start_worker: StartWorker) -> None:
