@@ -90,4 +90,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._keep_names() IS 'Note what the columns of a vectorizer are called, whatever somebody writes there; and number anew those of a row that was restored.';
 -- its name comes before those of other triggers, which see what it makes
-CREATE OR REPLACE TRIGGER column_names BEFORE INSERT OR UPDATE ON embed._vectorizer FOR EACH ROW EXECUTE FUNCTION embed._keep_names();
+DO $$
+BEGIN
+    -- only where it is missing: it would wait for whoever uses the table
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = 'embed._vectorizer'::regclass AND t.tgname = 'column_names') THEN
+        CREATE TRIGGER column_names BEFORE INSERT OR UPDATE ON embed._vectorizer FOR EACH ROW EXECUTE FUNCTION embed._keep_names();
+    END IF;
+END $$;

@@ -178,7 +178,7 @@ def test_a_breaking_upgrade_ends_older_workers_and_newer_ones_take_over(
             start_worker(dsn).join()
         start_worker.forget_errors()
     assert functions(docs, "_take_v1", "_take_v2") == {
-        "embed._take_v2(integer,integer,integer,integer,interval)"
+        "embed._take_v2(integer,integer,integer,integer,interval,bigint)"
     }
     assert queued(docs, "docs_embedding")
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0

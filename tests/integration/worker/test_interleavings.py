@@ -17,6 +17,7 @@ from tests.sql.helpers import value
 
 OURS, OTHERS = 1, 2  # numbers of workers
 LEASE = 3_600.0  # seconds
+MOST = 1_000_000  # bytes of texts
 KEY = "jsonb_build_array(part::text, name)::text"
 TEXT = "CASE WHEN NOT draft THEN body END"
 ROWS = """
@@ -74,7 +75,14 @@ def docs(db: Connection) -> Connection:
 def take(db: Connection, worker: int = OURS, lane: Lane = Lane.LIVE) -> Batch | None:
     """What is due, claimed and read."""
     number = value(db, "SELECT id FROM embed._vectorizer")
-    words = {"worker": worker, "vectorizer": number, "lane": int(lane), "rows": 100, "lease": LEASE}
+    words = {
+        "worker": worker,
+        "vectorizer": number,
+        "lane": int(lane),
+        "rows": 100,
+        "lease": LEASE,
+        "most": MOST,
+    }
     taken = db.execute(SQL["take"], words).fetchall()
     return _batch(lane, taken) if taken else None
 

@@ -31,8 +31,8 @@ WIDE = 7
 SOON = {"index_every": 0.02, "switch_every": 0.02}
 ROWS = 300
 
-# Stands for the sidecar: after some milliseconds, a vector of as many dimensions as the model has. The first query that is
-# slow waits until the test lets it go.
+# Stands for the sidecar: after some milliseconds, a vector of as many dimensions as the model has.
+# The query "slow" waits, asked of the narrow model, until the test lets it go.
 SIDECAR = """
 CREATE OR REPLACE FUNCTION embed._call(request text, timeout double precision) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
