@@ -33,14 +33,14 @@ def _kept(
 
 def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
     table: Name = (getattr(op, "schema", None), getattr(op, "table_name", ""))
-    chunks = {(present.schema, present.chunk_table) for present in catalog.vectorizers}
-    if table[0] == SCHEMA or table in chunks:
+    if table[0] == SCHEMA or table in catalog.chunk_tables:
         return True
     if isinstance(op, ops.DropIndexOp):
         return (op.schema, op.index_name) in catalog.indexes
     if isinstance(op, ops.DropColumnOp):
         return any(
-            op.column_name in present.added or (present.name in left and op.column_name in present.columns)
+            op.column_name in present.added | present.parked
+            or (present.name in left and op.column_name in present.columns)
             for present in catalog.of(table)
         )
     if isinstance(op, ops.AlterColumnOp) and str(op.existing_comment or "").startswith(MARK):
@@ -69,6 +69,19 @@ def replace_columns(
         *(op for op in changes.ops if not (isinstance(op, ops.AlterColumnOp) and op.column_name in names)),
         *steps,
     ]
+
+
+def keep_types(container: ops.OpContainer, table: Name, columns: Iterable[str]) -> None:
+    """Leave the types of columns to a switch, which swaps columns."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return
+    for op in changes.ops:
+        if isinstance(op, ops.AlterColumnOp) and op.column_name in columns:
+            op.modify_type = None
+    changes.ops = [op for op in changes.ops if not isinstance(op, ops.AlterColumnOp) or op.has_changes()]
+    if changes.is_empty():
+        container.ops.remove(changes)
 
 
 def drop_last(container: ops.OpContainer, table: Name) -> list[ops.MigrateOperation]:

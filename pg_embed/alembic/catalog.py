@@ -35,6 +35,13 @@ class Present:
     )
     chunk_table: str | None = None
     chunk_view: str | None = None
+    next_model: str | None = None  # to which a switch is under way
+    parked: frozenset[str] = frozenset()  # columns of a switch, before or after the swap
+
+    @property
+    def model(self) -> str:
+        """Its model, that of sparse vectors aside where they have one of their own."""
+        return self.models.get("dense") or next(iter(self.models.values()))
 
     @property
     def key(self) -> Name:
@@ -49,6 +56,7 @@ class Catalog:
     vectorizers: tuple[Present, ...] = ()
     indexes: frozenset[Name] = frozenset()
     models: frozenset[str] = frozenset()
+    chunk_tables: frozenset[Name] = frozenset()
     installed: bool = False
 
     def of(self, table: Name) -> list[Present]:
@@ -63,10 +71,9 @@ def read(connection: Connection) -> Catalog:
     default = connection.dialect.default_schema_name
     return Catalog(
         vectorizers=tuple(_present(row, default) for row in _rows(connection, "vectorizers")),
-        indexes=frozenset(
-            (None if row.schema == default else row.schema, row.name) for row in _rows(connection, "indexes")
-        ),
+        indexes=_names(connection, "indexes", default),
         models=frozenset(row.name for row in _rows(connection, "models")),
+        chunk_tables=_names(connection, "chunk_tables", default),
         installed=True,
     )
 
@@ -87,6 +94,12 @@ def spell_filter(connection: Connection, table: Name, condition: str) -> str | N
 
 def _rows(connection: Connection, statement: str) -> Any:
     return connection.execute(text(SQL[statement])).all()
+
+
+def _names(connection: Connection, statement: str, default: str | None) -> frozenset[Name]:
+    return frozenset(
+        (None if row.schema == default else row.schema, row.name) for row in _rows(connection, statement)
+    )
 
 
 def _present(row: Any, default: str | None) -> Present:
@@ -111,4 +124,6 @@ def _present(row: Any, default: str | None) -> Present:
         chunking=row.chunking,
         chunk_table=row.chunk_table,
         chunk_view=row.chunk_view,
+        next_model=row.next_model,
+        parked=frozenset(row.parked or ()),
     )

@@ -15,7 +15,13 @@ from sqlalchemy import Column, Connection, Table
 from pg_embed.alembic import arranging
 from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_filter
 from pg_embed.alembic.differences import Changes, Names, columns_of, compare, drop, is_left_over
-from pg_embed.alembic.operations import CreateModelOp, EmbedUpgradeOp, VectorTypesOp
+from pg_embed.alembic.operations import (
+    CreateModelOp,
+    CreateVectorizerOp,
+    EmbedUpgradeOp,
+    SwitchModelOp,
+    VectorTypesOp,
+)
 from pg_embed.alembic.vector_types import imports
 from pg_embed.models.presets import presets
 from pg_embed.sqlalchemy.declarations import Vectorizer, declared
@@ -123,7 +129,12 @@ def _compare_table(
         vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
     spell = partial(spell_filter, connection, key)
-    return compare(wanted, present, _names(table), names, spell)
+    return compare(wanted, present, _names(table), names, spell, _switches(context))
+
+
+def _switches(context: AutogenContext) -> bool:
+    """Whether another model comes by a switch, or else by a new column: `pg_embed_switch=False` in env.py."""
+    return bool(context.opts.get("pg_embed_switch", True))
 
 
 def _arrange(
@@ -144,27 +155,51 @@ def _arrange(
             arranging.replace_columns(upgrade_ops, table, pairs)
         if changed.alters:
             last += arranging.drop_last(upgrade_ops, table)
-        then += [*changed.alters, *changed.creates]
+        for switch in changed.switches:
+            _keep_type(context, table, switch, changed.switched)
+        arranging.keep_types(upgrade_ops, table, changed.switched)
+        then += [*changed.alters, *changed.switches, *changed.creates]
     models = _models(catalog, then)
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
 
 
+def _keep_type(context: AutogenContext, table: Name, op: SwitchModelOp, switched: dict[str, str]) -> None:
+    """Tell a switch the type of the dense column, where that is not halfvec before and after."""
+    pairs = [
+        _before_and_after(context, table, column) for column, name in switched.items() if name == op.name
+    ]
+    for old, new in pairs:
+        was, wanted = (type(column.type).__name__.lower() for column in (old, new))
+        if {was, wanted} in ({"vector"}, {"halfvec", "vector"}):
+            op.options["column_type"] = wanted
+            op.existing_column_type = was if was != wanted else None
+
+
 def _anew(context: AutogenContext, table: Name, name: str) -> tuple[ops.DropColumnOp, ops.AddColumnOp]:
     schema, table_name = table
-    described = context.inspector.get_columns(table_name, schema=schema)
-    before = next(column for column in described if column["name"] == name)
-    old: Column[Any] = Column(name, before["type"], nullable=before["nullable"])
-    model = _tables(context, {schema})[table]
-    new = model.columns[_key(model, name)]
+    old, new = _before_and_after(context, table, name)
     return (
         ops.DropColumnOp.from_column_and_tablename(schema, table_name, old),
         ops.AddColumnOp.from_column_and_tablename(schema, table_name, new),
     )
 
 
+def _before_and_after(context: AutogenContext, table: Name, name: str) -> tuple[Column[Any], Column[Any]]:
+    """A column as the database has it, and as it is declared."""
+    described = context.inspector.get_columns(table[1], schema=table[0])
+    before = next(column for column in described if column["name"] == name)
+    model = _tables(context, {table[0]})[table]
+    return Column(name, before["type"], nullable=before["nullable"]), model.columns[_key(model, name)]
+
+
 def _models(catalog: Catalog, then: list[ops.MigrateOperation]) -> list[CreateModelOp]:
     """Models that pg_embed knows by the names that new vectorizers give, and the database lacks."""
-    named = dict.fromkeys(op.options.get("model") for op in then if hasattr(op, "options"))
+    named: dict[Any, None] = {}
+    for op in then:
+        if isinstance(op, CreateVectorizerOp):
+            named |= dict.fromkeys((op.options.get("model"), op.options.get("sparse")))
+        elif isinstance(op, SwitchModelOp):
+            named[op.model] = None
     known = presets()
     return [
         CreateModelOp(name, if_not_exists=True)

@@ -11,6 +11,7 @@ from pg_embed.alembic.operations import (
     AlterVectorizerOp,
     CreateVectorizerOp,
     DropVectorizerOp,
+    SwitchModelOp,
 )
 from pg_embed.sqlalchemy.declarations import Vectorizer
 
@@ -19,12 +20,14 @@ Spell = Callable[[str], str | None]
 
 @dataclass
 class Changes:
-    """The operations for one table, and the columns whose vectors are of no use to a new model."""
+    """The operations for one table, and the columns that are replaced, or left to a switch."""
 
     drops: list[DropVectorizerOp] = field(default_factory=list)
     creates: list[CreateVectorizerOp] = field(default_factory=list)
     alters: list[AlterVectorizerOp] = field(default_factory=list)
+    switches: list[SwitchModelOp] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    switched: dict[str, str] = field(default_factory=dict)  # the vectorizers by column
 
 
 class Names:
@@ -56,8 +59,12 @@ def compare(
     columns: frozenset[str],
     names: Names,
     spell: Spell,
+    switches: bool = True,
 ) -> Changes:
-    """How to come from what a table has to what it is declared to have; `columns` are those of the model."""
+    """How to come from what a table has to what it is declared to have; `columns` are those of the model.
+
+    Another model is come to by a switch where there can be one, unless `switches` is false.
+    """
     changes = Changes()
     kept: list[tuple[Present, list[Vectorizer]]] = []
     for found in present:
@@ -66,25 +73,36 @@ def compare(
             for wanted in declared
             if found.chunking is None and columns_of(wanted).keys() & found.columns
         ]
-        if served and fits(found, served, columns):
+        if served and fits(found, served, columns, switches):
             kept.append((found, served))
         elif served or is_left_over(found, columns):
             _drop(found, served, columns, changes)
     missing = _missing(declared, kept, columns, changes)
     for found, served in kept:
         _alter(found, served, spell, names, changes)
+        _switch(found, served, changes)
     names.taken -= {drop.name for drop in changes.drops}
     changes.creates = [create(wanted, names) for wanted in missing]
     return changes
 
 
-def fits(found: Present, served: Sequence[Vectorizer], columns: frozenset[str]) -> bool:
-    """Whether a vectorizer has the columns of what it serves, by the right models, and lost none."""
+def fits(found: Present, served: Sequence[Vectorizer], columns: frozenset[str], switches: bool) -> bool:
+    """Whether a vectorizer has the columns of what it serves, and lost none, by the right models or to be."""
     one_text = len({(wanted.template, wanted.filter) for wanted in served}) == 1
     outputs = {column: output for wanted in served for column, output in columns_of(wanted).items()}
     whole = all(found.columns.get(column) == output for column, output in outputs.items())
     lost = found.columns.keys() - columns - found.added
-    return one_text and whole and not lost and not _misled(found, served)
+    led = not _misled(found, served) or (switches and next_model(found, served) is not None)
+    return one_text and whole and not lost and led
+
+
+def next_model(found: Present, served: Sequence[Vectorizer]) -> str | None:
+    """The model that a switch can bring: the one declared for all columns that the vectorizer's own fills."""
+    misled = _misled(found, served)
+    models = {wanted.model for wanted in served if columns_of(wanted).keys() & misled}
+    own = {column for column, output in found.columns.items() if found.models[output] == found.model}
+    asked = {column for wanted in served for column in columns_of(wanted)} & own
+    return models.pop() if len(models) == 1 and misled == asked else None
 
 
 def is_left_over(found: Present, columns: frozenset[str]) -> bool:
@@ -115,7 +133,7 @@ def recreated(found: Present) -> CreateVectorizerOp:
     places = {output: column for column, output in found.columns.items()}
     options: dict[str, Any] = {
         "template": found.template,
-        "model": found.models.get("dense") or next(iter(found.models.values())),
+        "model": found.model,
         "column_name": places.get("dense"),
     }
     for output in ("sparse", "multi"):
@@ -185,9 +203,25 @@ def _alter(
     asked = next((other.index for other in served if other.index != "none"), "none")
     if asked not in ("none", found.index):  # "none" is said by models that say nothing
         altered |= {"index": asked, "existing_index": found.index}
-    named = next((other.name for other in served if other.name is not None), found.name)
+    named = _named(found, served)
     if named != found.name:
         altered["rename_to"] = named
         names.taken.add(named)
     if altered:
         changes.alters.append(AlterVectorizerOp(found.name, **altered))
+
+
+def _switch(found: Present, served: Sequence[Vectorizer], changes: Changes) -> None:
+    model = next_model(found, served)
+    if model is None:
+        return
+    name = _named(found, served)
+    changes.switched |= {
+        column: name for wanted in served for column in columns_of(wanted) if column in found.columns
+    }
+    if model != found.next_model:
+        changes.switches.append(SwitchModelOp(name, model, auto=True, existing_model=found.model))
+
+
+def _named(found: Present, served: Sequence[Vectorizer]) -> str:
+    return next((other.name for other in served if other.name is not None), found.name)

@@ -18,6 +18,7 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    SwitchModelOp,
     VectorTypesOp,
     quoted,
 )
@@ -49,6 +50,18 @@ def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
         _call(operations, "alter_vectorizer", op.name, **changes)
     if "index" in op.changes:
         _call(operations, "create_index", op.rename_to or op.name, kind=op.changes["index"])
+
+
+@Operations.implementation_for(SwitchModelOp)
+def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
+    names = {"vectorizer": _literal(op.name), "model": _literal(op.model)}
+    begin = _calling("switch_model", op.name, model=op.model, **op.options)
+    _send(operations, sql.SQL(SQL["switch_model"]).format(**names, begin=begin))
+    if op.wait is not None:
+        block = sql.SQL(SQL["await_switch"]).format(**names, seconds=_literal(float(op.wait)))
+        # a worker sees nothing before it is committed
+        with operations.migration_context.autocommit_block():
+            _send(operations, sql.SQL(SQL["run"]).format(block=sql.Literal(block.as_string(None))))
 
 
 @Operations.implementation_for(CreateModelOp)
@@ -96,13 +109,16 @@ def _true(flags: Mapping[str, bool]) -> dict[str, bool]:
 
 
 def _call(operations: Operations, function: str, /, first: Any, **named: Any) -> None:
+    _send(operations, _calling(function, first, **named))
+
+
+def _calling(function: str, /, first: Any, **named: Any) -> sql.Composed:
     arguments = [_literal(first)] + [
         sql.SQL("{} => {}").format(sql.Identifier(name), _literal(value)) for name, value in named.items()
     ]
-    call = sql.SQL(SQL["call"]).format(
+    return sql.SQL(SQL["call"]).format(
         function=sql.Identifier(function), arguments=sql.SQL(", ").join(arguments)
     )
-    _send(operations, call)
 
 
 def _literal(value: Any) -> sql.Composable:

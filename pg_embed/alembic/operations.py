@@ -43,6 +43,7 @@ ALTERABLE = (
     "keep_column",
     "index",
 )
+SWITCH = ("auto", "keep", "index", "column_type", "dependants")  # of embed.switch_model
 
 
 def quoted(table: str, schema: str | None) -> str:
@@ -170,6 +171,72 @@ class AlterVectorizerOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
         return "alter_vectorizer", self.name, self.rename_to, self.changes, self.existing
+
+
+@Operations.register_operation("switch_model")
+class SwitchModelOp(MigrateOperation):
+    """Another model, whose vectors are made beside those that searches see until they are ready."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        *,
+        wait: float | None = None,
+        existing_model: str | None = None,
+        existing_column_type: str | None = None,
+        **options: Any,
+    ) -> None:
+        if unknown := sorted(set(options) - set(SWITCH)):
+            hint = f"there are: {', '.join(SWITCH)}"
+            raise InvalidArgument(f"switch_model has no option {unknown[0]!r}", hint=hint)
+        self.name = name
+        self.model = model
+        self.wait = wait
+        self.existing_model = existing_model
+        self.existing_column_type = existing_column_type
+        self.options = options
+
+    @classmethod
+    def switch_model(
+        cls,
+        operations: Operations,
+        name: str,
+        model: str,
+        *,
+        wait: float | None = None,
+        existing_model: str | None = None,
+        existing_column_type: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Change a vectorizer's model: `op.switch_model("docs_embedding", "bge-m3", auto=True)`.
+
+        The switch is only begun, and with `auto` a worker ends it. With `wait`, in seconds, the migration
+        commits what it did up to here, waits until all rows have the new model's vectors, ends the switch and
+        goes on; if the time is over, the same migration, run again, waits for the same switch. The options
+        are those of embed.switch_model. What was begun towards another model is given up for the model that
+        is there, and vectors of `model` that an earlier switch has kept are taken back. The model before,
+        `existing_model`, may be told (with `existing_column_type`), so that the operation can be reversed.
+        """
+        told = {"existing_model": existing_model, "existing_column_type": existing_column_type}
+        return operations.invoke(cls(name, model, wait=wait, **told, **options))
+
+    def reverse(self) -> SwitchModelOp:
+        """To the model from before, if that is known."""
+        if self.existing_model is None:
+            raise ValueError("operation is not reversible; existing_model is not present")
+        types = {"column_type": self.existing_column_type} if self.existing_column_type else {}
+        told = {
+            "existing_model": self.model,
+            "existing_column_type": self.options.get("column_type") if types else None,
+        }
+        return SwitchModelOp(
+            self.name, self.existing_model, wait=self.wait, **told, **{**self.options, **types}
+        )
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "switch_model", self.name, self.existing_model, self.model
 
 
 @Operations.register_operation("create_model")

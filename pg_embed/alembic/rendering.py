@@ -16,6 +16,7 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    SwitchModelOp,
     VectorTypesOp,
 )
 
@@ -40,6 +41,14 @@ def _alter_vectorizer(context: AutogenContext, op: AlterVectorizerOp) -> str:
     existing = {f"existing_{key}": value for key, value in op.existing.items() if key in op.changes}
     told = {**_told({"rename_to": op.rename_to}), **op.changes, **existing}
     return _call(context, "alter_vectorizer", op.name, **told)
+
+
+@renderers.dispatch_for(SwitchModelOp)
+def _switch_model(context: AutogenContext, op: SwitchModelOp) -> str:
+    existing = {"existing_model": op.existing_model, "existing_column_type": op.existing_column_type}
+    return _call(
+        context, "switch_model", op.name, op.model, **op.options, **_told({"wait": op.wait, **existing})
+    )
 
 
 @renderers.dispatch_for(CreateModelOp)

@@ -324,11 +324,13 @@ PLAIN = BASE + DOCS + '    embedding: Mapped[list[float] | None] = embedded("{bo
 def test_changes_are_found_and_undone(
     db_with_models: Connection, project: Project, before: str, after: str, steps: str, wanted: list[Any]
 ) -> None:
+    # a model's change by a switch is tested below
     first = (
         PLAIN.replace('embedded("{body}", **THREE)\n', before) if before.startswith("embedded(") else PLAIN
     )
     first = first if first.endswith("\n") else first + "\n"
     assert before in first
+    first += 'options = {"pg_embed_switch": False}\n'
     project.models(first)
     settle(project)
     there = made(db_with_models)
@@ -343,6 +345,105 @@ def test_changes_are_found_and_undone(
     assert made(db_with_models) == there
     project.upgrade()
     assert made(db_with_models) == wanted
+
+
+def end_switch(db: Connection, vectorizer: str = "docs_embedding") -> None:
+    """What a worker would do, for a table without rows."""
+    db.execute("DELETE FROM embed._backfill")
+    db.execute("SELECT embed.compare_switch(%s)", [vectorizer])
+    db.execute("SELECT embed.finish_switch(%s)", [vectorizer])
+
+
+def is_settled(project: Project) -> bool:
+    again = project.revise()
+    project.upgrade()
+    return (body(again), body(again, "downgrade")) == ("pass", "pass")
+
+
+FOUR = PLAIN.replace("**THREE", 'model="four", dimensions=16')
+
+
+def test_another_model_is_a_switch(db_with_models: Connection, project: Project) -> None:
+    project.models(PLAIN)
+    settle(project)
+    there = made(db_with_models)
+    project.models(FOUR)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.switch_model(\n'docs_embedding',\n'four',\nauto=True,\ncolumn_type='halfvec',\n"
+        "existing_model='three',\nexisting_column_type='vector',\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    assert made(db_with_models) == there
+    end_switch(db_with_models)
+    swapped = [("docs_embedding", "docs", "four", "{body}", "{embedding}", None)]
+    assert made(db_with_models) == swapped
+    assert is_settled(project)
+    project.downgrade("-3")
+    assert made(db_with_models) == there
+    project.upgrade()
+    assert made(db_with_models) == swapped
+    db_with_models.execute("SELECT embed.forget_switch('docs')")
+    assert is_settled(project)
+
+
+def test_a_switch_with_another_text_and_name(db_with_models: Connection, project: Project) -> None:
+    project.models(PLAIN.replace("**THREE", 'model="three", dimensions=8'))
+    settle(project)
+    there = made(db_with_models)
+    changed = FOUR.replace('"{body}", ', '"{title}", vectorizer="of docs", ')
+    project.models(changed)
+    assert body(project.revise()) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nrename_to='of docs',\ntemplate='{title}',\n"
+        "existing_template='{body}',\n)\n"
+        "op.switch_model('of docs', 'four', auto=True, existing_model='three')"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert made(db_with_models) == there
+    assert db_with_models.execute("SELECT FROM embed.switches").fetchall() == []
+    project.upgrade()
+    end_switch(db_with_models, "of docs")
+    assert is_settled(project)
+
+
+@pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])
+def test_a_shape_is_settled_at_each_stage_of_a_switch(
+    db_with_models: Connection, project: Project, shape: str
+) -> None:
+    for name in ("five", "six"):
+        create_fake_model(db_with_models, name, dimensions=16, sparse_dimensions=2_000)
+    three = SHAPES[shape].replace(', index="auto"', "").replace(', index="hnsw"', "")  # none builds it here
+    project.models(BASE + three)
+    settle(project)
+    five = three.replace("**THREE", 'model="five", dimensions=16')
+    five = five.replace("**SPARSE", 'model="five", dimensions=2000, output="sparse"')
+    project.models(BASE + five)
+    assert "switch_model" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+    for name, *_ in made(db_with_models):
+        end_switch(db_with_models, name)
+    assert {row[2] for row in made(db_with_models)} == {"five"}
+    assert is_settled(project)
+    project.models(BASE + three)
+    assert "switch_model" in body(project.revise())
+    project.upgrade()
+    assert {row[2] for row in made(db_with_models)} == {"three"}
+    assert is_settled(project)
+
+
+def test_one_of_two_models_gives_no_switch(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + SHAPES["outputs"])
+    settle(project)
+    project.models(BASE + SHAPES["outputs"].replace("**THREE", 'model="four", dimensions=16'))
+    revision = body(project.revise())
+    assert "switch_model" not in revision
+    assert "op.drop_vectorizer('docs_embedding', drop_column=False)" in revision
+    project.upgrade()
+    assert is_settled(project)
 
 
 def test_a_table_that_goes_takes_its_vectorizers(db_with_models: Connection, project: Project) -> None:
