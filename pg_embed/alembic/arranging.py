@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations import ops
 
 from pg_embed.alembic.catalog import Catalog, Name
 from pg_embed.alembic.filters import SCHEMA
+from pg_embed.sqlalchemy.declarations import INFO
 
 MARK = "pg_embed:"  # how comments begin that pg_embed writes
 
@@ -22,6 +23,9 @@ def _kept(
     found: Iterable[ops.MigrateOperation], catalog: Catalog, left: frozenset[str]
 ) -> Iterator[ops.MigrateOperation]:
     for op in found:
+        if isinstance(op, ops.CreateTableOp):
+            # would be written as code; vectorizers are operations of their own
+            op.info = {key: value for key, value in op.info.items() if key != INFO}
         if isinstance(op, ops.ModifyTableOps):
             without_ours(op, catalog, left)
             if op.is_empty():
@@ -71,7 +75,19 @@ def replace_columns(
     ]
 
 
-def keep_types(container: ops.OpContainer, table: Name, columns: Iterable[str]) -> None:
+def take_columns(container: ops.OpContainer, table: Name, names: Collection[str]) -> list[ops.DropColumnOp]:
+    """Take out columns that go with something else."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return []
+    taken = [op for op in changes.ops if isinstance(op, ops.DropColumnOp) and op.column_name in names]
+    changes.ops = [op for op in changes.ops if op not in taken]
+    if changes.is_empty():
+        container.ops.remove(changes)
+    return taken
+
+
+def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]) -> None:
     """Leave the types of columns to a switch, which swaps columns."""
     changes = _changes_of(container, table)
     if changes is None:

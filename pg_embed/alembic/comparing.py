@@ -13,18 +13,31 @@ from alembic.operations import ops
 from sqlalchemy import Column, Connection, Table
 
 from pg_embed.alembic import arranging
-from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_filter
-from pg_embed.alembic.differences import Changes, Names, columns_of, compare, drop, is_left_over
+from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_chunking, spell_filter
+from pg_embed.alembic.differences import (
+    Changes,
+    Names,
+    Spell,
+    columns_of,
+    compare,
+    drop,
+    is_left_over,
+    recreated,
+    serves,
+)
 from pg_embed.alembic.operations import (
+    AlterVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DropVectorizerOp,
     EmbedUpgradeOp,
+    StepsOp,
     SwitchModelOp,
     VectorTypesOp,
 )
 from pg_embed.alembic.vector_types import imports
 from pg_embed.models.presets import presets
-from pg_embed.sqlalchemy.declarations import Vectorizer, declared
+from pg_embed.sqlalchemy.declarations import Vectorizer, declared, declared_chunks
 
 
 def _compare_vectorizers(
@@ -65,12 +78,17 @@ def _tables(context: AutogenContext, schemas: Collection[str | None]) -> dict[Na
 
 
 def _declared(context: AutogenContext, table: Table) -> list[Vectorizer]:
-    return [wanted for wanted in declared(table) if _is_included(context, table, wanted)]
+    return [wanted for wanted in _every(table) if _is_included(context, table, wanted)]
+
+
+def _every(table: Table) -> list[Vectorizer]:
+    return [*declared(table), *declared_chunks(table)]
 
 
 def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> bool:
     """What the user's include_object says of a vectorizer that is declared, and of its columns."""
-    columns = [table.columns[_key(table, name)] for name in columns_of(wanted)]
+    own = () if wanted.chunk_view is not None else columns_of(wanted)
+    columns = [table.columns[_key(table, name)] for name in own]
     name = wanted.name or Names(()).free(wanted)
     return context.run_object_filters(wanted, name, "vectorizer", False, None) and all(  # type: ignore[arg-type]
         context.run_object_filters(column, column.name, "column", False, None) for column in columns
@@ -79,7 +97,7 @@ def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> b
 
 def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
     """What it says of one that the database has."""
-    served = [wanted for wanted in ([] if table is None else declared(table)) if _serves(present, [wanted])]
+    served = [wanted for wanted in ([] if table is None else _every(table)) if _serves(present, [wanted])]
     return context.run_object_filters(
         present,  # type: ignore[arg-type]
         present.name,
@@ -104,12 +122,12 @@ def _left(context: AutogenContext, catalog: Catalog, tables: dict[Name, Table]) 
         for key, table in tables.items()
         for present in catalog.of(key)
         if not _is_looked_at(context, present, table)
-        or not (_serves(present, declared(table)) or is_left_over(present, _names(table)))
+        or not (_serves(present, _every(table)) or is_left_over(present, _names(table)))
     )
 
 
 def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
-    return present.chunking is None and any(columns_of(other).keys() & present.columns for other in wanted)
+    return any(serves(present, other) for other in wanted)
 
 
 def _compare_table(
@@ -121,14 +139,14 @@ def _compare_table(
     wanted: list[Vectorizer],
     names: Names,
 ) -> Changes:
-    others = [other for other in declared(table) if other not in wanted]
+    others = [other for other in _every(table) if other not in wanted]
     seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
     passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
     present = [found for found in seen if found not in passed]
     wanted = [
         vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
-    spell = partial(spell_filter, connection, key)
+    spell = Spell(partial(spell_filter, connection, key), partial(spell_chunking, connection))
     return compare(wanted, present, _names(table), names, spell, _switches(context))
 
 
@@ -153,6 +171,8 @@ def _arrange(
         if changed.replaced:
             pairs = [_anew(context, table, name) for name in changed.replaced]
             arranging.replace_columns(upgrade_ops, table, pairs)
+        for move, present in changed.moves:
+            _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
         if changed.alters:
             last += arranging.drop_last(upgrade_ops, table)
         for switch in changed.switches:
@@ -161,6 +181,13 @@ def _arrange(
         then += [*changed.alters, *changed.switches, *changed.creates]
     models = _models(catalog, then)
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
+
+
+def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:
+    """How vectors come back from chunks to columns: these are made and filled anew."""
+    made = [column.reverse() for column in columns]
+    dropped = DropVectorizerOp(move.rename_to or move.name, drop_column=True)
+    move.undo = StepsOp([dropped, *made, recreated(present)], move)
 
 
 def _keep_type(context: AutogenContext, table: Name, op: SwitchModelOp, switched: dict[str, str]) -> None:

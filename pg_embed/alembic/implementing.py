@@ -22,6 +22,7 @@ from pg_embed.alembic.operations import (
     VectorTypesOp,
     quoted,
 )
+from pg_embed.errors import InvalidArgument
 from pg_embed.install import install_within, installation_steps, removal_steps
 from pg_embed.models.presets import presets
 
@@ -54,6 +55,9 @@ def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
 
 @Operations.implementation_for(SwitchModelOp)
 def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
+    if op.wait is not None and operations.migration_context._in_external_transaction:
+        hint = "connect by engine.connect(), and let Alembic begin it: with context.begin_transaction()"
+        raise InvalidArgument("no switch can be waited for in a transaction that env.py began", hint=hint)
     names = {"vectorizer": _literal(op.name), "model": _literal(op.model)}
     begin = _calling("switch_model", op.name, model=op.model, **op.options)
     _send(operations, sql.SQL(SQL["switch_model"]).format(**names, begin=begin))

@@ -84,9 +84,9 @@ class CreateVectorizerOp(MigrateOperation):
         return operations.invoke(cls(table_name, input, schema=schema, **options))
 
     def reverse(self) -> DropVectorizerOp:
-        """Drop it; the vectors stay."""
+        """Drop it; the vectors stay, but those of chunks, which would keep the table."""
         name = self.options.get("name") or quoted(self.table_name, self.schema)
-        return DropVectorizerOp(name, created=self)
+        return DropVectorizerOp(name, drop_column=self.options.get("storage") == "table", created=self)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
@@ -146,6 +146,7 @@ class AlterVectorizerOp(MigrateOperation):
         self.existing = {
             key.removeprefix("existing_"): value for key, value in changes.items() if key not in ALTERABLE
         }
+        self.undo: StepsOp | None = None  # the way back where it is another kind of operation
 
     @classmethod
     def alter_vectorizer(
@@ -159,8 +160,10 @@ class AlterVectorizerOp(MigrateOperation):
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))
 
-    def reverse(self) -> AlterVectorizerOp:
+    def reverse(self) -> AlterVectorizerOp | StepsOp:
         """What was before, if that is known."""
+        if self.undo is not None:
+            return self.undo
         if missing := sorted(set(self.changes) - set(self.existing)):
             raise ValueError(f"operation is not reversible; existing_{missing[0]} is not present")
         told = {f"existing_{key}": value for key, value in self.changes.items()}
@@ -362,6 +365,18 @@ class EmbedDowngradeOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
         return ("embed_downgrade",)
+
+
+class StepsOp(OpContainer):
+    """Several operations that take back a single one."""
+
+    def __init__(self, steps: Sequence[MigrateOperation], taken_back: MigrateOperation) -> None:
+        super().__init__(steps)
+        self.taken_back = taken_back
+
+    def reverse(self) -> MigrateOperation:
+        """That one."""
+        return self.taken_back
 
 
 class VectorTypesOp(OpContainer):

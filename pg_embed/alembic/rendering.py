@@ -7,6 +7,7 @@ from typing import Any
 
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
+from alembic.autogenerate.render import render_op
 
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
@@ -16,6 +17,7 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    StepsOp,
     SwitchModelOp,
     VectorTypesOp,
 )
@@ -74,6 +76,11 @@ def _embed_upgrade(context: AutogenContext, op: EmbedUpgradeOp) -> str:
 @renderers.dispatch_for(EmbedDowngradeOp)
 def _embed_downgrade(context: AutogenContext, op: EmbedDowngradeOp) -> str:
     return _call(context, "embed_downgrade")
+
+
+@renderers.dispatch_for(StepsOp)
+def _steps(context: AutogenContext, op: StepsOp) -> list[str]:
+    return [line for step in op.ops for line in render_op(context, step)]
 
 
 @renderers.dispatch_for(VectorTypesOp)

@@ -76,6 +76,7 @@ SELECT
     v.max_attempts,
     COALESCE(i.wanted, 'none') AS index,
     v.chunking,
+    v.column_type,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
     CASE WHEN w.state <> 'swapped' THEN w.other_model END AS next_model,
@@ -122,3 +123,9 @@ SELECT string_agg(
 FROM (SELECT CAST(CAST(:source AS text) AS regclass) AS source) AS t,
     embed._filter(t.source, CAST(:filter AS text)) AS f,
     jsonb_array_elements(f.pieces) WITH ORDINALITY AS p (piece, position)
+
+-- name: spell_chunking
+-- Settings of chunks, as the catalog has them for a model.
+SELECT embed._chunking(
+    CAST(CAST(:chunking AS text) AS jsonb), (SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model)
+)

@@ -130,6 +130,27 @@ class Doc(Base):
 from pg_embed.alembic import include_name
 options = {"include_name": include_name}
 """,
+    "chunks": DOCS
+    + """
+    chunks: Mapped[list[Chunk]] = chunked("{title}: {body}", **THREE, chunking={"size": 16}, index="auto")
+""",
+    "chunks of two models": DOCS
+    + """
+    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
+    parts: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", dimensions=8, sparse="bm25", filter="id > 3", vectorizer="its parts",
+        chunk_table="Its parts", chunk_view="its_parts", chunking={"split": "markdown", "headings": True})
+    __table_args__ = {"schema": "Shop 1"}
+""",
+    "chunks of tokens": """
+class Doc(Base):
+    __tablename__ = 'My "Docs"'
+    tenant: Mapped[int] = mapped_column("No", primary_key=True)
+    number: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[str]
+    chunks: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", outputs=("dense", "multi"), dimensions={"dense": 8, "multi": 8})
+""",
     "several": DOCS
     + """
     embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
@@ -407,6 +428,121 @@ def test_a_switch_with_another_text_and_name(db_with_models: Connection, project
     project.upgrade()
     end_switch(db_with_models, "of docs")
     assert is_settled(project)
+
+
+STORED = "SELECT storage, chunking, chunk_table::text, chunk_view::text, sparse_model FROM embed.vectorizers"
+CHUNKS = (
+    BASE
+    + DOCS
+    + '    chunks: Mapped[list[Chunk]] = chunked("{body}", **THREE, chunking={"size": 12}, filter="id > 3")\n'
+)
+AGAIN = (
+    "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
+    "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='{model}',\nfilter='id > 3',\n"
+    "column_name='embedding',\n{more}name='docs_embedding',\n)"
+)
+
+
+def stored(db: Connection) -> tuple[list[Any], list[Any]]:
+    return made(db), db.execute(STORED).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps"),
+    [
+        (
+            '{"size": 12}',
+            '{"size": 24, "overlap": 4}',
+            "op.alter_vectorizer(\n'docs_embedding',\nchunking={'overlap': 4, 'size': 24},\n"
+            "existing_chunking={'size': 12},\n)",
+        ),
+        (
+            '"{body}"',
+            '"{title}", vectorizer="of docs", index="auto"',
+            "op.alter_vectorizer(\n'docs_embedding',\nrename_to='of docs',\ntemplate='{title}',\n"
+            "index='auto',\nexisting_template='{body}',\nexisting_index='none',\n)",
+        ),
+        (
+            "**THREE",
+            'model="four", dimensions=16',
+            AGAIN.replace("{model}", "four").replace("{more}", "storage='table',\nchunking={'size': 12},\n"),
+        ),
+        (
+            "**THREE",
+            '**THREE, outputs=("dense", "sparse"), sparse="bm25"',
+            AGAIN.replace("{model}", "three").replace(
+                "{more}",
+                "sparse_column='sparse',\nsparse='bm25',\ncolumn_type='vector',\nstorage='table',\n"
+                "chunking={'size': 12},\n",
+            ),
+        ),
+        (
+            "**THREE",
+            '**THREE, chunk_view="parts"',
+            AGAIN.replace("{model}", "three").replace(
+                "{more}",
+                "column_type='vector',\nstorage='table',\nchunking={'size': 12},\nchunk_view='parts',\n",
+            ),
+        ),
+        (', chunking={"size": 12}', "", "pass"),
+        ('{"size": 12}', '{"size": 12, "split": "text"}', "pass"),
+    ],
+    ids=["chunking", "text, name, index", "model", "output", "view", "nothing said", "the same"],
+)
+def test_changes_of_chunks_are_found_and_undone(
+    db_with_models: Connection, project: Project, before: str, after: str, steps: str
+) -> None:
+    assert before in CHUNKS
+    project.models(CHUNKS)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(CHUNKS.replace(before, after))
+    assert body(project.revise()) == steps
+    project.upgrade()
+    changed = stored(db_with_models)
+    assert (changed == there) == (steps == "pass")
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert stored(db_with_models) == changed
+
+
+def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
+    embedding = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
+    project.models(BASE + DOCS + embedding)
+    settle(project)
+    there = stored(db_with_models)
+    insert = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
+    db_with_models.execute(insert)
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert body(revision) == ("op.alter_vectorizer('docs_embedding', storage='table', chunking={'size': 12})")
+    assert body(revision, "downgrade") == (
+        "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
+        "op.add_column('docs', sa.Column('embedding', pgvector.sqlalchemy.vector.VECTOR(dim=8),"
+        " autoincrement=False, nullable=True))\n"
+        "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='three',\ncolumn_name='embedding',\n"
+        "filter='(id > 3)',\nname='docs_embedding',\n)"
+    )
+    project.upgrade()
+    kept = db_with_models.execute("SELECT id, chunk, embedding::text FROM docs_chunks").fetchall()
+    assert kept == [(4, "x", "[1,2,3,4,5,6,7,8]")]
+    assert is_settled(project)
+    moved = stored(db_with_models)
+    assert [row[0] for row in moved[1]] == ["table"]
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert stored(db_with_models) == moved
+    project.models(BASE + DOCS + embedding)
+    first, *_, last = body(project.revise()).splitlines()
+    assert (first, last) == ("op.drop_vectorizer('docs_embedding', drop_column=True)", ")")
+    project.upgrade()
+    assert stored(db_with_models) == there
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == moved
 
 
 @pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])

@@ -292,6 +292,15 @@ def test_a_migration_that_waited_in_vain_goes_on_when_it_is_run_again(
     assert switches(docs) == [("wide", "fake", True, False)]
 
 
+def test_nobody_waits_in_a_transaction_that_alembic_cannot_commit(docs: Connection, engine: Engine) -> None:
+    with engine.begin() as connection:
+        operations: Any = Operations(MigrationContext.configure(connection))
+        with pytest.raises(InvalidArgument, match="in a transaction"):
+            operations.switch_model("docs", "wide", wait=1)
+        operations.switch_model("docs", "wide")
+    assert switches(docs) == [("fake", "wide", False, False)]
+
+
 def test_vectors_stay_unless_told_otherwise(db: Connection, project: Project) -> None:
     play_sidecar(db)
     project.models(NOTHING)
