@@ -20,7 +20,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
-    literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -34,7 +34,7 @@ from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 from pg_embed.sqlalchemy.conditions import Condition
 from pg_embed.sqlalchemy.declarations import declared, declared_chunks
-from pg_embed.sqlalchemy.tables import Field, RowOf, base_table
+from pg_embed.sqlalchemy.tables import Field, Named, RowOf, base_table
 
 Columns = Mapping[str, TypeEngine[Any]]
 SCORES: Columns = {
@@ -64,6 +64,9 @@ PLAIN: Columns = {
     "diversity": REAL(),
     "skip": Integer(),
 }  # arguments as they are
+TYPES: Columns = {**PLAIN, "weights": ARRAY(REAL), "filter": JSONB(), "boost": JSONB()}
+# made once, as building a statement costs more than sending it; parameters could not be shared
+ABSENT: Mapping[str, ColumnElement[Any]] = {name: cast(null(), type_) for name, type_ in TYPES.items()}
 PLACE = "ordinality"
 
 
@@ -129,19 +132,20 @@ def search_chunks(
 def _arguments(source: FromClause, told: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
     """What both functions take; later versions of them have more, hence each goes by its name."""
     weights = told["weights"]
-    plain = {name: cast(told[name], type_) for name, type_ in PLAIN.items()}
-    return {
-        "source": RowOf(source),
-        **plain,
-        "weights": cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
+    given = {
+        **{name: told[name] for name in PLAIN},
+        "weights": None if weights is None else [float(weight) for weight in weights],
         "filter": _json(told["filter"]),
         "boost": _json(told["boost"]),
-        "condition": Condition(source),
     }
+    arguments = {
+        name: ABSENT[name] if value is None else cast(value, TYPES[name]) for name, value in given.items()
+    }
+    return {"source": RowOf(source), **arguments, "condition": Condition(source)}
 
 
-def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any]:
-    return cast(cast(None if given is None else json.dumps(given, default=str), Text), JSONB)
+def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any] | None:
+    return None if given is None else cast(json.dumps(given, default=str), Text)
 
 
 def searched(entity: Any) -> FromClause:
@@ -182,7 +186,7 @@ def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
 
 
 def _hits(function: str, columns: Columns, arguments: Mapping[str, ColumnElement[Any]]) -> TableValuedAlias:
-    named = (literal_column(name).op("=>")(value) for name, value in arguments.items())
+    named = (Named(name, value) for name, value in arguments.items())
     typed = [column(name, type_) for name, type_ in columns.items()]
     called: Function[Any] = getattr(func.embed, function)(*named)
     return called.table_valued(column("hit"), *typed, with_ordinality=PLACE)

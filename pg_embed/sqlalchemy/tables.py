@@ -23,6 +23,24 @@ class RowOf(ColumnElement[Any]):
         self.source = source
 
 
+class Named(ColumnElement[Any]):
+    """`query => 'money back'`, an argument by its name."""
+
+    _traverse_internals: Any = (
+        ("name", InternalTraversal.dp_string),
+        ("value", InternalTraversal.dp_clauseelement),
+    )
+    type = NullType()
+
+    def __init__(self, name: str, value: ColumnElement[Any]) -> None:
+        self.name = name
+        self.value = value
+
+    @property
+    def _from_objects(self) -> list[FromClause]:
+        return self.value._from_objects
+
+
 class Field(ColumnElement[Any]):
     """`(hits.hit).id`, a column of a whole row."""
 
@@ -45,6 +63,11 @@ class Field(ColumnElement[Any]):
 @compiles(RowOf)
 def _row_of(element: RowOf, compiler: SQLCompiler, **kw: Any) -> str:
     return f"NULL::{compiler.preparer.format_table(base_table(element.source))}"
+
+
+@compiles(Named)
+def _named(element: Named, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"{compiler.preparer.quote(element.name)} => {compiler.process(element.value, **kw)}"
 
 
 @compiles(Field)
