@@ -20,6 +20,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    literal_column,
     null,
     select,
 )
@@ -65,8 +66,12 @@ PLAIN: Columns = {
     "skip": Integer(),
 }  # arguments as they are
 TYPES: Columns = {**PLAIN, "weights": ARRAY(REAL), "filter": JSONB(), "boost": JSONB()}
+USUAL: Mapping[str, Any] = {"k": 10, "fusion": "convex", "candidates": 100, "skip": 0}
 # made once, as building a statement costs more than sending it; parameters could not be shared
-ABSENT: Mapping[str, ColumnElement[Any]] = {name: cast(null(), type_) for name, type_ in TYPES.items()}
+FIXED: Mapping[str, ColumnElement[Any]] = {
+    name: cast(literal_column(repr(USUAL[name])) if name in USUAL else null(), type_)
+    for name, type_ in TYPES.items()
+}
 PLACE = "ordinality"
 
 
@@ -138,10 +143,15 @@ def _arguments(source: FromClause, told: Mapping[str, Any]) -> dict[str, ColumnE
         "filter": _json(told["filter"]),
         "boost": _json(told["boost"]),
     }
-    arguments = {
-        name: ABSENT[name] if value is None else cast(value, TYPES[name]) for name, value in given.items()
-    }
+    arguments = {name: _argument(name, value) for name, value in given.items()}
     return {"source": RowOf(source), **arguments, "condition": Condition(source)}
+
+
+def _argument(name: str, value: Any) -> ColumnElement[Any]:
+    """An argument, without a parameter where it is the usual one."""
+    usual = USUAL.get(name)
+    is_fixed = value is None if usual is None else type(value) is type(usual) and value == usual
+    return FIXED[name] if is_fixed else cast(value, TYPES[name])
 
 
 def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any] | None:
@@ -186,9 +196,8 @@ def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
 
 
 def _hits(function: str, columns: Columns, arguments: Mapping[str, ColumnElement[Any]]) -> TableValuedAlias:
-    named = (Named(name, value) for name, value in arguments.items())
     typed = [column(name, type_) for name, type_ in columns.items()]
-    called: Function[Any] = getattr(func.embed, function)(*named)
+    called: Function[Any] = getattr(func.embed, function)(Named(arguments))
     return called.table_valued(column("hit"), *typed, with_ordinality=PLACE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import FromClause
@@ -24,21 +25,21 @@ class RowOf(ColumnElement[Any]):
 
 
 class Named(ColumnElement[Any]):
-    """`query => 'money back'`, an argument by its name."""
+    """`query => 'money back', k => 10`, arguments by their names, as one element: that costs less."""
 
     _traverse_internals: Any = (
-        ("name", InternalTraversal.dp_string),
-        ("value", InternalTraversal.dp_clauseelement),
+        ("names", InternalTraversal.dp_string_list),
+        ("values", InternalTraversal.dp_clauseelement_list),
     )
     type = NullType()
 
-    def __init__(self, name: str, value: ColumnElement[Any]) -> None:
-        self.name = name
-        self.value = value
+    def __init__(self, arguments: Mapping[str, ColumnElement[Any]]) -> None:
+        self.names = list(arguments)
+        self.values = list(arguments.values())
 
     @property
     def _from_objects(self) -> list[FromClause]:
-        return self.value._from_objects
+        return [source for value in self.values for source in value._from_objects]
 
 
 class Field(ColumnElement[Any]):
@@ -67,7 +68,8 @@ def _row_of(element: RowOf, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(Named)
 def _named(element: Named, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"{compiler.preparer.quote(element.name)} => {compiler.process(element.value, **kw)}"
+    values = (compiler.process(value, **kw) for value in element.values)
+    return ", ".join(f"{name} => {value}" for name, value in zip(element.names, values, strict=True))
 
 
 @compiles(Field)
