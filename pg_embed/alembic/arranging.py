@@ -37,7 +37,7 @@ def _kept(
 
 def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
     table: Name = (getattr(op, "schema", None), getattr(op, "table_name", ""))
-    if table[0] == SCHEMA or table in catalog.chunk_tables:
+    if table[0] == SCHEMA or table in catalog.chunks:
         return True
     if isinstance(op, ops.DropIndexOp):
         return (op.schema, op.index_name) in catalog.indexes

@@ -55,9 +55,9 @@ class Catalog:
     """All that a database has of ours."""
 
     vectorizers: tuple[Present, ...] = ()
+    chunks: frozenset[Name] = frozenset()  # tables of them
     indexes: frozenset[Name] = frozenset()
     models: frozenset[str] = frozenset()
-    chunk_tables: frozenset[Name] = frozenset()
     installed: bool = False
 
     def of(self, table: Name) -> list[Present]:
@@ -72,9 +72,9 @@ def read(connection: Connection) -> Catalog:
     default = connection.dialect.default_schema_name
     return Catalog(
         vectorizers=tuple(_present(row, default) for row in _rows(connection, "vectorizers")),
+        chunks=_names(connection, "chunk_tables", default),
         indexes=_names(connection, "indexes", default),
         models=frozenset(row.name for row in _rows(connection, "models")),
-        chunk_tables=_names(connection, "chunk_tables", default),
         installed=True,
     )
 
@@ -105,9 +105,8 @@ def _rows(connection: Connection, statement: str) -> Any:
 
 
 def _names(connection: Connection, statement: str, default: str | None) -> frozenset[Name]:
-    return frozenset(
-        (None if row.schema == default else row.schema, row.name) for row in _rows(connection, statement)
-    )
+    rows = _rows(connection, statement)
+    return frozenset((None if row.schema == default else row.schema, row.name) for row in rows)
 
 
 def _present(row: Any, default: str | None) -> Present:
