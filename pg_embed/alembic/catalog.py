@@ -37,7 +37,7 @@ class Present:
     chunk_view: str | None = None
     next_model: str | None = None  # to which a switch is under way
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
-    parked: frozenset[str] = frozenset()  # columns of a switch, before or after the swap
+    parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
 
     @property
     def model(self) -> str:
@@ -133,5 +133,5 @@ def _present(row: Any, default: str | None) -> Present:
         chunk_view=row.chunk_view,
         column_type="vector" if row.chunking is not None and row.column_type.startswith("vector(") else None,
         next_model=row.next_model,
-        parked=frozenset(row.parked or ()),
+        parked=frozenset(() if row.chunking is not None else row.parked or ()),
     )
