@@ -1,7 +1,7 @@
 """`search()` of SQLAlchemy, by the Core and by a session of the ORM, over `embed.search` sent by psycopg.
 
-All read the same columns of the ten best rows, in a transaction each, over one connection that prepares
-statements as psycopg does; where rows come with their vectors, psycopg reads these as pgvector's types, too.
+All read the same columns of the ten best rows, in a transaction each, each way over a connection of its own
+that prepares statements as psycopg does; where rows come with their vectors, psycopg reads these, too.
 The processor time is the client's alone; the server is another process.
 `python -m benchmarks.sqlalchemy_overhead [--rows 20000] [--rounds 300] [--json]`
 """
@@ -9,7 +9,7 @@ The processor time is the client's alone; the server is another process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -64,7 +64,9 @@ ROWS: dict[str, tuple[type[Any], str]] = {
 Ask = Callable[[str, Any], list[int]]  # a text and a mode; the ids that are found
 
 
-def sides(connection: Connection, engine: Engine, entity: type[Any], vectors: str) -> dict[str, Ask]:
+def sides(
+    connection: Connection, engines: Mapping[str, Engine], entity: type[Any], vectors: str
+) -> dict[str, Ask]:
     """The ways to ask: psycopg's, and SQLAlchemy's with a statement for each query, or one for all."""
     statement = STATEMENT.format(vectors).encode()
 
@@ -74,11 +76,11 @@ def sides(connection: Connection, engine: Engine, entity: type[Any], vectors: st
         return [row[0] for row in found]
 
     def core(query: str, mode: Any) -> list[int]:
-        with engine.connect() as opened:
+        with engines[CORE].connect() as opened:
             return [row[0] for row in opened.execute(search(entity.__table__, query, mode=mode)).all()]
 
     def orm(query: str, mode: Any) -> list[int]:
-        with Session(engine) as session:
+        with Session(engines[ORM]) as session:
             return [row[0].id for row in session.execute(search(entity, query, mode=mode)).all()]
 
     @cache
@@ -86,11 +88,11 @@ def sides(connection: Connection, engine: Engine, entity: type[Any], vectors: st
         return search(of, bindparam("query"), mode=mode)
 
     def core_once(query: str, mode: Any) -> list[int]:
-        with engine.connect() as opened:
+        with engines[ONCE[CORE]].connect() as opened:
             return [row[0] for row in opened.execute(built(entity.__table__, mode), {"query": query}).all()]
 
     def orm_once(query: str, mode: Any) -> list[int]:
-        with Session(engine) as session:
+        with Session(engines[ONCE[ORM]]) as session:
             return [row[0].id for row in session.execute(built(entity, mode), {"query": query}).all()]
 
     return {RAW: raw, CORE: core, ORM: orm, ONCE[CORE]: core_once, ONCE[ORM]: orm_once}
@@ -132,14 +134,18 @@ def main() -> None:
         ours.install(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
             queries = fill(connection, options.rows)
-        engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), pool_size=1)
+        engines = {
+            name: create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), pool_size=1)
+            for name in (CORE, ORM, *ONCE.values())
+        }
         with psycopg.connect(dsn) as connection:
             register_vector(connection)
             for what, (entity, vectors) in ROWS.items():
-                asks = sides(connection, engine, entity, vectors)
+                asks = sides(connection, engines, entity, vectors)
                 for mode in ("dense", "hybrid"):
                     measure(report, asks, queries, mode, what, options.rounds)
-        engine.dispose()
+        for engine in engines.values():
+            engine.dispose()
     report.finish(options.json)
 
 
