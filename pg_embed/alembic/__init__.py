@@ -12,6 +12,7 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    SwitchModelOp,
 )
 from pg_embed.alembic.vector_types import render_item
 
@@ -23,6 +24,7 @@ __all__ = [
     "DropVectorizerOp",
     "EmbedDowngradeOp",
     "EmbedUpgradeOp",
+    "SwitchModelOp",
     "include_name",
     "render_item",
 ]

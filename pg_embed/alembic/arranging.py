@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations import ops
 
 from pg_embed.alembic.catalog import Catalog, Name
 from pg_embed.alembic.filters import SCHEMA
+from pg_embed.sqlalchemy.declarations import INFO
 
 MARK = "pg_embed:"  # how comments begin that pg_embed writes
 
@@ -22,6 +23,9 @@ def _kept(
     found: Iterable[ops.MigrateOperation], catalog: Catalog, left: frozenset[str]
 ) -> Iterator[ops.MigrateOperation]:
     for op in found:
+        if isinstance(op, ops.CreateTableOp):
+            # would be written as code; vectorizers are operations of their own
+            op.info = {key: value for key, value in op.info.items() if key != INFO}
         if isinstance(op, ops.ModifyTableOps):
             without_ours(op, catalog, left)
             if op.is_empty():
@@ -39,7 +43,8 @@ def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
         return (op.schema, op.index_name) in catalog.indexes
     if isinstance(op, ops.DropColumnOp):
         return any(
-            op.column_name in present.added or (present.name in left and op.column_name in present.columns)
+            op.column_name in present.added | present.parked
+            or (present.name in left and op.column_name in present.columns)
             for present in catalog.of(table)
         )
     if isinstance(op, ops.AlterColumnOp) and str(op.existing_comment or "").startswith(MARK):
@@ -68,6 +73,31 @@ def replace_columns(
         *(op for op in changes.ops if not (isinstance(op, ops.AlterColumnOp) and op.column_name in names)),
         *steps,
     ]
+
+
+def take_columns(container: ops.OpContainer, table: Name, names: Collection[str]) -> list[ops.DropColumnOp]:
+    """Take out columns that go with something else."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return []
+    taken = [op for op in changes.ops if isinstance(op, ops.DropColumnOp) and op.column_name in names]
+    changes.ops = [op for op in changes.ops if op not in taken]
+    if changes.is_empty():
+        container.ops.remove(changes)
+    return taken
+
+
+def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]) -> None:
+    """Leave the types of columns to a switch, which swaps columns."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return
+    for op in changes.ops:
+        if isinstance(op, ops.AlterColumnOp) and op.column_name in columns:
+            op.modify_type = None
+    changes.ops = [op for op in changes.ops if not isinstance(op, ops.AlterColumnOp) or op.has_changes()]
+    if changes.is_empty():
+        container.ops.remove(changes)
 
 
 def drop_last(container: ops.OpContainer, table: Name) -> list[ops.MigrateOperation]:

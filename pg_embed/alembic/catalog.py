@@ -35,6 +35,14 @@ class Present:
     )
     chunk_table: str | None = None
     chunk_view: str | None = None
+    next_model: str | None = None  # to which a switch is under way
+    column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
+    parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
+
+    @property
+    def model(self) -> str:
+        """Its model, that of sparse vectors aside where they have one of their own."""
+        return self.models.get("dense") or next(iter(self.models.values()))
 
     @property
     def key(self) -> Name:
@@ -85,6 +93,13 @@ def spell_filter(connection: Connection, table: Name, condition: str) -> str | N
     return None if spelled is None else str(spelled)
 
 
+def spell_chunking(connection: Connection, chunking: str, model: str) -> dict[str, Any]:
+    """Settings of chunks with those that are left out, as the database keeps them for a model."""
+    parameters = {"chunking": chunking, "model": model}
+    spelled: dict[str, Any] = connection.execute(text(SQL["spell_chunking"]), parameters).scalar_one()
+    return spelled
+
+
 def _rows(connection: Connection, statement: str) -> Any:
     return connection.execute(text(SQL[statement])).all()
 
@@ -116,4 +131,7 @@ def _present(row: Any, default: str | None) -> Present:
         chunking=row.chunking,
         chunk_table=row.chunk_table,
         chunk_view=row.chunk_view,
+        column_type="vector" if row.chunking is not None and row.column_type.startswith("vector(") else None,
+        next_model=row.next_model,
+        parked=frozenset(() if row.chunking is not None else row.parked or ()),
     )

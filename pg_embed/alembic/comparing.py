@@ -13,12 +13,31 @@ from alembic.operations import ops
 from sqlalchemy import Column, Connection, Table
 
 from pg_embed.alembic import arranging
-from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_filter
-from pg_embed.alembic.differences import Changes, Names, columns_of, compare, drop, is_left_over
-from pg_embed.alembic.operations import CreateModelOp, EmbedUpgradeOp, VectorTypesOp
+from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_chunking, spell_filter
+from pg_embed.alembic.differences import (
+    Changes,
+    Names,
+    Spell,
+    columns_of,
+    compare,
+    drop,
+    is_left_over,
+    recreated,
+    serves,
+)
+from pg_embed.alembic.operations import (
+    AlterVectorizerOp,
+    CreateModelOp,
+    CreateVectorizerOp,
+    DropVectorizerOp,
+    EmbedUpgradeOp,
+    StepsOp,
+    SwitchModelOp,
+    VectorTypesOp,
+)
 from pg_embed.alembic.vector_types import imports
 from pg_embed.models.presets import presets
-from pg_embed.sqlalchemy.declarations import Vectorizer, declared
+from pg_embed.sqlalchemy.declarations import Vectorizer, declared, declared_chunks
 
 
 def _compare_vectorizers(
@@ -59,12 +78,17 @@ def _tables(context: AutogenContext, schemas: Collection[str | None]) -> dict[Na
 
 
 def _declared(context: AutogenContext, table: Table) -> list[Vectorizer]:
-    return [wanted for wanted in declared(table) if _is_included(context, table, wanted)]
+    return [wanted for wanted in _every(table) if _is_included(context, table, wanted)]
+
+
+def _every(table: Table) -> list[Vectorizer]:
+    return [*declared(table), *declared_chunks(table)]
 
 
 def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> bool:
     """What the user's include_object says of a vectorizer that is declared, and of its columns."""
-    columns = [table.columns[_key(table, name)] for name in columns_of(wanted)]
+    own = () if wanted.chunk_view is not None else columns_of(wanted)
+    columns = [table.columns[_key(table, name)] for name in own]
     name = wanted.name or Names(()).free(wanted)
     return context.run_object_filters(wanted, name, "vectorizer", False, None) and all(  # type: ignore[arg-type]
         context.run_object_filters(column, column.name, "column", False, None) for column in columns
@@ -73,7 +97,7 @@ def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> b
 
 def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
     """What it says of one that the database has."""
-    served = [wanted for wanted in ([] if table is None else declared(table)) if _serves(present, [wanted])]
+    served = [wanted for wanted in ([] if table is None else _every(table)) if _serves(present, [wanted])]
     return context.run_object_filters(
         present,  # type: ignore[arg-type]
         present.name,
@@ -98,12 +122,12 @@ def _left(context: AutogenContext, catalog: Catalog, tables: dict[Name, Table]) 
         for key, table in tables.items()
         for present in catalog.of(key)
         if not _is_looked_at(context, present, table)
-        or not (_serves(present, declared(table)) or is_left_over(present, _names(table)))
+        or not (_serves(present, _every(table)) or is_left_over(present, _names(table)))
     )
 
 
 def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
-    return present.chunking is None and any(columns_of(other).keys() & present.columns for other in wanted)
+    return any(serves(present, other) for other in wanted)
 
 
 def _compare_table(
@@ -115,15 +139,20 @@ def _compare_table(
     wanted: list[Vectorizer],
     names: Names,
 ) -> Changes:
-    others = [other for other in declared(table) if other not in wanted]
+    others = [other for other in _every(table) if other not in wanted]
     seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
     passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
     present = [found for found in seen if found not in passed]
     wanted = [
         vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
-    spell = partial(spell_filter, connection, key)
-    return compare(wanted, present, _names(table), names, spell)
+    spell = Spell(partial(spell_filter, connection, key), partial(spell_chunking, connection))
+    return compare(wanted, present, _names(table), names, spell, _switches(context))
+
+
+def _switches(context: AutogenContext) -> bool:
+    """Whether another model comes by a switch, or else by a new column: `pg_embed_switch=False` in env.py."""
+    return bool(context.opts.get("pg_embed_switch", True))
 
 
 def _arrange(
@@ -142,29 +171,62 @@ def _arrange(
         if changed.replaced:
             pairs = [_anew(context, table, name) for name in changed.replaced]
             arranging.replace_columns(upgrade_ops, table, pairs)
+        for move, present in changed.moves:
+            _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
         if changed.alters:
             last += arranging.drop_last(upgrade_ops, table)
-        then += [*changed.alters, *changed.creates]
+        for switch in changed.switches:
+            _keep_type(context, table, switch, changed.switched)
+        arranging.keep_types(upgrade_ops, table, changed.switched)
+        then += [*changed.alters, *changed.switches, *changed.creates]
     models = _models(catalog, then)
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
 
 
+def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:
+    """How vectors come back from chunks to columns: these are made and filled anew."""
+    made = [column.reverse() for column in columns]
+    dropped = DropVectorizerOp(move.rename_to or move.name, drop_column=True)
+    move.undo = StepsOp([dropped, *made, recreated(present)], move)
+
+
+def _keep_type(context: AutogenContext, table: Name, op: SwitchModelOp, switched: dict[str, str]) -> None:
+    """Tell a switch the type of the dense column, where that is not halfvec before and after."""
+    pairs = [
+        _before_and_after(context, table, column) for column, name in switched.items() if name == op.name
+    ]
+    for old, new in pairs:
+        was, wanted = (type(column.type).__name__.lower() for column in (old, new))
+        if {was, wanted} in ({"vector"}, {"halfvec", "vector"}):
+            op.options["column_type"] = wanted
+            op.existing_column_type = was if was != wanted else None
+
+
 def _anew(context: AutogenContext, table: Name, name: str) -> tuple[ops.DropColumnOp, ops.AddColumnOp]:
     schema, table_name = table
-    described = context.inspector.get_columns(table_name, schema=schema)
-    before = next(column for column in described if column["name"] == name)
-    old: Column[Any] = Column(name, before["type"], nullable=before["nullable"])
-    model = _tables(context, {schema})[table]
-    new = model.columns[_key(model, name)]
+    old, new = _before_and_after(context, table, name)
     return (
         ops.DropColumnOp.from_column_and_tablename(schema, table_name, old),
         ops.AddColumnOp.from_column_and_tablename(schema, table_name, new),
     )
 
 
+def _before_and_after(context: AutogenContext, table: Name, name: str) -> tuple[Column[Any], Column[Any]]:
+    """A column as the database has it, and as it is declared."""
+    described = context.inspector.get_columns(table[1], schema=table[0])
+    before = next(column for column in described if column["name"] == name)
+    model = _tables(context, {table[0]})[table]
+    return Column(name, before["type"], nullable=before["nullable"]), model.columns[_key(model, name)]
+
+
 def _models(catalog: Catalog, then: list[ops.MigrateOperation]) -> list[CreateModelOp]:
     """Models that pg_embed knows by the names that new vectorizers give, and the database lacks."""
-    named = dict.fromkeys(op.options.get("model") for op in then if hasattr(op, "options"))
+    named: dict[Any, None] = {}
+    for op in then:
+        if isinstance(op, CreateVectorizerOp):
+            named |= dict.fromkeys((op.options.get("model"), op.options.get("sparse")))
+        elif isinstance(op, SwitchModelOp):
+            named[op.model] = None
     known = presets()
     return [
         CreateModelOp(name, if_not_exists=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pg_embed.alembic.catalog import Present
@@ -11,20 +12,32 @@ from pg_embed.alembic.operations import (
     AlterVectorizerOp,
     CreateVectorizerOp,
     DropVectorizerOp,
+    SwitchModelOp,
 )
+from pg_embed.chunks import Chunking
+from pg_embed.records import Output
 from pg_embed.sqlalchemy.declarations import Vectorizer
 
-Spell = Callable[[str], str | None]
+
+@dataclass(frozen=True)
+class Spell:
+    """How Postgres writes a filter, None where it cannot be read, and how a model has texts chunked."""
+
+    filter: Callable[[str], str | None]
+    chunking: Callable[[str, str], Mapping[str, Any]]
 
 
 @dataclass
 class Changes:
-    """The operations for one table, and the columns whose vectors are of no use to a new model."""
+    """The operations for one table, and the columns that are replaced, or left to a switch or to a move."""
 
     drops: list[DropVectorizerOp] = field(default_factory=list)
     creates: list[CreateVectorizerOp] = field(default_factory=list)
     alters: list[AlterVectorizerOp] = field(default_factory=list)
+    switches: list[SwitchModelOp] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    switched: dict[str, str] = field(default_factory=dict)  # the vectorizers by column
+    moves: list[tuple[AlterVectorizerOp, Present]] = field(default_factory=list)
 
 
 class Names:
@@ -50,41 +63,70 @@ def columns_of(wanted: Vectorizer) -> dict[str, str]:
     return {str(column): output for output, column in named.items() if column is not None}
 
 
+def serves(found: Present, wanted: Vectorizer) -> bool:
+    """Whether a vectorizer has any of the columns, or the chunks, that are declared."""
+    if wanted.chunk_view is not None:
+        return found.chunk_view == wanted.chunk_view or found.chunk_table == wanted.chunk_table
+    return found.chunking is None and bool(columns_of(wanted).keys() & found.columns)
+
+
 def compare(
     declared: Sequence[Vectorizer],
     present: Sequence[Present],
     columns: frozenset[str],
     names: Names,
     spell: Spell,
+    switches: bool = True,
 ) -> Changes:
-    """How to come from what a table has to what it is declared to have; `columns` are those of the model."""
+    """How to come from what a table has to what it is declared to have; `columns` are those of the model.
+
+    Another model is come to by a switch where there can be one, unless `switches` is false.
+    """
     changes = Changes()
+    moved = _moved(declared, present, columns, spell)
+    declared = [wanted for wanted in declared if all(wanted != pair[1] for pair in moved)]
+    present = [found for found in present if all(found != pair[0] for pair in moved)]
     kept: list[tuple[Present, list[Vectorizer]]] = []
     for found in present:
-        served = [
-            wanted
-            for wanted in declared
-            if found.chunking is None and columns_of(wanted).keys() & found.columns
-        ]
-        if served and fits(found, served, columns):
+        served = [wanted for wanted in declared if serves(found, wanted)]
+        if served and fits(found, served, columns, switches):
             kept.append((found, served))
         elif served or is_left_over(found, columns):
             _drop(found, served, columns, changes)
     missing = _missing(declared, kept, columns, changes)
+    for found in present:
+        if _is_moved_back(found, declared, missing):
+            _drop(found, [], columns, changes)
+    for found, wanted in moved:
+        _move(found, wanted, names, changes)
     for found, served in kept:
         _alter(found, served, spell, names, changes)
+        _switch(found, served, changes)
     names.taken -= {drop.name for drop in changes.drops}
     changes.creates = [create(wanted, names) for wanted in missing]
     return changes
 
 
-def fits(found: Present, served: Sequence[Vectorizer], columns: frozenset[str]) -> bool:
-    """Whether a vectorizer has the columns of what it serves, by the right models, and lost none."""
+def fits(found: Present, served: Sequence[Vectorizer], columns: frozenset[str], switches: bool) -> bool:
+    """Whether a vectorizer has the columns of what it serves, and lost none, by the right models or to be."""
     one_text = len({(wanted.template, wanted.filter) for wanted in served}) == 1
     outputs = {column: output for wanted in served for column, output in columns_of(wanted).items()}
     whole = all(found.columns.get(column) == output for column, output in outputs.items())
-    lost = found.columns.keys() - columns - found.added
-    return one_text and whole and not lost and not _misled(found, served)
+    lost = set() if found.chunking is not None else found.columns.keys() - columns - found.added
+    named = all(
+        (found.chunk_table, found.chunk_view) == (wanted.chunk_table, wanted.chunk_view) for wanted in served
+    )
+    led = not _misled(found, served) or (switches and next_model(found, served) is not None)
+    return one_text and whole and named and not lost and led
+
+
+def next_model(found: Present, served: Sequence[Vectorizer]) -> str | None:
+    """The model that a switch can bring: the one declared for all columns that the vectorizer's own fills."""
+    misled = _misled(found, served)
+    models = {wanted.model for wanted in served if columns_of(wanted).keys() & misled}
+    own = {column for column, output in found.columns.items() if found.models[output] == found.model}
+    asked = {column for wanted in served for column in columns_of(wanted)} & own
+    return models.pop() if len(models) == 1 and misled == asked else None
 
 
 def is_left_over(found: Present, columns: frozenset[str]) -> bool:
@@ -106,8 +148,32 @@ def create(wanted: Vectorizer, names: Names) -> CreateVectorizerOp:
         options["multi_column"] = wanted.multi
     if wanted.index != "none":
         options["index"] = wanted.index
+    if wanted.chunk_view is not None:
+        if wanted.sparse_model is not None:
+            options["sparse"] = wanted.sparse_model
+        options |= _chunk_options(wanted, json.loads(wanted.chunking or "null"))
     options["name"] = wanted.name or names.free(wanted)
     return CreateVectorizerOp(wanted.table, schema=wanted.schema, **options)
+
+
+def _chunk_options(wanted: Vectorizer | Present, chunking: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What makes chunks; the names of their table and view where they are not the usual ones."""
+    told = {
+        "column_type": wanted.column_type,
+        "storage": "table",
+        "chunking": chunking,
+        "chunk_table": wanted.chunk_table if wanted.chunk_table != f"{wanted.table}_embedding" else None,
+        "chunk_view": wanted.chunk_view if wanted.chunk_view != f"{wanted.table}_chunks" else None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def brief(chunking: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A chunking without those settings that are the usual ones."""
+    usual = Chunking().as_json()
+    if chunking is None:
+        return None
+    return {name: value for name, value in chunking.items() if name == "size" or value != usual[name]}
 
 
 def recreated(found: Present) -> CreateVectorizerOp:
@@ -115,7 +181,7 @@ def recreated(found: Present) -> CreateVectorizerOp:
     places = {output: column for column, output in found.columns.items()}
     options: dict[str, Any] = {
         "template": found.template,
-        "model": found.models.get("dense") or next(iter(found.models.values())),
+        "model": found.model,
         "column_name": places.get("dense"),
     }
     for output in ("sparse", "multi"):
@@ -130,8 +196,7 @@ def recreated(found: Present) -> CreateVectorizerOp:
     if found.max_attempts != 10:
         options["max_attempts"] = found.max_attempts
     if found.chunking is not None:
-        chunks = {"chunk_table": found.chunk_table, "chunk_view": found.chunk_view}
-        options |= {"storage": "table", "chunking": found.chunking, **chunks}
+        options |= _chunk_options(found, brief(found.chunking))
     return CreateVectorizerOp(found.table, schema=found.schema, **options, name=found.name)
 
 
@@ -146,13 +211,18 @@ def _misled(found: Present, served: Sequence[Vectorizer]) -> set[str]:
         column
         for wanted in served
         for column in columns_of(wanted).keys() & found.columns
-        if wanted.model not in (None, found.models[found.columns[column]])
+        if _model_of(wanted, found.columns[column]) not in (None, found.models[found.columns[column]])
     }
+
+
+def _model_of(wanted: Vectorizer, output: Output) -> str | None:
+    return wanted.sparse_model or wanted.model if output == "sparse" else wanted.model
 
 
 def _drop(found: Present, served: Sequence[Vectorizer], columns: frozenset[str], changes: Changes) -> None:
     changes.drops.append(drop(found))
-    changes.replaced += sorted(_misled(found, served) & columns)
+    if found.chunking is None:
+        changes.replaced += sorted(_misled(found, served) & columns)
 
 
 def _missing(
@@ -163,8 +233,12 @@ def _missing(
 ) -> list[Vectorizer]:
     """What is to be made, as its columns are not filled; what fills a part of them goes, and so on."""
     while True:
-        filled = {column for found, _ in kept for column in found.columns}
-        missing = [wanted for wanted in declared if columns_of(wanted).keys() - filled]
+        filled = {(found.chunk_view, column) for found, _ in kept for column in found.columns}
+        missing = [
+            wanted
+            for wanted in declared
+            if any((wanted.chunk_view, column) not in filled for column in columns_of(wanted))
+        ]
         torn = [pair for pair in kept if any(wanted in missing for wanted in pair[1])]
         if not torn:
             return missing
@@ -180,14 +254,91 @@ def _alter(
     altered: dict[str, Any] = {}
     if wanted.template != found.template:
         altered |= {"template": wanted.template, "existing_template": found.template}
-    if wanted.filter != found.filter and (wanted.filter is None or spell(wanted.filter) != found.filter):
+    if not _same_filter(found, wanted, spell):
         altered |= {"filter": wanted.filter or "", "existing_filter": found.filter or ""}
+    if wanted.chunking is not None and spell.chunking(wanted.chunking, found.model) != found.chunking:
+        # models that say nothing leave it
+        told = {"chunking": json.loads(wanted.chunking), "existing_chunking": brief(found.chunking)}
+        altered |= told
     asked = next((other.index for other in served if other.index != "none"), "none")
     if asked not in ("none", found.index):  # "none" is said by models that say nothing
         altered |= {"index": asked, "existing_index": found.index}
-    named = next((other.name for other in served if other.name is not None), found.name)
+    named = _named(found, served)
     if named != found.name:
         altered["rename_to"] = named
         names.taken.add(named)
     if altered:
         changes.alters.append(AlterVectorizerOp(found.name, **altered))
+
+
+def _switch(found: Present, served: Sequence[Vectorizer], changes: Changes) -> None:
+    model = next_model(found, served)
+    if model is None:
+        return
+    name = _named(found, served)
+    if found.chunking is None:
+        changes.switched |= {
+            column: name for wanted in served for column in columns_of(wanted) if column in found.columns
+        }
+    if model != found.next_model:
+        changes.switches.append(SwitchModelOp(name, model, auto=True, existing_model=found.model))
+
+
+def _named(found: Present, served: Sequence[Vectorizer]) -> str:
+    return next((other.name for other in served if other.name is not None), found.name)
+
+
+def _same_filter(found: Present, wanted: Vectorizer, spell: Spell) -> bool:
+    if wanted.filter is None or found.filter is None:
+        return wanted.filter == found.filter
+    return found.filter in (wanted.filter, spell.filter(wanted.filter))
+
+
+def _moved(
+    declared: Sequence[Vectorizer], present: Sequence[Present], columns: frozenset[str], spell: Spell
+) -> list[tuple[Present, Vectorizer]]:
+    """Vectorizers whose columns no model has any more, with the chunks that it has instead."""
+    chunks = [
+        wanted
+        for wanted in declared
+        if wanted.chunk_view is not None and not any(serves(found, wanted) for found in present)
+    ]
+    moved = []
+    for found in present:
+        if is_left_over(found, columns) and not found.parked:
+            fitting = [wanted for wanted in chunks if _can_move(found, wanted, spell)]
+            moved += [(found, wanted) for wanted in fitting[:1]]
+            chunks = [wanted for wanted in chunks if wanted not in fitting[:1]]
+    return moved
+
+
+def _can_move(found: Present, wanted: Vectorizer, spell: Spell) -> bool:
+    same_text = wanted.template == found.template and _same_filter(found, wanted, spell)
+    return same_text and columns_of(wanted) == found.columns and not _misled(found, [wanted])
+
+
+def _move(found: Present, wanted: Vectorizer, names: Names, changes: Changes) -> None:
+    """A table of chunks made of columns: searches find every row at any moment."""
+    altered = _chunk_options(replace(wanted, column_type=None), json.loads(wanted.chunking or "null"))
+    if wanted.index not in ("none", found.index):
+        altered["index"] = wanted.index
+    if wanted.name not in (None, found.name):
+        altered["rename_to"] = wanted.name
+        names.taken.add(str(wanted.name))
+    op = AlterVectorizerOp(found.name, **altered)
+    changes.alters.append(op)
+    changes.moves.append((op, found))
+
+
+def _is_moved_back(found: Present, declared: Sequence[Vectorizer], missing: Sequence[Vectorizer]) -> bool:
+    """Whether a column of the same text and model is declared instead of chunks."""
+    return (
+        found.chunking is not None
+        and not any(serves(found, wanted) for wanted in declared)
+        and any(
+            wanted.chunk_view is None
+            and wanted.template == found.template
+            and wanted.model in (None, found.model)
+            for wanted in missing
+        )
+    )

@@ -16,9 +16,11 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    SwitchModelOp,
     VectorTypesOp,
     quoted,
 )
+from pg_embed.errors import InvalidArgument
 from pg_embed.install import install_within, installation_steps, removal_steps
 
 SQL = migrating.SQL
@@ -46,6 +48,21 @@ def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
         _call(operations, "alter_vectorizer", op.name, **changes)
     if "index" in op.changes:
         _call(operations, "create_index", op.rename_to or op.name, kind=op.changes["index"])
+
+
+@Operations.implementation_for(SwitchModelOp)
+def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
+    if op.wait is not None and operations.migration_context._in_external_transaction:
+        hint = "connect by engine.connect(), and let Alembic begin it: with context.begin_transaction()"
+        raise InvalidArgument("no switch can be waited for in a transaction that env.py began", hint=hint)
+    names = {"vectorizer": migrating.literal(op.name), "model": migrating.literal(op.model)}
+    begin = migrating.call("switch_model", op.name, model=op.model, **op.options)
+    _send(operations, sql.SQL(SQL["switch_model"]).format(**names, begin=begin))
+    if op.wait is not None:
+        block = sql.SQL(SQL["await_switch"]).format(**names, seconds=migrating.literal(float(op.wait)))
+        # a worker sees nothing before it is committed
+        with operations.migration_context.autocommit_block():
+            _send(operations, sql.SQL(SQL["run"]).format(block=sql.Literal(block.as_string(None))))
 
 
 @Operations.implementation_for(CreateModelOp)

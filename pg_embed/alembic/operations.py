@@ -45,6 +45,7 @@ ALTERABLE = (
     "prepare",
     "index",
 )
+SWITCH = ("auto", "keep", "index", "column_type", "dependants")  # of embed.switch_model
 
 
 def quoted(table: str, schema: str | None) -> str:
@@ -85,9 +86,9 @@ class CreateVectorizerOp(MigrateOperation):
         return operations.invoke(cls(table_name, input, schema=schema, **options))
 
     def reverse(self) -> DropVectorizerOp:
-        """Drop it; the vectors stay."""
+        """Drop it; the vectors stay, but those of chunks, which would keep the table."""
         name = self.options.get("name") or quoted(self.table_name, self.schema)
-        return DropVectorizerOp(name, created=self)
+        return DropVectorizerOp(name, drop_column=self.options.get("storage") == "table", created=self)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
@@ -147,6 +148,7 @@ class AlterVectorizerOp(MigrateOperation):
         self.existing = {
             key.removeprefix("existing_"): value for key, value in changes.items() if key not in ALTERABLE
         }
+        self.undo: StepsOp | None = None  # the way back where it is another kind of operation
 
     @classmethod
     def alter_vectorizer(
@@ -160,8 +162,10 @@ class AlterVectorizerOp(MigrateOperation):
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))
 
-    def reverse(self) -> AlterVectorizerOp:
+    def reverse(self) -> AlterVectorizerOp | StepsOp:
         """What was before, if that is known."""
+        if self.undo is not None:
+            return self.undo
         if missing := sorted(set(self.changes) - set(self.existing)):
             raise ValueError(f"operation is not reversible; existing_{missing[0]} is not present")
         told = {f"existing_{key}": value for key, value in self.changes.items()}
@@ -172,6 +176,72 @@ class AlterVectorizerOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
         return "alter_vectorizer", self.name, self.rename_to, self.changes, self.existing
+
+
+@Operations.register_operation("switch_model")
+class SwitchModelOp(MigrateOperation):
+    """Another model, whose vectors are made beside those that searches see until they are ready."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        *,
+        wait: float | None = None,
+        existing_model: str | None = None,
+        existing_column_type: str | None = None,
+        **options: Any,
+    ) -> None:
+        if unknown := sorted(set(options) - set(SWITCH)):
+            hint = f"there are: {', '.join(SWITCH)}"
+            raise InvalidArgument(f"switch_model has no option {unknown[0]!r}", hint=hint)
+        self.name = name
+        self.model = model
+        self.wait = wait
+        self.existing_model = existing_model
+        self.existing_column_type = existing_column_type
+        self.options = options
+
+    @classmethod
+    def switch_model(
+        cls,
+        operations: Operations,
+        name: str,
+        model: str,
+        *,
+        wait: float | None = None,
+        existing_model: str | None = None,
+        existing_column_type: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Change a vectorizer's model: `op.switch_model("docs_embedding", "bge-m3", auto=True)`.
+
+        The switch is only begun, and with `auto` a worker ends it. With `wait`, in seconds, the migration
+        commits what it did up to here, waits until all rows have the new model's vectors, ends the switch and
+        goes on; if the time is over, the same migration, run again, waits for the same switch. The options
+        are those of embed.switch_model. What was begun towards another model is given up for the model that
+        is there, and vectors of `model` that an earlier switch has kept are taken back. The model before,
+        `existing_model`, may be told (with `existing_column_type`), so that the operation can be reversed.
+        """
+        told = {"existing_model": existing_model, "existing_column_type": existing_column_type}
+        return operations.invoke(cls(name, model, wait=wait, **told, **options))
+
+    def reverse(self) -> SwitchModelOp:
+        """To the model from before, if that is known."""
+        if self.existing_model is None:
+            raise ValueError("operation is not reversible; existing_model is not present")
+        types = {"column_type": self.existing_column_type} if self.existing_column_type else {}
+        told = {
+            "existing_model": self.model,
+            "existing_column_type": self.options.get("column_type") if types else None,
+        }
+        return SwitchModelOp(
+            self.name, self.existing_model, wait=self.wait, **told, **{**self.options, **types}
+        )
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "switch_model", self.name, self.existing_model, self.model
 
 
 @Operations.register_operation("create_model")
@@ -297,6 +367,18 @@ class EmbedDowngradeOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
         return ("embed_downgrade",)
+
+
+class StepsOp(OpContainer):
+    """Several operations that take back a single one."""
+
+    def __init__(self, steps: Sequence[MigrateOperation], taken_back: MigrateOperation) -> None:
+        super().__init__(steps)
+        self.taken_back = taken_back
+
+    def reverse(self) -> MigrateOperation:
+        """That one."""
+        return self.taken_back
 
 
 class VectorTypesOp(OpContainer):

@@ -7,6 +7,7 @@ from typing import Any
 
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
+from alembic.autogenerate.render import render_op
 
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
@@ -16,6 +17,8 @@ from pg_embed.alembic.operations import (
     DropVectorizerOp,
     EmbedDowngradeOp,
     EmbedUpgradeOp,
+    StepsOp,
+    SwitchModelOp,
     VectorTypesOp,
 )
 
@@ -42,6 +45,14 @@ def _alter_vectorizer(context: AutogenContext, op: AlterVectorizerOp) -> str:
     return _call(context, "alter_vectorizer", op.name, **told)
 
 
+@renderers.dispatch_for(SwitchModelOp)
+def _switch_model(context: AutogenContext, op: SwitchModelOp) -> str:
+    existing = {"existing_model": op.existing_model, "existing_column_type": op.existing_column_type}
+    return _call(
+        context, "switch_model", op.name, op.model, **op.options, **_told({"wait": op.wait, **existing})
+    )
+
+
 @renderers.dispatch_for(CreateModelOp)
 def _create_model(context: AutogenContext, op: CreateModelOp) -> str:
     positional = [op.name] if op.family is None else [op.name, op.family]
@@ -65,6 +76,11 @@ def _embed_upgrade(context: AutogenContext, op: EmbedUpgradeOp) -> str:
 @renderers.dispatch_for(EmbedDowngradeOp)
 def _embed_downgrade(context: AutogenContext, op: EmbedDowngradeOp) -> str:
     return _call(context, "embed_downgrade")
+
+
+@renderers.dispatch_for(StepsOp)
+def _steps(context: AutogenContext, op: StepsOp) -> list[str]:
+    return [line for step in op.ops for line in render_op(context, step)]
 
 
 @renderers.dispatch_for(VectorTypesOp)

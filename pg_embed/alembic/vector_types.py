@@ -10,6 +10,7 @@ from alembic.operations import ops
 from pgvector.sqlalchemy import BIT, HALFVEC, SPARSEVEC, VECTOR
 from sqlalchemy import ARRAY, Column
 
+from pg_embed.alembic.operations import AlterVectorizerOp
 from pg_embed.sqlalchemy.tokens import TokenVectors
 
 IMPORT = "import pgvector.sqlalchemy"
@@ -38,7 +39,9 @@ def _imports(type_: Any) -> set[str]:
 
 
 def _types(op: ops.MigrateOperation) -> Iterator[Any]:
-    if isinstance(op, ops.OpContainer):
+    if isinstance(op, AlterVectorizerOp) and op.undo is not None:
+        yield from _types(op.undo)
+    elif isinstance(op, ops.OpContainer):
         for part in op.ops:
             yield from _types(part)
     elif isinstance(op, ops.CreateTableOp):

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     inspect,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -34,7 +35,7 @@ from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 from pg_embed.sqlalchemy.conditions import Condition
 from pg_embed.sqlalchemy.declarations import declared, declared_chunks
-from pg_embed.sqlalchemy.tables import Field, RowOf, base_table
+from pg_embed.sqlalchemy.tables import Field, Named, RowOf, base_table
 
 Columns = Mapping[str, TypeEngine[Any]]
 SCORES: Columns = {
@@ -64,6 +65,13 @@ PLAIN: Columns = {
     "diversity": REAL(),
     "skip": Integer(),
 }  # arguments as they are
+TYPES: Columns = {**PLAIN, "weights": ARRAY(REAL), "filter": JSONB(), "boost": JSONB()}
+USUAL: Mapping[str, Any] = {"k": 10, "fusion": "convex", "candidates": 100, "skip": 0}
+# made once, as building a statement costs more than sending it; parameters could not be shared
+FIXED: Mapping[str, ColumnElement[Any]] = {
+    name: cast(literal_column(repr(USUAL[name])) if name in USUAL else null(), type_)
+    for name, type_ in TYPES.items()
+}
 PLACE = "ordinality"
 
 
@@ -129,19 +137,25 @@ def search_chunks(
 def _arguments(source: FromClause, told: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
     """What both functions take; later versions of them have more, hence each goes by its name."""
     weights = told["weights"]
-    plain = {name: cast(told[name], type_) for name, type_ in PLAIN.items()}
-    return {
-        "source": RowOf(source),
-        **plain,
-        "weights": cast(None if weights is None else [float(weight) for weight in weights], ARRAY(REAL)),
+    given = {
+        **{name: told[name] for name in PLAIN},
+        "weights": None if weights is None else [float(weight) for weight in weights],
         "filter": _json(told["filter"]),
         "boost": _json(told["boost"]),
-        "condition": Condition(source),
     }
+    arguments = {name: _argument(name, value) for name, value in given.items()}
+    return {"source": RowOf(source), **arguments, "condition": Condition(source)}
 
 
-def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any]:
-    return cast(cast(None if given is None else json.dumps(given, default=str), Text), JSONB)
+def _argument(name: str, value: Any) -> ColumnElement[Any]:
+    """An argument, without a parameter where it is the usual one."""
+    usual = USUAL.get(name)
+    is_fixed = value is None if usual is None else type(value) is type(usual) and value == usual
+    return FIXED[name] if is_fixed else cast(value, TYPES[name])
+
+
+def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any] | None:
+    return None if given is None else cast(json.dumps(given, default=str), Text)
 
 
 def searched(entity: Any) -> FromClause:
@@ -182,9 +196,8 @@ def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
 
 
 def _hits(function: str, columns: Columns, arguments: Mapping[str, ColumnElement[Any]]) -> TableValuedAlias:
-    named = (literal_column(name).op("=>")(value) for name, value in arguments.items())
     typed = [column(name, type_) for name, type_ in columns.items()]
-    called: Function[Any] = getattr(func.embed, function)(*named)
+    called: Function[Any] = getattr(func.embed, function)(Named(arguments))
     return called.table_valued(column("hit"), *typed, with_ordinality=PLACE)
 
 

@@ -4,7 +4,7 @@ SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed
 
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
--- columns of its own table that pg_embed added itself.
+-- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -18,8 +18,11 @@ SELECT
     v.max_attempts,
     COALESCE(i.wanted, 'none') AS index,
     v.chunking,
+    v.column_type,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
+    CASE WHEN w.state <> 'swapped' THEN w.other_model END AS next_model,
+    w.columns AS parked,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = v.source AND NOT a.attisdropped
             AND starts_with(pg_catalog.col_description(a.attrelid, a.attnum), 'pg_embed:')) AS added
@@ -27,6 +30,7 @@ FROM embed.vectorizers AS v
 JOIN pg_catalog.pg_class AS c ON c.oid = v.source
 JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
 LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
+LEFT JOIN embed.switches AS w ON w.vectorizer_name = v.name
 ORDER BY v.name
 
 -- name: chunk_tables
@@ -62,3 +66,10 @@ SELECT string_agg(
 FROM (SELECT CAST(CAST(:source AS text) AS regclass) AS source) AS t,
     embed._filter(t.source, CAST(:filter AS text)) AS f,
     jsonb_array_elements(f.pieces) WITH ORDINALITY AS p (piece, position)
+
+-- name: spell_chunking
+-- Settings of chunks, as the catalog has them for a model.
+SELECT embed._chunking(
+    CAST(CAST(:chunking AS text) AS jsonb), (SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model)
+)
+

@@ -14,3 +14,44 @@ SELECT pg_catalog.set_config('pg_embed.search_path', pg_catalog.current_setting(
 -- name: restore_path
 -- Set the search_path as it was.
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pg_embed.search_path'), false)
+
+-- name: switch_model
+-- Come to a model: a switch to it is begun, unless that or the model is there; one to another is given up; vectors that a
+-- switch has kept are taken back.
+SELECT CASE
+    WHEN v.model = {model} AND s.state <> 'swapped' THEN CAST(embed.abort_switch(v.name) AS text)
+    WHEN v.model = {model} OR s.other_model = {model} AND s.state <> 'swapped' THEN v.name
+    WHEN s.other_model = {model} THEN embed.rollback_switch(v.name)
+    ELSE ({begin})
+END
+FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name LEFT JOIN embed.switches({vectorizer}) AS s ON true
+WHERE i.id = embed._vectorizer_id({vectorizer})
+
+-- name: await_switch
+-- Wait until a switch is ready or done, and end it. Each look is a transaction of its own: an index is built when older
+-- ones are over.
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => {seconds});
+    seen record;
+BEGIN
+    LOOP
+        SELECT s.vectorizer_name, s.state, s.explanation INTO seen
+        FROM embed.switches({vectorizer}) AS s WHERE s.other_model = {model} AND s.state <> 'swapped';
+        EXIT WHEN NOT FOUND;
+        IF seen.state = 'ready' THEN
+            PERFORM embed.finish_switch(seen.vectorizer_name);
+            EXIT;
+        ELSIF clock_timestamp() > until OR seen.state NOT IN ('filling', 'indexing', 'comparing') THEN
+            PERFORM embed._fail('PE040', format('vectorizer %L has not come to model %L: the switch is %s: %s', seen.vectorizer_name, {model}, seen.state, seen.explanation),
+                CASE WHEN embed._workers() = 0 THEN 'no worker is connected; start one with pg-embed worker, and run the migration again'
+                    ELSE 'run the migration again, which goes on waiting for the same switch; or see embed.switches' END);
+        END IF;
+        COMMIT;
+        PERFORM pg_sleep(0.1);
+        COMMIT;
+    END LOOP;
+END
+
+-- name: run
+-- A block of statements.
+DO {block}

@@ -130,6 +130,27 @@ class Doc(Base):
 from pg_embed.alembic import include_name
 options = {"include_name": include_name}
 """,
+    "chunks": DOCS
+    + """
+    chunks: Mapped[list[Chunk]] = chunked("{title}: {body}", **THREE, chunking={"size": 16}, index="auto")
+""",
+    "chunks of two models": DOCS
+    + """
+    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
+    parts: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", dimensions=8, sparse="bm25", filter="id > 3", vectorizer="its parts",
+        chunk_table="Its parts", chunk_view="its_parts", chunking={"split": "markdown", "headings": True})
+    __table_args__ = {"schema": "Shop 1"}
+""",
+    "chunks of tokens": """
+class Doc(Base):
+    __tablename__ = 'My "Docs"'
+    tenant: Mapped[int] = mapped_column("No", primary_key=True)
+    number: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[str]
+    chunks: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", outputs=("dense", "multi"), dimensions={"dense": 8, "multi": 8})
+""",
     "several": DOCS
     + """
     embedding: Mapped[list[float] | None] = embedded("{body}", **THREE)
@@ -324,11 +345,13 @@ PLAIN = BASE + DOCS + '    embedding: Mapped[list[float] | None] = embedded("{bo
 def test_changes_are_found_and_undone(
     db_with_models: Connection, project: Project, before: str, after: str, steps: str, wanted: list[Any]
 ) -> None:
+    # a model's change by a switch is tested below
     first = (
         PLAIN.replace('embedded("{body}", **THREE)\n', before) if before.startswith("embedded(") else PLAIN
     )
     first = first if first.endswith("\n") else first + "\n"
     assert before in first
+    first += 'options = {"pg_embed_switch": False}\n'
     project.models(first)
     settle(project)
     there = made(db_with_models)
@@ -343,6 +366,220 @@ def test_changes_are_found_and_undone(
     assert made(db_with_models) == there
     project.upgrade()
     assert made(db_with_models) == wanted
+
+
+def end_switch(db: Connection, vectorizer: str = "docs_embedding") -> None:
+    """What a worker would do, for a table without rows."""
+    db.execute("DELETE FROM embed._backfill")
+    db.execute("SELECT embed.compare_switch(%s)", [vectorizer])
+    db.execute("SELECT embed.finish_switch(%s)", [vectorizer])
+
+
+def is_settled(project: Project) -> bool:
+    again = project.revise()
+    project.upgrade()
+    return (body(again), body(again, "downgrade")) == ("pass", "pass")
+
+
+FOUR = PLAIN.replace("**THREE", 'model="four", dimensions=16')
+
+
+def test_another_model_is_a_switch(db_with_models: Connection, project: Project) -> None:
+    project.models(PLAIN)
+    settle(project)
+    there = made(db_with_models)
+    project.models(FOUR)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.switch_model(\n'docs_embedding',\n'four',\nauto=True,\ncolumn_type='halfvec',\n"
+        "existing_model='three',\nexisting_column_type='vector',\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    assert made(db_with_models) == there
+    end_switch(db_with_models)
+    swapped = [("docs_embedding", "docs", "four", "{body}", "{embedding}", None)]
+    assert made(db_with_models) == swapped
+    assert is_settled(project)
+    project.downgrade("-3")
+    assert made(db_with_models) == there
+    project.upgrade()
+    assert made(db_with_models) == swapped
+    db_with_models.execute("SELECT embed.forget_switch('docs')")
+    assert is_settled(project)
+
+
+def test_a_switch_with_another_text_and_name(db_with_models: Connection, project: Project) -> None:
+    project.models(PLAIN.replace("**THREE", 'model="three", dimensions=8'))
+    settle(project)
+    there = made(db_with_models)
+    changed = FOUR.replace('"{body}", ', '"{title}", vectorizer="of docs", ')
+    project.models(changed)
+    assert body(project.revise()) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nrename_to='of docs',\ntemplate='{title}',\n"
+        "existing_template='{body}',\n)\n"
+        "op.switch_model('of docs', 'four', auto=True, existing_model='three')"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert made(db_with_models) == there
+    assert db_with_models.execute("SELECT FROM embed.switches").fetchall() == []
+    project.upgrade()
+    end_switch(db_with_models, "of docs")
+    assert is_settled(project)
+
+
+STORED = "SELECT storage, chunking, chunk_table::text, chunk_view::text, sparse_model FROM embed.vectorizers"
+CHUNKS = (
+    BASE
+    + DOCS
+    + '    chunks: Mapped[list[Chunk]] = chunked("{body}", **THREE, chunking={"size": 12}, filter="id > 3")\n'
+)
+AGAIN = (
+    "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
+    "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='{model}',\nfilter='id > 3',\n"
+    "column_name='embedding',\n{more}name='docs_embedding',\n)"
+)
+
+
+def stored(db: Connection) -> tuple[list[Any], list[Any]]:
+    return made(db), db.execute(STORED).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps"),
+    [
+        (
+            '{"size": 12}',
+            '{"size": 24, "overlap": 4}',
+            "op.alter_vectorizer(\n'docs_embedding',\nchunking={'overlap': 4, 'size': 24},\n"
+            "existing_chunking={'size': 12},\n)",
+        ),
+        (
+            '"{body}"',
+            '"{title}", vectorizer="of docs", index="auto"',
+            "op.alter_vectorizer(\n'docs_embedding',\nrename_to='of docs',\ntemplate='{title}',\n"
+            "index='auto',\nexisting_template='{body}',\nexisting_index='none',\n)",
+        ),
+        (
+            "**THREE",
+            'model="four", dimensions=16',
+            AGAIN.replace("{model}", "four").replace("{more}", "storage='table',\nchunking={'size': 12},\n"),
+        ),
+        (
+            "**THREE",
+            '**THREE, outputs=("dense", "sparse"), sparse="bm25"',
+            AGAIN.replace("{model}", "three").replace(
+                "{more}",
+                "sparse_column='sparse',\nsparse='bm25',\ncolumn_type='vector',\nstorage='table',\n"
+                "chunking={'size': 12},\n",
+            ),
+        ),
+        (
+            "**THREE",
+            '**THREE, chunk_view="parts"',
+            AGAIN.replace("{model}", "three").replace(
+                "{more}",
+                "column_type='vector',\nstorage='table',\nchunking={'size': 12},\nchunk_view='parts',\n",
+            ),
+        ),
+        (', chunking={"size": 12}', "", "pass"),
+        ('{"size": 12}', '{"size": 12, "split": "text"}', "pass"),
+    ],
+    ids=["chunking", "text, name, index", "model", "output", "view", "nothing said", "the same"],
+)
+def test_changes_of_chunks_are_found_and_undone(
+    db_with_models: Connection, project: Project, before: str, after: str, steps: str
+) -> None:
+    assert before in CHUNKS
+    project.models(CHUNKS)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(CHUNKS.replace(before, after))
+    assert body(project.revise()) == steps
+    project.upgrade()
+    changed = stored(db_with_models)
+    assert (changed == there) == (steps == "pass")
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert stored(db_with_models) == changed
+
+
+def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
+    embedding = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
+    project.models(BASE + DOCS + embedding)
+    settle(project)
+    there = stored(db_with_models)
+    insert = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
+    db_with_models.execute(insert)
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert body(revision) == ("op.alter_vectorizer('docs_embedding', storage='table', chunking={'size': 12})")
+    assert body(revision, "downgrade") == (
+        "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
+        "op.add_column('docs', sa.Column('embedding', pgvector.sqlalchemy.vector.VECTOR(dim=8),"
+        " autoincrement=False, nullable=True))\n"
+        "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='three',\ncolumn_name='embedding',\n"
+        "filter='(id > 3)',\nname='docs_embedding',\n)"
+    )
+    project.upgrade()
+    kept = db_with_models.execute("SELECT id, chunk, embedding::text FROM docs_chunks").fetchall()
+    assert kept == [(4, "x", "[1,2,3,4,5,6,7,8]")]
+    assert is_settled(project)
+    moved = stored(db_with_models)
+    assert [row[0] for row in moved[1]] == ["table"]
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert stored(db_with_models) == moved
+    project.models(BASE + DOCS + embedding)
+    first, *_, last = body(project.revise()).splitlines()
+    assert (first, last) == ("op.drop_vectorizer('docs_embedding', drop_column=True)", ")")
+    project.upgrade()
+    assert stored(db_with_models) == there
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == moved
+
+
+@pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])
+def test_a_shape_is_settled_at_each_stage_of_a_switch(
+    db_with_models: Connection, project: Project, shape: str
+) -> None:
+    for name in ("five", "six"):
+        create_fake_model(db_with_models, name, dimensions=16, sparse_dimensions=2_000)
+    three = SHAPES[shape].replace(', index="auto"', "").replace(', index="hnsw"', "")  # none builds it here
+    project.models(BASE + three)
+    settle(project)
+    five = three.replace("**THREE", 'model="five", dimensions=16')
+    five = five.replace("**SPARSE", 'model="five", dimensions=2000, output="sparse"')
+    project.models(BASE + five)
+    assert "switch_model" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+    for name, *_ in made(db_with_models):
+        end_switch(db_with_models, name)
+    assert {row[2] for row in made(db_with_models)} == {"five"}
+    assert is_settled(project)
+    project.models(BASE + three)
+    assert "switch_model" in body(project.revise())
+    project.upgrade()
+    assert {row[2] for row in made(db_with_models)} == {"three"}
+    assert is_settled(project)
+
+
+def test_one_of_two_models_gives_no_switch(db_with_models: Connection, project: Project) -> None:
+    project.models(BASE + SHAPES["outputs"])
+    settle(project)
+    project.models(BASE + SHAPES["outputs"].replace("**THREE", 'model="four", dimensions=16'))
+    revision = body(project.revise())
+    assert "switch_model" not in revision
+    assert "op.drop_vectorizer('docs_embedding', drop_column=False)" in revision
+    project.upgrade()
+    assert is_settled(project)
 
 
 def test_a_table_that_goes_takes_its_vectorizers(db_with_models: Connection, project: Project) -> None:

@@ -10,6 +10,7 @@ from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text
+from sqlalchemy.exc import DBAPIError
 
 from pg_embed.alembic import (
     AlterVectorizerOp,
@@ -17,6 +18,7 @@ from pg_embed.alembic import (
     CreateVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
+    SwitchModelOp,
 )
 from pg_embed.embedded.binaries import find_binaries
 from pg_embed.errors import InvalidArgument
@@ -24,7 +26,8 @@ from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.sqlalchemy import embedded_column
 from tests.fix_alembic import Project
 from tests.fix_search import OPTIONS, play_sidecar
-from tests.fix_worker import Connection
+from tests.fix_worker import Connection, StartWorker, create_docs, create_fake_model
+from tests.integration.worker.test_switch import until
 
 ODD = "it's 100%% \\ :x {body}\n$$ %(y)s"
 CARD = FakeEmbedder(FakeOptions(**OPTIONS)).card.as_dict()
@@ -205,6 +208,99 @@ def test_a_migration_changes_how_texts_are_split(db: Connection, project: Projec
     assert db.execute(told).fetchall() == [(12, 0)]
 
 
+SWITCH = """
+op.switch_model("docs", "wide", {options})
+op.execute("CREATE TABLE afterwards (id int)")
+"""
+AGAIN = "DROP TABLE alembic_version;"  # which the printed upgrade makes
+MODELS = "SELECT model, columns::text FROM embed.vectorizers"
+
+
+@pytest.fixture
+def docs(db: Connection) -> Connection:
+    """`docs` with a few rows, their vectorizer of model `fake`, and a wider model."""
+    create_fake_model(db)
+    create_fake_model(db, "wide", dimensions=7)
+    create_docs(db, "one", "two", "three")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake')")
+    return db
+
+
+def switches(db: Connection) -> list[Any]:
+    return db.execute("SELECT model, other_model, state = 'swapped', auto FROM embed.switches").fetchall()
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+def test_a_switch_is_begun_and_given_up(docs: Connection, dsn: str, project: Project, way: str) -> None:
+    project.models(NOTHING)
+    project.write(
+        "op.switch_model('docs', 'wide', auto=True, keep='frozen')", "op.switch_model('docs', 'fake')"
+    )
+    for _ in range(2):
+        project.upgrade() if way == "connected" else psql(dsn, project.sql())
+        assert switches(docs) == [("fake", "wide", False, True)]
+        assert docs.execute(MODELS).fetchall() == [("fake", "{embedding}")]
+        project.downgrade() if way == "connected" else psql(dsn, project.sql("head:base", down=True) + AGAIN)
+        assert switches(docs) == []
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+def test_a_migration_waits_for_a_switch_and_goes_back(
+    docs: Connection, dsn: str, project: Project, start_worker: StartWorker, way: str
+) -> None:
+    start_worker(dsn, index_every=0.02, switch_every=0.02)
+    project.models(NOTHING)
+    project.write(
+        SWITCH.format(options="wait=60"), "op.drop_table('afterwards')\nop.switch_model('docs', 'fake')"
+    )
+    for _ in range(2):
+        project.upgrade() if way == "connected" else psql(dsn, project.sql())
+        assert switches(docs) == [("wide", "fake", True, False)]
+        assert docs.execute(MODELS).fetchall() == [("wide", "{embedding}")]
+        assert docs.execute("SELECT DISTINCT vector_dims(embedding) FROM docs").fetchall() == [(7,)]
+        assert docs.execute("SELECT to_regclass('afterwards')").fetchall() == [("afterwards",)]
+        project.downgrade() if way == "connected" else psql(dsn, project.sql("head:base", down=True) + AGAIN)
+        assert docs.execute(MODELS).fetchall() == [("fake", "{embedding}")]
+
+
+def test_a_switch_whose_vectors_were_not_kept_is_made_again_backwards(
+    docs: Connection, dsn: str, project: Project, start_worker: StartWorker
+) -> None:
+    start_worker(dsn, index_every=0.02, switch_every=0.02)
+    project.models(NOTHING)
+    back = "op.switch_model('docs', 'fake', wait=60, keep='drop')"
+    project.write("op.switch_model('docs', 'wide', wait=60, keep='drop')", back)
+    project.upgrade()
+    assert (docs.execute(MODELS).fetchall(), switches(docs)) == ([("wide", "{embedding}")], [])
+    project.downgrade()
+    assert (docs.execute(MODELS).fetchall(), switches(docs)) == ([("fake", "{embedding}")], [])
+    assert docs.execute("SELECT DISTINCT vector_dims(embedding) FROM docs").fetchall() == [(4,)]
+
+
+def test_a_migration_that_waited_in_vain_goes_on_when_it_is_run_again(
+    docs: Connection, dsn: str, project: Project, start_worker: StartWorker
+) -> None:
+    project.models(NOTHING)
+    project.write(SWITCH.format(options="wait=0.2"))
+    with pytest.raises(DBAPIError, match="start one with pg-embed worker, and run the migration again"):
+        project.upgrade()
+    assert switches(docs) == [("fake", "wide", False, False)]
+    start_worker(dsn, index_every=0.02, switch_every=0.02)
+    ready = "SELECT FROM embed.switches WHERE state = 'ready'"
+    until(lambda: docs.execute(ready).rowcount, "the switch is ready")
+    project.upgrade()
+    assert switches(docs) == [("wide", "fake", True, False)]
+
+
+def test_nobody_waits_in_a_transaction_that_alembic_cannot_commit(docs: Connection, engine: Engine) -> None:
+    with engine.begin() as connection:
+        operations: Any = Operations(MigrationContext.configure(connection))
+        with pytest.raises(InvalidArgument, match="in a transaction"):
+            operations.switch_model("docs", "wide", wait=1)
+        operations.switch_model("docs", "wide")
+    assert switches(docs) == [("fake", "wide", False, False)]
+
+
 def test_vectors_stay_unless_told_otherwise(db: Connection, project: Project) -> None:
     play_sidecar(db)
     project.models(NOTHING)
@@ -233,10 +329,29 @@ def test_operations_know_their_reverse() -> None:
         {"template": "{y}"},
         {"template": "{x}"},
     )
-    for op in (DropVectorizerOp("x"), DropModelOp("x"), AlterVectorizerOp("x", template="{y}")):
+    switched = SwitchModelOp(
+        "a", "m", wait=5, existing_model="n", existing_column_type="vector", column_type="halfvec"
+    )
+    back_to = switched.reverse()
+    assert (back_to.name, back_to.model, back_to.wait, back_to.options, back_to.existing_model) == (
+        "a",
+        "n",
+        5,
+        {"column_type": "vector"},
+        "m",
+    )
+    assert back_to.reverse().options == switched.options
+    for op in (
+        DropVectorizerOp("x"),
+        DropModelOp("x"),
+        AlterVectorizerOp("x", template="{y}"),
+        SwitchModelOp("x", "m"),
+    ):
         with pytest.raises(ValueError, match="not reversible"):
             op.reverse()
     with pytest.raises(InvalidArgument, match="'colum_name'"):
         CreateVectorizerOp("docs", "body", colum_name="x")
+    with pytest.raises(InvalidArgument, match="'keeps'"):
+        SwitchModelOp("docs", "m", keeps="drop")
     with pytest.raises(InvalidArgument, match="'modell'"):
         AlterVectorizerOp("docs", modell="x")

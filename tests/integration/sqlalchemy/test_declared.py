@@ -524,6 +524,7 @@ def served(server: Server) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_an_empty_folder_to_a_hybrid_search_in_25_lines(served: str, tmp_path: Path) -> None:
+    assert EXAMPLE in (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     assert len([line for line in EXAMPLE.splitlines() if line]) <= 25
     lines = run(EXAMPLE, served, tmp_path)
     assert lines[0].split()[0] == "Returns"

@@ -351,6 +351,27 @@ def test_a_statement_is_compiled_once_and_each_run_has_its_own_values(
     assert len(engine._compiled_cache or ()) == compiled
 
 
+@pytest.mark.parametrize("entity", [Doc, Doc.__table__], ids=["ORM", "Core"])
+def test_texts_share_one_compiled_statement(
+    docs: Connection, session: Session, engine: Engine, entity: Any
+) -> None:
+    answer(docs, "lazy dog 3")
+    cache = engine._compiled_cache
+    assert cache is not None
+    before = len(cache)
+    sent: list[Any] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        sent.append((statement, context.compiled, context.cache_hit.name))
+
+    event.listen(engine, "before_cursor_execute", note)
+    for query in (QUERY, "lazy dog 3"):
+        assert len(session.execute(search(entity, query, k=3)).all()) == 3
+    assert len(cache) == before + 1
+    assert [hit for _, _, hit in sent] == ["CACHE_MISS", "CACHE_HIT"]
+    assert sent[0][:2] == sent[1][:2]
+
+
 def test_pages_are_those_of_the_answer(session: Session) -> None:
     whole = [hit.id for hit in session.scalars(search(Doc, QUERY, k=20))]
     pages = [
