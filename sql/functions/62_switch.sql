@@ -607,6 +607,11 @@ BEGIN
             steps := steps || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, kept, next);
         END IF;
         steps := steps || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, name, kept) || format('ALTER TABLE %s RENAME COLUMN %I TO %I', v.source, next, name);
+        IF col_description(v.source, v.target_columns[i]) IS DISTINCT FROM col_description(v.source, taker) THEN
+            -- what is said of a column is said of its name
+            steps := steps || format('COMMENT ON COLUMN %s.%I IS %L', v.source, name, col_description(v.source, v.target_columns[i]))
+                || format('COMMENT ON COLUMN %s.%I IS %L', v.source, kept, col_description(v.source, taker));
+        END IF;
     END LOOP;
     RETURN steps;
 END $$;

@@ -310,6 +310,18 @@ def test_rights_on_the_column_go_over(docs: Connection, make_role: MakeRole) -> 
     docs.execute(f'REVOKE SELECT (id, embedding, embedding_old) ON docs FROM "{role.name}"')
 
 
+def test_what_is_said_of_the_column_stays_with_its_name(docs: Connection) -> None:
+    said = """SELECT a.attname::text, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a
+        WHERE a.attrelid = 'docs'::regclass AND a.attname LIKE 'embedding%%' ORDER BY 1"""
+    docs.execute("COMMENT ON COLUMN docs.embedding IS 'what it means'")
+    begin(docs)
+    finish(docs)
+    ours = "pg_embed: added for a vectorizer"
+    assert docs.execute(said).fetchall() == [("embedding", "what it means"), ("embedding_old", ours)]
+    docs.execute("SELECT embed.rollback_switch('docs')")
+    assert docs.execute(said).fetchall() == [("embedding", "what it means"), ("embedding_old", ours)]
+
+
 def test_only_the_owner_switches(docs: Connection, make_role: MakeRole) -> None:
     with psycopg.connect(make_role("embed_owner").dsn, autocommit=True) as stranger:
         assert refused(stranger, "SELECT embed.switch_model('docs', 'wide')")[0] == "42501"
