@@ -144,6 +144,11 @@ def _transport(connection: Connection) -> Check:
         advice = "run: pg-embed install DSN with --socket, --host or --spool, or --transport dblink"
         return Check("transport", "warning", "none: embed() cannot reach a sidecar", advice)
     row = rows[0]
+    if row["kind"] == "dblink" and (problem := _rows(connection, "loopback")[0]["problem"]):
+        advice = (
+            "name its address: pg-embed install DSN --transport dblink --dblink-host HOST --dblink-port PORT"
+        )
+        return Check("transport", "failed", f"dblink: the server does not reach itself: {problem}", advice)
     told = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
     reasons = [
         f"{kind}: {'could be had' if row[has] else missing}" for kind, has, missing in BETTER[row["kind"]]

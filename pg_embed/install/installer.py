@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from pg_embed.install import migrate, script, transports
 from pg_embed.records import Card, ModelSpec
 
 SQL = statements.load("install")
+UNREACHED = "the server does not reach itself, and dblink must: give --dblink-host and --dblink-port"
 TRIES = 8  # of a removal that met a worker's locks in another order
 
 
@@ -83,7 +84,7 @@ def install(
         _run(raw, script.read("functions", "90_grants.sql"))
         for spec, card in models:
             raw.execute(SQL["seed_model"], _seed(spec, card))
-        return Report(
+        report = Report(
             revision=migrate.head(),
             transport=chosen.kind,
             reasons=chosen.reasons,
@@ -91,6 +92,16 @@ def install(
             query_schema=str(_one(raw, SQL["query_schema"])),
             notices=tuple(notice for notice in notices if "does not exist, skipping" not in notice),
         )
+    return replace(report, notices=(*report.notices, *_loopback(dsn, chosen, settings or {})))
+
+
+def _loopback(dsn: str, chosen: transports.Chosen, settings: Mapping[str, Any]) -> list[str]:
+    """What to say of a loopback that does not lead back; only one that is committed can be tried."""
+    if chosen.kind != "dblink":
+        return []
+    with db.connect(dsn) as connection, db.translated(installing=True):
+        problem = transports.reach(connection, settings, chosen.kept)
+    return [] if problem is None else [f"{UNREACHED}: {problem}"]
 
 
 def uninstall(dsn: str) -> None:

@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, translate
 from pg_embed.errors import NotInstalled
-from pg_embed.jobs import Store, Work
+from pg_embed.jobs import Store, Work, sessions
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
 from pg_embed.jobs.reuse import Reuse
@@ -45,7 +45,7 @@ WORKER_NUMBERS = 2**31 - 1
 SESSION = {
     "statement_timeout": "300s",
     "jit": "off",
-    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
 }
@@ -125,7 +125,18 @@ class Worker:
         return self._ready.is_set() and not isinstance(translate(error), NotInstalled)
 
     async def _session(self) -> None:
-        async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+        async with self._connect() as control, self._connect() as listener:
+            await sessions.check(
+                control, listener
+            )  # before anything is set, or locked, that would stay there
+            for connection in (control, listener):
+                await sessions.set_up(connection, SESSION)
+            await self._work(control, listener)
+
+    async def _work(
+        self, control: psycopg.AsyncConnection[Any], listener: psycopg.AsyncConnection[Any]
+    ) -> None:
+        async with self._pool() as pool:
             self.number = await self._be_alive(control)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
@@ -192,6 +203,7 @@ class Worker:
         async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
             register(connection)
             await connection.set_autocommit(True)
+            await sessions.set_up(connection, SESSION)
 
         pool = AsyncConnectionPool[Any](
             self._dsn,
@@ -410,5 +422,4 @@ def _parameters() -> dict[str, Any]:
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": f"{APPLICATION_NAME} worker",
         "client_encoding": "UTF8",
-        "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
     }
