@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the second PostgreSQL of the tests: the distribution's own, with plpython3u, dblink and pgvector; and PgBouncer.
-# Only programs are installed; the tests make their own cluster, and the distribution's is never started.
+# Only programs are installed; the tests start their own, and the distribution's cluster is never made.
 # Debian and its kin; run as root; a second run does nothing.
 set -euo pipefail
 
@@ -89,5 +89,6 @@ if ! has_extensions "$major" vector; then
         build_pgvector "$major"
     fi
 fi
+command -v systemctl >/dev/null && systemctl disable --now pgbouncer 2>/dev/null || true # the tests start their own
 has_extensions "$major" plpython3u dblink vector || fail "an extension is still missing"
 say "PostgreSQL $major with plpython3u, dblink and vector is ready, and PgBouncer"

@@ -174,9 +174,10 @@ def _roles(connection: Connection) -> Check:
 
 
 def _sidecar(connection: Connection) -> Check:
-    _rows(connection, "patience", seconds=PING_TIMEOUT)
     started = time.perf_counter()
-    _rows(connection, "ping")
+    with connection.transaction():
+        _rows(connection, "patience", seconds=PING_TIMEOUT)
+        _rows(connection, "ping")
     return Check("sidecar", "ok", f"answered in {(time.perf_counter() - started) * 1000:.1f} ms")
 
 
@@ -186,12 +187,17 @@ def _models(connection: Connection) -> Check:
         return Check(
             "models", "warning", "there is no default model", "pg-embed models create NAME --default …"
         )
-    _rows(connection, "patience", seconds=CARD_TIMEOUT)
     for model in models:
-        if _rows(connection, "card", name=model["name"])[0]["space_id"] != model["space_id"]:
+        if _space(connection, model["name"]) != model["space_id"]:
             advice = "give the sidecar the files that the catalog's vectors came from, or make a new model"
             return Check("models", "failed", f"{model['name']} gives vectors of another space", advice)
     return Check("models", "ok", f"loaded: {', '.join(model['name'] for model in models)}")
+
+
+def _space(connection: Connection, model: str) -> str:
+    with connection.transaction():
+        _rows(connection, "patience", seconds=CARD_TIMEOUT)
+        return str(_rows(connection, "card", name=model)[0]["space_id"])
 
 
 def _workers(connection: Connection) -> Check:

@@ -49,8 +49,8 @@ FROM pg_catalog.unnest(ARRAY['embed_reader', 'embed_owner', 'embed_worker']) AS 
 WHERE pg_catalog.to_regrole(r.name) IS NULL;
 
 -- name: patience
--- How long the sidecar may take in this session.
-SELECT pg_catalog.set_config('embed.timeout', %(seconds)s::text, false);
+-- How long the sidecar may take in this transaction: the session may be a pooler's.
+SELECT pg_catalog.set_config('embed.timeout', %(seconds)s::text, true);
 
 -- name: ping
 -- To the sidecar and back.
