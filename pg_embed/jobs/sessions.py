@@ -38,9 +38,9 @@ async def check(first: Connection, second: Connection) -> None:
             seen.add(await _backend(first))
     if len(seen) > 1 or other in seen:
         raise InvalidArgument(
-            "the DSN leads to a connection pooler in transaction mode, where nobody can LISTEN",
-            hint="give workers and sidecars the server's own address, or a pooler in session mode;"
-            " applications may stay with the pooler",
+            "the DSN leads to a connection pooler in transaction mode: no LISTEN, no locks of its own",
+            hint="here the server's own address is needed, or a pooler in session mode;"
+            " applications may stay with theirs",
         )
 
 

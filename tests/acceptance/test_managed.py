@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_embed.install import installed_revision, transports
 from tests.acceptance.command import Running, pg_embed, psql, running
@@ -280,22 +280,30 @@ def test_a_loopback_that_does_not_lead_back_is_told_of_and_found(server15: Secon
         assert done.returncode == 0
         assert "the server does not reach itself" in done.stderr
         assert "Connection refused" in done.stderr
-        assert PASSWORD not in done.stderr
-        found = examined(place.administrator)["transport"]
-        assert found["state"] == "failed"
-        assert "--dblink-host" in found["advice"]
-        with psycopg.connect(place.administrator, autocommit=True) as db:
-            settings = db.execute("SELECT settings FROM embed._transport").fetchone()
-            assert settings is not None
-            assert "port='1'" in settings[0]["conninfo"], (
-                "kept by the owner, where no foreign server may be made"
-            )
-            assert transports.reach(db, {}, kept=False) is None
-        assert examined(place.administrator)["transport"]["state"] == "ok"
-        with running("serve", "--mailbox", PG_EMBED_DSN=place.administrator) as process:
+        small_model(place)
+        with (
+            running("serve", "--mailbox", PG_EMBED_DSN=place.administrator) as process,
+            psycopg.connect(place.administrator, autocommit=True) as db,
+        ):
             process.wait_for("door_opened")
-            small_model(place)
-            with psycopg.connect(place.administrator) as db:
-                assert db.execute("SELECT vector_dims(embed('x', 'small'))").fetchone() == (8,)
+            secret = secret_of(db)
+            with pytest.raises(psycopg.Error) as caught:
+                db.execute("SELECT embed('x', 'small')")
+            assert caught.value.sqlstate == "PE010"
+            found = examined(place.administrator)["transport"]
+            assert found["state"] == "failed"
+            assert "--dblink-host" in found["advice"]
+            assert secret not in f"{done.stderr}{found}{caught.value}{caught.value.diag.context}"
+            assert transports.reach(db, {}, kept=False) is None
+            assert secret_of(db) != secret
+            assert db.execute("SELECT vector_dims(embed('x', 'small'))").fetchone() == (8,)
+            assert examined(place.administrator)["transport"]["state"] == "ok"
         done = pg_embed("uninstall", place.administrator)
         assert done.returncode == 0, done.stderr
+
+
+def secret_of(owner: psycopg.Connection[Any]) -> str:
+    """The loopback's password, kept by the owner where no foreign server may be made."""
+    row = owner.execute("SELECT settings ->> 'conninfo' FROM embed._transport").fetchone()
+    assert row is not None
+    return str(conninfo_to_dict(row[0])["password"])

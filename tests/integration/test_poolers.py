@@ -104,6 +104,21 @@ def test_commands_that_stay_refuse_transaction_pooling(
     assert settings(pooled) == before
 
 
+def test_an_index_is_not_built_behind_transaction_pooling(
+    docs: Place, start_pooler: StartPooler, start_worker: StartWorker
+) -> None:
+    pooled = start_pooler(docs.dsn, "transaction")
+    worker = start_worker(docs.dsn)
+    with docs.connect() as db:
+        db.execute("SELECT embed.wait('docs')")
+    worker.stop()
+    done = pg_embed("index", "docs", "--kind", "hnsw", "--dsn", pooled)
+    assert done.returncode == 2, done.stderr
+    assert "transaction mode" in done.stderr
+    assert locks(docs.dsn) == 0
+    succeeds("index", "docs", "--kind", "hnsw", "--dsn", start_pooler(docs.dsn, "session", 30))
+
+
 def test_a_worker_works_behind_session_pooling(
     direct: str, start_pooler: StartPooler, start_worker: StartWorker
 ) -> None:
