@@ -77,5 +77,6 @@ def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Conn
             autocommit=autocommit,
             connect_timeout=CONNECT_TIMEOUT,
             application_name=APPLICATION_NAME,
+            prepare_threshold=None,  # behind a pooler in transaction mode the next statement may go elsewhere
             **kwargs,
         )

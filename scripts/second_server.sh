@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the second PostgreSQL of the tests: the distribution's own, with plpython3u, dblink and pgvector.
-# Only programs are installed; the tests make their own cluster, and the distribution's is never started.
+# Install the second PostgreSQL of the tests: the distribution's own, with plpython3u, dblink and pgvector; and PgBouncer.
+# Only programs are installed; the tests start their own, and the distribution's cluster is never made.
 # Debian and its kin; run as root; a second run does nothing.
 set -euo pipefail
 
@@ -66,8 +66,8 @@ build_pgvector() { # MAJOR
 }
 
 major=$(installed_major)
-if [ -n "$major" ] && has_extensions "$major" plpython3u dblink vector; then
-    say "PostgreSQL $major with plpython3u, dblink and vector is there"
+if [ -n "$major" ] && has_extensions "$major" plpython3u dblink vector && [ -x /usr/sbin/pgbouncer ]; then
+    say "PostgreSQL $major with plpython3u, dblink and vector is there, and PgBouncer"
     exit 0
 fi
 
@@ -80,7 +80,7 @@ say "installing PostgreSQL $major with plpython3"
 work=$(mktemp -d)
 trap 'rm -rf "$NO_CLUSTER" "$work"' EXIT
 forbid_cluster
-install_packages "postgresql-$major" "postgresql-plpython3-$major"
+install_packages "postgresql-$major" "postgresql-plpython3-$major" pgbouncer
 if ! has_extensions "$major" vector; then
     if apt-cache show "postgresql-$major-pgvector" >/dev/null 2>&1; then
         install_packages "postgresql-$major-pgvector"
@@ -89,5 +89,6 @@ if ! has_extensions "$major" vector; then
         build_pgvector "$major"
     fi
 fi
+command -v systemctl >/dev/null && systemctl disable --now pgbouncer 2>/dev/null || true # the tests start their own
 has_extensions "$major" plpython3u dblink vector || fail "an extension is still missing"
-say "PostgreSQL $major with plpython3u, dblink and vector is ready"
+say "PostgreSQL $major with plpython3u, dblink and vector is ready, and PgBouncer"

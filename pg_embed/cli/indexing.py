@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import typer
 from pg_embed import db
 from pg_embed.cli.database import ask
 from pg_embed.cli.output import print_json, print_rows, say, size
-from pg_embed.jobs import IndexBuild
+from pg_embed.jobs import IndexBuild, sessions
 
 POLL = 0.5  # seconds between two looks at a build
 NOTHING = "no vectorizer keeps dense vectors; make one with: pg-embed vectorize TABLE COLUMN"
@@ -20,6 +21,7 @@ NOTHING = "no vectorizer keeps dense vectors; make one with: pg-embed vectorize 
 
 def build_now(dsn: str, vectorizer: str) -> None:
     """Build in a thread, with a bar where somebody looks; Ctrl-C cuts the build off."""
+    asyncio.run(sessions.require(dsn))
     build = IndexBuild(dsn, vectorizer)
     ended: list[BaseException | None] = []
 

@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 from pg_embed.config import Settings
 from pg_embed.engine import Engine
 from pg_embed.errors import InvalidArgument, PgEmbedError
+from pg_embed.jobs import sessions
 from pg_embed.jobs.limits import Limits
 from pg_embed.models.registry import default_registry
 from pg_embed.records import ModelSpec
@@ -35,6 +36,12 @@ class Plan:
     warm: Sequence[ModelSpec] = ()  # models to load before they are asked for
     wait_for_models: bool = False  # before telling that all is ready
     limits_dsn: str | None = None  # the database whose limits are kept where there is no worker
+
+    @property
+    def session_dsns(self) -> set[str]:
+        """Databases in which something listens, or holds a lock or a setting."""
+        mailbox = None if self.doors is None else self.doors.mailbox_dsn
+        return {dsn for dsn in (self.worker_dsn, self.limits_dsn, mailbox) if dsn is not None}
 
 
 class Service:
@@ -108,6 +115,8 @@ class Service:
             await self._run(ready)
 
     async def _run(self, ready: Callable[[Service], None]) -> None:
+        for dsn in self._plan.session_dsns:
+            await sessions.require(dsn)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         try:
             if self._limits is not None:

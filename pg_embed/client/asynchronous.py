@@ -227,6 +227,7 @@ class AsyncClient:
                 autocommit=True,
                 connect_timeout=db.CONNECT_TIMEOUT,
                 application_name=db.APPLICATION_NAME,
+                prepare_threshold=None,
             )
         return self._own
 

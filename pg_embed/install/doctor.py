@@ -153,6 +153,11 @@ def _transport(connection: Connection) -> Check:
     if row["kind"] == "dblink" and _is_standby(connection):
         advice = "on the primary, set up the transport plpython or spool: a standby can use these"
         return Check("transport", "warning", "dblink, which a standby cannot use", advice)
+    if row["kind"] == "dblink" and (problem := _rows(connection, "loopback")[0]["problem"]):
+        advice = (
+            "name its address: pg-embed install DSN --transport dblink --dblink-host HOST --dblink-port PORT"
+        )
+        return Check("transport", "failed", f"dblink: the server does not reach itself: {problem}", advice)
     told = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
     reasons = [
         f"{kind}: {'could be had' if row[has] else missing}" for kind, has, missing in BETTER[row["kind"]]
@@ -178,9 +183,10 @@ def _roles(connection: Connection) -> Check:
 
 
 def _sidecar(connection: Connection) -> Check:
-    _rows(connection, "patience", seconds=PING_TIMEOUT)
     started = time.perf_counter()
-    _rows(connection, "ping")
+    with connection.transaction():
+        _rows(connection, "patience", seconds=PING_TIMEOUT)
+        _rows(connection, "ping")
     return Check("sidecar", "ok", f"answered in {(time.perf_counter() - started) * 1000:.1f} ms")
 
 
@@ -190,12 +196,17 @@ def _models(connection: Connection) -> Check:
         return Check(
             "models", "warning", "there is no default model", "pg-embed models create NAME --default …"
         )
-    _rows(connection, "patience", seconds=CARD_TIMEOUT)
     for model in models:
-        if _rows(connection, "card", name=model["name"])[0]["space_id"] != model["space_id"]:
+        if _space(connection, model["name"]) != model["space_id"]:
             advice = "give the sidecar the files that the catalog's vectors came from, or make a new model"
             return Check("models", "failed", f"{model['name']} gives vectors of another space", advice)
     return Check("models", "ok", f"loaded: {', '.join(model['name'] for model in models)}")
+
+
+def _space(connection: Connection, model: str) -> str:
+    with connection.transaction():
+        _rows(connection, "patience", seconds=CARD_TIMEOUT)
+        return str(_rows(connection, "card", name=model)[0]["space_id"])
 
 
 def _workers(connection: Connection) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,6 +26,7 @@ PATIENCE = 300.0  # seconds in which an installation tries again to get its lock
 PASSING = ("55P03", "40P01")  # SQLSTATEs: a lock that was not free in time, a deadlock
 Transaction = tuple[sa.Connection, psycopg.Connection[Any]]
 T = TypeVar("T")
+UNREACHED = "the server does not reach itself, and dblink must: give --dblink-host and --dblink-port"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _install(
         _run(raw, script.read("functions", "90_grants.sql"))
         for spec, card in models:
             raw.execute(SQL["seed_model"], _seed(spec, card))
-        return Report(
+        report = Report(
             revision=migrate.head(),
             transport=chosen.kind,
             reasons=chosen.reasons,
@@ -151,6 +152,16 @@ def _install(
             query_schema=str(_one(raw, SQL["query_schema"])),
             notices=tuple(notice for notice in notices if "does not exist, skipping" not in notice),
         )
+    return replace(report, notices=(*report.notices, *_loopback(dsn, chosen, settings or {})))
+
+
+def _loopback(dsn: str, chosen: transports.Chosen, settings: Mapping[str, Any]) -> list[str]:
+    """What to say of a loopback that does not lead back; only one that is committed can be tried."""
+    if chosen.kind != "dblink":
+        return []
+    with db.connect(dsn) as connection, db.translated(installing=True):
+        problem = transports.reach(connection, settings, chosen.kept)
+    return [] if problem is None else [f"{UNREACHED}: {problem}"]
 
 
 def uninstall(dsn: str, *, patience: float = PATIENCE) -> None:

@@ -51,6 +51,7 @@ class Chosen:
 
     kind: TransportKind
     reasons: Mapping[str, str]
+    kept: bool = False  # it was there before
 
 
 def set_up(connection: Connection, wanted: str | None = None, settings: Settings | None = None) -> Chosen:
@@ -60,13 +61,30 @@ def set_up(connection: Connection, wanted: str | None = None, settings: Settings
     if wanted is None and kept is not None and not set(settings) - set(COMMON):
         connection.execute(statements.load("transports")["adjust_transport"], _parameters(kept, settings))
         connection.execute(body(kept))
-        return Chosen(kept, {kept: "it was chosen before"})
+        return Chosen(kept, {kept: "it was chosen before"}, kept=True)
     probes = probe(connection, settings)
     kind = choose(probes, wanted).kind
     if wanted == "none":
         settings = {**settings, CHOSEN: True}
     install_transport(connection, kind, settings)
     return Chosen(kind, {found.kind: found.reason for found in probes})
+
+
+def reach(connection: Connection, settings: Settings, kept: bool) -> str | None:
+    """Try the loopback of a committed dblink transport; what is wrong, if the server does not reach itself.
+
+    Unless the host is named or the transport is an old one, the addresses by which `connection` came are
+    tried, too: some services let no server connect to 127.0.0.1.
+    """
+    told = problem = _problem(connection)
+    if problem is None or kept or "loopback_host" in settings:
+        return problem
+    for host, port in _addresses(connection):
+        install_transport(connection, "dblink", {"loopback_port": port, **settings, "loopback_host": host})
+        if (problem := _problem(connection)) is None:
+            return None
+        told = f"{told}; {problem}"
+    return told
 
 
 def take_down(connection: Connection) -> None:
@@ -109,6 +127,19 @@ def install_transport(connection: Connection, kind: TransportKind, settings: Set
 def body(kind: TransportKind) -> bytes:
     """The file that defines `embed._call`."""
     return (sql_dir() / "transports" / f"{kind}.sql").read_bytes()
+
+
+def _problem(connection: Connection) -> str | None:
+    row = connection.execute(statements.load("transports")["loopback_problem"]).fetchone()
+    return None if row is None else row[0]
+
+
+def _addresses(connection: Connection) -> list[tuple[str, int]]:
+    """The server's own address as it sees this connection, and the name that this client called it by."""
+    found = [tuple(row) for row in connection.execute(statements.load("transports")["server_address"])]
+    if not connection.info.host.startswith("/"):
+        found.append((connection.info.host, connection.info.port))
+    return [(host, port) for host, port in dict.fromkeys(found) if host]
 
 
 def _kept(connection: Connection) -> TransportKind | None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT
 from pg_embed.errors import PgEmbedError
 
 SQL = statements.load("jobs")
+SESSION = {"default_transaction_read_only": "off"}
 EVERYBODY = 0  # the number of the lock that lets one build run at a time; vectorizers count from 1
 
 
@@ -97,14 +99,15 @@ class IndexBuild:
         return True
 
     def _connect(self) -> psycopg.Connection[dict[str, Any]]:
-        return psycopg.connect(
+        connection = psycopg.connect(
             self._dsn,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT,
             application_name=f"{APPLICATION_NAME} index",
-            options="-c default_transaction_read_only=off",
             row_factory=dict_row,
         )
+        connection.execute(SQL["session"], {"settings": Jsonb(SESSION)})
+        return connection
 
     def _lock(self, connection: psycopg.Connection[dict[str, Any]], number: int) -> bool:
         row = connection.execute(SQL["index_lock"], {"number": number}).fetchone()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -19,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked
 from pg_embed.errors import ModelUnavailable, PgEmbedError
+from pg_embed.jobs import sessions
 from pg_embed.jobs.usage import Ledger
 from pg_embed.log import event, logger
 from pg_embed.records import Allowance, CallLimit, ModelSpec, Priority, Remaining, Reservation
@@ -34,7 +36,7 @@ HOLD = 1.2  # seconds in which about so much comes back
 UNTOLD_WAIT = 2.0  # seconds to hold off when a provider says "too many calls" and not for how long
 SMOOTHING = 0.2  # how fast the ratio of used to estimated tokens follows
 FEWEST_SHARE, MOST_SHARE = 0.1, 3.0  # between which that ratio is believed
-SESSION = "-c statement_timeout=10s -c synchronous_commit=off -c jit=off"
+SESSION = {"statement_timeout": "10s", "synchronous_commit": "off", "jit": "off"}
 
 log = logger("limits")
 
@@ -82,8 +84,8 @@ class Limits:
                 "autocommit": True,
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": f"{APPLICATION_NAME} limits",
-                "options": SESSION,
             },
+            configure=partial(sessions.set_up, settings=SESSION),
             min_size=0,
             max_size=2,
             timeout=POOL_TIMEOUT,

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, translate
 from pg_embed.errors import NotInstalled, VersionMismatch
-from pg_embed.jobs import Store, Work
+from pg_embed.jobs import Store, Work, sessions
 from pg_embed.jobs.limits import Limits
 from pg_embed.jobs.packing import register
 from pg_embed.jobs.reuse import Reuse
@@ -46,7 +46,7 @@ WORKER_NUMBERS = 2**31 - 1
 SESSION = {
     "statement_timeout": "300s",
     "jit": "off",
-    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
 }
@@ -142,7 +142,17 @@ class Worker:
         return self._ready.is_set() and not isinstance(known, VersionMismatch)
 
     async def _session(self) -> None:
-        async with self._connect() as control, self._connect() as listener, self._pool() as pool:
+        async with self._connect() as control, self._connect() as listener:
+            # before anything is set, or locked, that would stay there
+            await sessions.check(control, listener)
+            for connection in (control, listener):
+                await sessions.set_up(connection, SESSION)
+            await self._work(control, listener)
+
+    async def _work(
+        self, control: psycopg.AsyncConnection[Any], listener: psycopg.AsyncConnection[Any]
+    ) -> None:
+        async with self._pool() as pool:
             await _check_generation(control)
             await self._be_primary(control)
             if self._stop.is_set():
@@ -217,10 +227,11 @@ class Worker:
         async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
             register(connection)
             await connection.set_autocommit(True)
+            await sessions.set_up(connection, POOL_SESSION)
 
         pool = AsyncConnectionPool[Any](
             self._dsn,
-            kwargs=_parameters(POOL_SESSION),
+            kwargs=_parameters(),
             min_size=1,
             max_size=self._settings.connections,
             timeout=30.0,
@@ -457,11 +468,10 @@ async def _check_generation(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.execute(SQL["check_generation"], {"generation": GENERATION})
 
 
-def _parameters(session: Mapping[str, str] = SESSION) -> dict[str, Any]:
+def _parameters() -> dict[str, Any]:
     return {
         **KEEPALIVE,
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": f"{APPLICATION_NAME} worker",
         "client_encoding": "UTF8",
-        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
     }

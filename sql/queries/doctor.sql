@@ -36,11 +36,15 @@ LIMIT 1;
 -- What was set up, and what the better ones would need.
 SELECT
     t.kind,
-    t.settings - '{seal,role}'::text[] AS settings,
+    t.settings - '{seal,role,conninfo,database}'::text[] AS settings,
     EXISTS (SELECT FROM pg_catalog.pg_available_extensions AS a WHERE a.name = 'plpython3u') AS has_plpython,
     EXISTS (SELECT FROM pg_catalog.pg_available_extensions AS a WHERE a.name = 'dblink') AS has_dblink,
     pg_catalog.pg_has_role('pg_write_server_files', 'USAGE') AND pg_catalog.pg_has_role('pg_read_server_files', 'USAGE') AS has_files
 FROM embed._transport AS t;
+
+-- name: loopback
+-- Why the server cannot connect to itself; NULL when it can.
+SELECT embed._loopback_problem() AS problem;
 
 -- name: roles
 -- Which of our roles are missing.
@@ -49,8 +53,8 @@ FROM pg_catalog.unnest(ARRAY['embed_reader', 'embed_owner', 'embed_worker']) AS 
 WHERE pg_catalog.to_regrole(r.name) IS NULL;
 
 -- name: patience
--- How long the sidecar may take in this session.
-SELECT pg_catalog.set_config('embed.timeout', %(seconds)s::text, false);
+-- How long the sidecar may take in this transaction: the session may be a pooler's.
+SELECT pg_catalog.set_config('embed.timeout', %(seconds)s::text, true);
 
 -- name: ping
 -- To the sidecar and back.

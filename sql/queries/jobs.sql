@@ -102,6 +102,14 @@ WHERE t.typname IN ('vector', 'halfvec', 'sparsevec')
 UNION ALL
 SELECT t.typname, t.oid, t.typarray FROM pg_catalog.pg_type AS t WHERE t.oid = 'embed._token_vectors'::pg_catalog.regtype;
 
+-- name: backend
+-- Which process of the server answers.
+SELECT pg_catalog.pg_backend_pid();
+
+-- name: session
+-- What a session shall have, whatever the database or the role sets by default.
+SELECT pg_catalog.set_config(s.name, s.value, false) FROM pg_catalog.jsonb_each_text(%(settings)s) AS s (name, value);
+
 -- name: be_alive
 -- Hold the lock that tells others this worker lives; false when its number is taken.
 SELECT pg_catalog.pg_try_advisory_lock(1885695331, %(worker)s);

@@ -38,7 +38,7 @@ SELECT
     t.kind,
     CASE t.kind
         WHEN 'none' THEN t.settings ? 'chosen'
-        WHEN 'dblink' THEN EXISTS (
+        WHEN 'dblink' THEN t.settings ->> 'database' IS NOT DISTINCT FROM current_database() OR EXISTS (
             SELECT FROM pg_foreign_server AS s
             WHERE s.srvname = 'pg_embed_loopback' AND 'dbname=' || current_database() = ANY (s.srvoptions))
         ELSE true
@@ -49,6 +49,14 @@ FROM embed._transport AS t;
 -- Change what all transports have, and leave the rest.
 UPDATE embed._transport AS t SET settings = t.settings || %(settings)s WHERE t.kind = %(kind)s;
 
+-- name: loopback_problem
+-- Why the server cannot connect to itself; NULL when it can.
+SELECT embed._loopback_problem();
+
+-- name: server_address
+-- Where this connection arrived; no row when that was a Unix socket.
+SELECT host(inet_server_addr()), inet_server_port() WHERE inet_server_addr() IS NOT NULL;
+
 -- name: drop_loopback
 -- Remove what lies outside our schema.
-SELECT embed._loopback_drop();
+SELECT embed._loopback_drop(), embed._dblink_drop();

@@ -10,7 +10,7 @@ AS $$
 DECLARE
     request_id uuid := request::json ->> 'id';
     path text;  -- search_path with the schema of the extension at its end
-    server text;
+    target text;  -- the foreign server's name, or a connection string, which no message may show
     link text;  -- name of the connection: not to be guessed, so that nobody can open one of that name beforehand
     is_kept boolean;
     answer text;
@@ -26,9 +26,9 @@ BEGIN
             HINT = 'ask the primary; or set up the transport plpython or spool there, which a standby can use, too; or embed the text in the client and pass the vector';
     END IF;
     SELECT
-        t.settings ->> 'server',
+        coalesce(t.settings ->> 'conninfo', t.settings ->> 'server'),
         'pg_embed_' || left(encode(sha256(convert_to((t.settings ->> 'seal') || pg_backend_pid(), 'UTF8')), 'hex'), 32)
-    INTO server, link
+    INTO target, link
     FROM embed._transport AS t;
     SELECT 'pg_catalog, embed, ' || quote_ident(n.nspname) || ', pg_temp' INTO path
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
@@ -45,7 +45,7 @@ BEGIN
     LOOP
         BEGIN
             IF NOT is_kept THEN
-                PERFORM dblink_connect(link, server);
+                PERFORM dblink_connect(link, target);
             END IF;
             answer := embed._mailbox_exchange(path, link, request_id, request, timeout);
             IF answer IS NULL THEN
@@ -63,7 +63,7 @@ BEGIN
                 IF NOT is_kept THEN
                     RAISE EXCEPTION USING
                         ERRCODE = 'PE010',
-                        MESSAGE = format('the sidecar cannot be reached: the foreign server %s: %s', server, detail),
+                        MESSAGE = format('the sidecar cannot be reached: the loopback: %s', detail),
                         HINT = '"pg-embed doctor" tells what is missing';
                 END IF;
                 is_kept := false;  -- it broke while it was idle: once more; embedding twice does no harm
