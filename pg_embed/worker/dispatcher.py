@@ -117,10 +117,14 @@ class Dispatcher:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"dispatch {work.name}")
 
-    async def stop(self, *, at_once: bool = False) -> None:
-        """Take nothing more, and finish what is in hand; or let go of it at once."""
+    def take_no_more(self) -> None:
+        """Leave what is in the queue to others."""
         self._stopping = True
         self._called.set()
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Take nothing more, and finish what is in hand; or let go of it at once."""
+        self.take_no_more()
         if at_once:
             self.abort()
         tasks = [*self._in_hand, *([self._task] if self._task else [])]
@@ -200,6 +204,8 @@ class Dispatcher:
     async def _fill(self) -> bool:
         """Take a batch for each lane that has a slot free; whether any was found."""
         found = False
+        if self._stopping:
+            return found
         if self._lanes[Lane.LIVE] < self._settings.live_slots and time.monotonic() >= self._next_live:
             found |= await self._take(Lane.LIVE)
         if self._lanes[Lane.BACKFILL] < self._backfill_slots and not self._stopping:

@@ -90,6 +90,8 @@ class Worker:
     def stop(self) -> None:
         """Take no more rows, finish those in hand, and end."""
         self._stop.set()
+        for dispatcher in self._running:
+            dispatcher.take_no_more()
 
     def abort(self) -> None:
         """End at once; the rows in hand go to the next worker."""
