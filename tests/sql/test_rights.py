@@ -23,7 +23,7 @@ READER_MAY = {
     "embed", "embed_document", "embed_sparse", "embed_multi", "rerank", "rerank_scores",
     "status", "failures", "why", "wait", "indexes", "index_plan", "recall",
     # what those call with the reader's rights
-    "_column_model_v1",
+    "_column_model_v1", "_check_stays",
     "_vectors_v1", "_asked_model_v1",
     "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_lacks_worker", "_here",
