@@ -276,6 +276,25 @@ def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_writte
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0
 
 
+@pytest.mark.parametrize("code", ["40001", "40P01"], ids=["moved to another partition", "deadlock"])
+def test_a_write_that_met_another_is_tried_again_before_its_lease_is_over(
+    docs: Connection, dsn: str, start_worker: StartWorker, code: str
+) -> None:
+    docs.execute("CREATE SEQUENCE met")
+    docs.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN IF nextval('public.met') < 5 THEN RAISE EXCEPTION 'met' USING ERRCODE = '{code}'; END IF;"
+        " RETURN new; END $$"
+    )
+    docs.execute("CREATE TRIGGER guard BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION guard()")
+    start_worker(dsn, lease=3_600)
+    insert_docs(docs, "one")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT last_value FROM met") == 5
+    assert failures(docs) == []
+
+
 def test_a_row_that_a_trigger_silently_keeps_as_it_is_ends_too(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
