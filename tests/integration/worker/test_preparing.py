@@ -121,6 +121,34 @@ def test_a_hook_makes_texts_of_bytes_and_none_is_no_vector(
     assert value(pages, "SELECT prepare FROM embed.vectorizers") == "html"
 
 
+def test_a_vectorizer_gets_a_hook_another_and_none(
+    pages: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    pages.execute("UPDATE pages SET note = 'a note' WHERE id = 1")
+    pages.execute("SELECT embed.create_vectorizer('pages', 'note', name => 'pages')")
+    start_worker(dsn, prepare=HOOKS)
+    pages.execute("SELECT embed.wait('pages')")
+    assert vectors(pages) == {1: halved(pages, "a note"), 2: None, 3: None}
+    pages.execute("SELECT embed.alter_vectorizer('pages', ARRAY['page', 'charset'], prepare => 'html')")
+    pages.execute("SELECT embed.wait('pages')")
+    assert vectors(pages) == {1: halved(pages, "one page"), 2: None, 3: halved(pages, "é")}
+    pages.execute("SELECT embed.alter_vectorizer('pages', ARRAY['note'], prepare => 'spelled')")
+    pages.execute("SELECT embed.wait('pages')")
+    assert vectors(pages)[1] == halved(pages, "[('note', 'a note')]")
+    for change, told in (
+        ("ARRAY['page'], prepare => ''", "page"),
+        ("template => '{note}', prepare => 'html'", "both a template and a hook are given"),
+        ("storage => 'table'", "are made by the hook 'spelled', and not kept"),
+    ):
+        code, message, _ = refused(pages, f"SELECT embed.alter_vectorizer('pages', {change})")
+        assert code == "PE003"
+        assert told in message
+    pages.execute("SELECT embed.alter_vectorizer('pages', 'note', prepare => '')")
+    pages.execute("SELECT embed.wait('pages')")
+    assert vectors(pages) == {1: halved(pages, "a note"), 2: None, 3: None}
+    assert value(pages, "SELECT prepare FROM embed.vectorizers") is None
+
+
 def test_a_hook_s_texts_are_split_into_chunks(pages: Connection, dsn: str, start_worker: StartWorker) -> None:
     pages.execute(
         "SELECT embed.create_vectorizer('pages', ARRAY['page', 'charset'], prepare => 'html',"
