@@ -54,7 +54,7 @@ LINGER = (
 ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05")
 Failed = tuple[str, str, str]  # key, code and error of a row that was given up
 Done = tuple[int, list[Failed]]  # how many rows were written, and those that were given up
-COLLISION_DELAY = 0.2  # seconds
+COLLISION_SHARE = 0.2  # of the wait after other errors: who went first is soon done
 DEADLOCK = "40"  # the class: somebody else went first, and the next try may pass
 
 
@@ -273,9 +273,10 @@ class Dispatcher:
         except Exception as exc:
             if is_passing(exc):
                 log.debug("batch of %s: %s", self.work.name, exc)
-                # what cannot be put back now comes back when its lease is over
-                with suppress(psycopg.Error, PoolTimeout):
-                    await self._store.postpone(batch, COLLISION_DELAY, str(exc), charge=False)
+                # charged: where it happens again and again the wait grows, and a paid model is called less
+                wait = self._settings.wait_after(batch.tries) * COLLISION_SHARE
+                with suppress(psycopg.Error, PoolTimeout):  # then it comes back when its lease is over
+                    await self._store.postpone(batch, wait, str(exc), charge=True)
                 return
             at_table = isinstance(exc, psycopg.Error)
             self._pause(self._settings.repair_wait if at_table else self._settings.backoff)
