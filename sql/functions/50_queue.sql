@@ -133,6 +133,7 @@ DECLARE
     suspect integer;  -- so many deaths make an entry one that may have caused them
     suspected boolean := false;
     part integer;
+    spare CONSTANT integer := 10;  -- attempts more for a row that never was alone: its waits are long and random by then
 BEGIN
     SELECT v.max_attempts INTO limit_attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer AND v.state = 'active';
     IF limit_attempts IS NULL OR first IS NULL OR NOT embed._may_claim(vectorizer, lane) THEN
@@ -148,7 +149,7 @@ BEGIN
     LOOP
         -- Still held and yet due: whoever held it died. A row that kills its worker must not take others with it: from the
         -- second death on the entry goes by itself, an eighth of it at a time and not all parts at once, until a single row
-        -- is left. It is given up when its attempts are spent and it killed a worker that held nothing else.
+        -- is left. It is given up when its attempts are spent and it killed a worker that held nothing else in any of its slots.
         IF entry.lost AND entry.attempts >= suspect THEN
             CONTINUE WHEN cardinality(claimed) > 0;
             IF entry.n > 1 THEN
@@ -158,7 +159,7 @@ BEGIN
                     q.ids[i + 1:i + part], q.keys[i + 1:i + part]
                 FROM embed._queue AS q, generate_series(part, entry.n - 1, part) AS i WHERE q.id = entry.id;
                 UPDATE embed._queue AS q SET ids = q.ids[:part], keys = q.keys[:part], n = part, attempts = suspect WHERE q.id = entry.id;
-            ELSIF entry.alone AND entry.attempts >= limit_attempts THEN
+            ELSIF entry.alone AND entry.attempts >= limit_attempts OR entry.attempts >= limit_attempts + spare THEN
                 INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
                 SELECT q.vectorizer_id, k.key, 'PE020', format('the worker was lost %s times while it held this row', q.attempts), q.attempts
                 FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = entry.id
@@ -603,7 +604,7 @@ DECLARE
     freed integer;
 BEGIN
     WITH lost AS (
-        SELECT q.id FROM embed._queue AS q
+        SELECT q.id, q.worker FROM embed._queue AS q
         WHERE q.worker IS NOT NULL AND NOT EXISTS (SELECT FROM pg_locks AS l
                 WHERE l.locktype = 'advisory' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
                     AND l.classid = 1885695331 AND l.objid = q.worker::oid AND l.objsubid = 2)
@@ -611,6 +612,8 @@ BEGIN
     )
     UPDATE embed._queue AS q
     SET worker = NULL,
+        -- what another of its slots held may have killed it
+        alone = CASE WHEN q.alone THEN (SELECT count(*) FROM embed._queue AS o WHERE o.worker = lost.worker) = 1 ELSE false END,
         attempts = CASE WHEN restarted THEN greatest(q.attempts - 1, 0) ELSE q.attempts END,
         last_error = CASE WHEN restarted THEN q.last_error ELSE 'its worker was lost' END,
         available_at = clock_timestamp() + CASE WHEN restarted THEN interval '0' ELSE embed._apart(q.attempts) END

@@ -313,6 +313,50 @@ def test_who_finishes_late_ends_what_another_has_taken_over_or_freed(docs: Conne
     assert entries(docs, "id") == []
 
 
+def die(db: Connection, worker: int, rows: int) -> list[str]:
+    """What a worker without a session gets in two slots and is lost with; then it is due again."""
+    held = claim(db, worker, rows=rows) + claim(db, worker, rows=rows)
+    db.execute("SELECT embed._rescue_v1()")
+    make_due(db)
+    return held
+
+
+def test_a_row_is_given_up_when_it_was_all_that_its_lost_worker_held(docs: Connection) -> None:
+    docs.execute("DELETE FROM embed._queue WHERE ids <> '{1}'")
+    docs.execute("SELECT embed._rescue_v1()")  # the first one after a start charges nobody
+    for _ in range(3):
+        assert die(docs, DEAD, rows=1) == ["1"]
+    assert die(docs, DEAD, rows=1) == []
+    assert docs.execute("SELECT key, attempts FROM embed.failures").fetchall() == [("1", 3)]
+
+
+def test_a_row_beside_which_another_may_have_killed_the_worker_has_more_attempts(docs: Connection) -> None:
+    docs.execute("DELETE FROM embed._queue WHERE ids <> '{1}' AND ids <> '{2}'")
+    docs.execute("SELECT embed._rescue_v1()")
+    for _ in range(3 + 10):
+        assert die(docs, DEAD, rows=1) == ["1", "2"]
+    assert die(docs, DEAD, rows=1) == []
+    assert docs.execute("SELECT key, attempts FROM embed.failures ORDER BY key").fetchall() == [
+        ("1", 13),
+        ("2", 13),
+    ]
+
+
+def test_a_row_that_may_be_innocent_is_done_once_the_other_is_gone(docs: Connection) -> None:
+    docs.execute("DELETE FROM embed._queue WHERE ids <> '{1}' AND ids <> '{2}'")
+    docs.execute("SELECT embed._rescue_v1()")
+    for _ in range(5):
+        die(docs, DEAD, rows=1)
+    assert claim(docs, 1, rows=1) == ["1"], "by another worker, which lives"
+    assert claim(docs, DEAD) == ["2"]
+    docs.execute("SELECT pg_advisory_lock(1885695331, 1)")
+    docs.execute("SELECT embed._rescue_v1()")
+    make_due(docs)
+    assert claim(docs, 2) == []
+    assert docs.execute("SELECT key, attempts FROM embed.failures").fetchall() == [("2", 6)]
+    assert entries(docs, "worker, ids") == [(1, [1])]
+
+
 def test_small_entries_are_packed_when_they_are_many(docs: Connection) -> None:
     docs.execute(
         "INSERT INTO embed._queue (vectorizer_id, ids, n) SELECT v.id, ARRAY[i], 1"
