@@ -122,10 +122,11 @@ class Service:
             if self._limits is not None:
                 await self._limits.open()
             if self._sidecar is not None:
+                self._sidecar.is_warm = not self._plan.warm
                 await self._sidecar.start()
             if self._worker is not None:
                 tasks.append(asyncio.create_task(self._worker.run()))
-            warming = asyncio.gather(*(self._warm(spec) for spec in self._plan.warm))
+            warming = asyncio.create_task(self._warm_all(), name="warm")
             starting = asyncio.create_task(self._started(warming))
             await asyncio.wait([*tasks, starting], return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not self.stopping:
@@ -137,11 +138,16 @@ class Service:
         finally:
             await self._end(tasks)
 
-    async def _started(self, warming: asyncio.Future[list[None]]) -> None:
+    async def _started(self, warming: asyncio.Future[None]) -> None:
         if self._worker is not None:
             await self._worker.ready()
         if self._plan.wait_for_models:
             await asyncio.shield(warming)
+
+    async def _warm_all(self) -> None:
+        await asyncio.gather(*(self._warm(spec) for spec in self._plan.warm))
+        if self._sidecar is not None:
+            self._sidecar.is_warm = True
 
     async def _warm(self, spec: ModelSpec) -> None:
         with suppress(PgEmbedError):  # whoever asks for it will be told

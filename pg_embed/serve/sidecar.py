@@ -88,7 +88,8 @@ class Sidecar:
         directory: ModelDirectory | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self.is_ready = False
+        self.is_open = False
+        self.is_warm = True  # not while models are loaded that are sure to be asked for
         self.metrics = metrics or Metrics()
         self._grace = settings.grace
         self._doors = make_doors(
@@ -98,6 +99,11 @@ class Sidecar:
             directory or _directory(settings),
             lambda: self.is_ready,
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its doors are open, and nobody would wait for the models that are loaded at the start."""
+        return self.is_open and self.is_warm
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -123,11 +129,11 @@ class Sidecar:
         except BaseException:
             await self._close(0.0)
             raise
-        self.is_ready = True
+        self.is_open = True
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
         """Close all doors; requests in hand are finished within the grace time, or until `hurry` is set."""
-        self.is_ready = False
+        self.is_open = False
         closing = asyncio.create_task(self._close(self._grace))
         hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
         await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
