@@ -337,6 +337,46 @@ def test_transports_keep_their_contracts_on_a_container(tmp_path: Path) -> None:
                 hold_contracts(dsn, folder)
 
 
+def without_an_engine() -> str | None:
+    """Why `docker compose` cannot be run here."""
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        if (
+            shutil.which("docker") is None
+            or subprocess.run(command, capture_output=True, check=False).returncode
+        ):
+            return f"{' '.join(command)} does not answer"
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * BUILDING)
+def test_compose_gives_a_database_that_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = pytest.importorskip("testcontainers.compose", reason="pip install 'pg-embed[docker]'")
+    if reason := without_an_engine():
+        pytest.skip(reason)
+    lines = (DOCKER / "sidecar.Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("secrets"))
+    for source in {line[1:] for line in lines if line.startswith("!") and not line.startswith("!docker")}:
+        (copy if (ROOT / source).is_file() else shutil.copytree)(ROOT / source, tmp_path / source)
+    subprocess.run([tmp_path / "docker" / "secrets.sh"], check=True)
+    port = free_port()
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"pg_embed_test_{port}")
+    monkeypatch.setenv("DB_PORT", str(port))
+    monkeypatch.setenv("HTTP_PORT", str(free_port()))
+    with compose.DockerCompose(tmp_path, compose_file_name="docker/compose.yaml", build=True) as services:
+        password = (tmp_path / "docker" / "secrets" / "postgres_password").read_text(encoding="utf-8")
+        dsn = make_conninfo(host="127.0.0.1", port=port, dbname="app", user="postgres", password=password)
+        with psycopg.connect(dsn, autocommit=True) as db:
+            db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
+            db.execute("SELECT embed.create_vectorizer('docs', 'body')")
+            db.execute("INSERT INTO docs VALUES (1, 'A refund takes ten days.'), (2, 'The cat sleeps.')")
+            db.execute("SELECT embed.wait('docs')")
+            nearest = "SELECT id FROM docs ORDER BY embedding <=> embed('money back') LIMIT 1"
+            assert db.execute(nearest).fetchone() == (1,)
+        said, _, code = services.exec_in_container(["id", "-u"], "sidecar")
+        assert (said.strip(), code) == ("10001", 0)
+
+
 def wait_until_there(dsn: str, said: Callable[[], str]) -> None:
     until = time.monotonic() + STARTING
     while True:
