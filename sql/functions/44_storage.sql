@@ -82,13 +82,14 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     settings jsonb := embed._chunking(chunking, (SELECT (m.card ->> 'max_tokens')::integer FROM embed._model AS m WHERE m.id = v.model_id));
-    view_name text := embed._chunk_name(v.source, chunk_view, '_chunks');
+    view_name text;
     has_postings boolean := embed._posting_triggers(v.id) <> '{}';
     home regclass;
     columns text[];
     targets smallint[];
 BEGIN
     PERFORM embed._check_source(v.source), embed._check_move(v, keep_column);
+    view_name := embed._chunk_name(v.source, chunk_view, '_chunks');
     home := embed._make_chunk_table(v.source, v.key_columns, embed._chunk_name(v.source, chunk_table, '_embedding'));
     SELECT array_agg(a.attname::text ORDER BY c.position),
         array_agg((embed._add_column(home, a.attname, c.output, CASE c.output WHEN 'dense' THEN t.typname::text END, a.atttypmod)).attnum ORDER BY c.position)

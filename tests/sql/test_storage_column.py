@@ -189,8 +189,10 @@ def test_a_trigger_that_fails_on_a_row_fails_that_row_alone(
     start_worker.expected = "no"
     start_worker(dsn, fake, **SOON)
     until(lambda: value(docs, "SELECT count(embedding) FROM docs") == 2, "the others")
+    until(lambda: value(docs, "SELECT string_agg(key, ',') FROM embed._failure") == "2", "its failure")
+    assert value(docs, "SELECT storage FROM embed.vectorizers") == "table"
     docs.execute("DROP TRIGGER no ON docs")
-    docs.execute("SELECT embed.retry(v.name) FROM embed._vectorizer AS v")
+    docs.execute("SELECT embed.retry('docs_embedding_next')")
     moved(docs)
     assert wrong(docs) == []
 
