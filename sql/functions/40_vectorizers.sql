@@ -723,6 +723,7 @@ AS $$
 DECLARE
     again boolean := num_nonnulls(input, template, filter, chunking, prepare) > 0;
     moves boolean;
+    stays boolean;  -- it was to move, and is not to any more
     -- columns are added then: the table is locked before the catalog, and at once as it will be
     back boolean := COALESCE(storage = 'column', false) AND EXISTS (SELECT FROM embed._vectorizer AS c
         WHERE c.id = embed._vectorizer_id(alter_vectorizer.vectorizer) AND c.chunk_table IS NOT NULL);
@@ -735,6 +736,7 @@ BEGIN
         WHEN again OR storage = 'table' THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
     moves := COALESCE(storage = 'table', false) AND v.chunk_table IS NULL;
     back := back AND v.chunk_table IS NOT NULL;
+    stays := COALESCE(storage = 'table', false) AND (embed._next_column(v)).id IS NOT NULL;
     PERFORM embed._check_limits(rename_to, max_attempts);
     IF moves THEN
         PERFORM embed._check_storage(storage, chunking, chunk_table, chunk_view);
@@ -747,12 +749,12 @@ BEGIN
         PERFORM embed._fail('PE003', 'another model''s vectors are of another space, and cannot come one by one', format('call embed.switch_model(%L, %L)', v.name, model));
     ELSIF (moves OR back) AND num_nonnulls(input, template, filter, prepare) > 0 THEN
         PERFORM embed._fail('PE003', 'the storage and the text cannot change in one call', 'change one, and then the other');
-    ELSIF NOT moves AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
+    ELSIF NOT moves AND NOT stays AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
         PERFORM embed._fail('PE003', 'chunk_table, chunk_view and keep_column belong to a change of the storage from a column to a table', 'leave them out; ALTER TABLE and ALTER VIEW give other names');
     ELSIF keep_chunks AND NOT back THEN
         PERFORM embed._fail('PE003', 'keep_chunks belongs to a change of the storage from a table to a column', 'leave it out');
     END IF;
-    IF storage = 'table' AND (embed._next_column(v)).id IS NOT NULL THEN
+    IF stays THEN
         PERFORM embed.abort_switch(v.name);
     END IF;
     IF moves THEN

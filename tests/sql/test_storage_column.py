@@ -375,7 +375,7 @@ def test_what_was_begun_is_begun_once_and_given_up_for_what_is_there(filled: Con
     filled.execute("DROP VIEW near")
     filled.execute(BACK)
     assert filled.execute(keep).fetchall() == [("drop", "refuse")]
-    filled.execute("SELECT embed.alter_vectorizer('docs', storage => 'table')")
+    filled.execute("SELECT embed.alter_vectorizer('docs', storage => 'table', chunk_view => 'docs_chunks')")
     assert value(filled, COLUMNS) == "id,title,body"
     assert value(filled, "SELECT count(*) FROM embed._vectorizer") == 1
 
