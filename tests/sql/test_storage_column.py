@@ -242,7 +242,7 @@ def test_a_partitioned_table_with_a_key_of_two_columns_and_quoted_names(
     start_worker(dsn, fake, page_rows=2, **SOON)
     moved(db)
     db.execute("""SELECT embed.wait('"My docs"')""")
-    assert fake.texts[4:] == ["changed", "changed"] or fake.texts[4:] == ["changed"]
+    assert set(fake.texts[4:]) == {"changed"}
     text, key = 'CASE WHEN "A b" > 1 THEN "the Text" END', 'jsonb_build_array("A b", at)::text'
     told = {"key": key, "text": text, "column": '"The vector"', "vectorizer": "yours"}
     assert broken_rows(db, '"My docs"', **told) == []
