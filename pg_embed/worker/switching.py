@@ -93,7 +93,7 @@ class Switching:
             log,
             logging.INFO,
             "switch_done",
-            f"{job.name} has its new model",
+            f"{job.name} has its new vectors",
             vectorizer=job.name,
             seconds=seconds,
         )

@@ -664,10 +664,6 @@ DECLARE
     present text := CASE WHEN v.chunk_table IS NULL THEN 'column' ELSE 'table' END;
 BEGIN
     PERFORM embed._check_storage(COALESCE(storage, present), chunking, NULL, NULL);
-    IF storage <> present THEN
-        PERFORM embed._fail('PE003', format('vectorizer %L keeps chunks, whose vectors make none of a whole text', v.name),
-            'make a second one with storage => ''column'', search that when it is filled, and drop the first');
-    END IF;
     RETURN CASE WHEN chunking IS NOT NULL
         THEN embed._chunking(chunking, (SELECT (m.card ->> 'max_tokens')::integer FROM embed._model AS m WHERE m.id = v.model_id)) ELSE v.chunking END;
 END $$;
@@ -716,7 +712,8 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     chunk_table text DEFAULT NULL,
     chunk_view text DEFAULT NULL,
     keep_column boolean DEFAULT false,
-    prepare text DEFAULT NULL
+    prepare text DEFAULT NULL,
+    keep_chunks boolean DEFAULT false
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -726,13 +723,20 @@ AS $$
 DECLARE
     again boolean := num_nonnulls(input, template, filter, chunking, prepare) > 0;
     moves boolean;
+    stays boolean;  -- it was to move, and is not to any more
+    -- columns are added then: the table is locked before the catalog, and at once as it will be
+    back boolean := COALESCE(storage = 'column', false) AND EXISTS (SELECT FROM embed._vectorizer AS c
+        WHERE c.id = embed._vectorizer_id(alter_vectorizer.vectorizer) AND c.chunk_table IS NOT NULL);
     v embed._vectorizer;
     old embed._vectorizer[];
     new embed._vectorizer[] := '{}';
     moments bigint[] := '{}';
 BEGIN
-    v := CASE WHEN again OR storage = 'table' THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
+    v := CASE WHEN back THEN embed._here(embed._own_alone(vectorizer, '10 seconds'))
+        WHEN again OR storage = 'table' THEN embed._own_text(vectorizer) ELSE embed._own_vectorizer(vectorizer) END;
     moves := COALESCE(storage = 'table', false) AND v.chunk_table IS NULL;
+    back := back AND v.chunk_table IS NOT NULL;
+    stays := COALESCE(storage = 'table', false) AND (embed._next_column(v)).id IS NOT NULL;
     PERFORM embed._check_limits(rename_to, max_attempts);
     IF moves THEN
         PERFORM embed._check_storage(storage, chunking, chunk_table, chunk_view);
@@ -743,13 +747,20 @@ BEGIN
         PERFORM embed._fail('PE003', format('there is a vectorizer %L already', rename_to), 'choose another name');
     ELSIF (SELECT m.name FROM embed._model AS m WHERE m.id = v.model_id) <> model THEN
         PERFORM embed._fail('PE003', 'another model''s vectors are of another space, and cannot come one by one', format('call embed.switch_model(%L, %L)', v.name, model));
-    ELSIF moves AND num_nonnulls(input, template, filter, prepare) > 0 THEN
+    ELSIF (moves OR back) AND num_nonnulls(input, template, filter, prepare) > 0 THEN
         PERFORM embed._fail('PE003', 'the storage and the text cannot change in one call', 'change one, and then the other');
-    ELSIF NOT moves AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
-        PERFORM embed._fail('PE003', 'chunk_table, chunk_view and keep_column belong to a change of the storage', 'leave them out; ALTER TABLE and ALTER VIEW give other names');
+    ELSIF NOT moves AND NOT stays AND (num_nonnulls(chunk_table, chunk_view) > 0 OR keep_column) THEN
+        PERFORM embed._fail('PE003', 'chunk_table, chunk_view and keep_column belong to a change of the storage from a column to a table', 'leave them out; ALTER TABLE and ALTER VIEW give other names');
+    ELSIF keep_chunks AND NOT back THEN
+        PERFORM embed._fail('PE003', 'keep_chunks belongs to a change of the storage from a table to a column', 'leave it out');
+    END IF;
+    IF stays THEN
+        PERFORM embed.abort_switch(v.name);
     END IF;
     IF moves THEN
         PERFORM embed._move_to_chunks(v, chunking, chunk_table, chunk_view, COALESCE(keep_column, false));
+    ELSIF back THEN
+        PERFORM embed._move_to_column(v, COALESCE(keep_chunks, false));
     ELSIF again THEN
         PERFORM embed._check_source(v.source);
         -- a shadow is of the same text
@@ -774,8 +785,8 @@ BEGIN
     PERFORM pg_notify('pg_embed_work', 'catalog');
     RETURN COALESCE(rename_to, v.name);
 END $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean, text) IS
-    'Change what a vectorizer reads, its filter and its hook ('''' takes them away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once while everybody reads and writes, and then locked for as long as it takes to look which rows were written meanwhile. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. Another model needs embed.switch_model.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text[], text, text, integer, text, jsonb, text, text, text, text, boolean, text, boolean) IS
+    'Change what a vectorizer reads, its filter and its hook ('''' takes them away), how it splits texts into chunks (settings that are left out have their defaults, as in embed.create_vectorizer), its name or its attempts. Rows are embedded again behind live rows, only those whose text becomes another, and only new chunks; old vectors and chunks stay until then. To find these rows the table is read once while everybody reads and writes, and then locked for as long as it takes to look which rows were written meanwhile. storage => ''table'' moves the vectors of a column to a table of chunks, at first one for each row with the vectors that it has, so that searches find every row at any moment; the column goes, unless keep_column is true. storage => ''column'' is a switch, which embed.switches shows: the columns are added to the table and filled behind live rows, while searches go on over the chunks; a row whose one chunk is its whole text keeps that vector. When all rows have theirs, and the index is built if there was one, the next worker that may, or embed.finish_switch, lets searches use them, and drops the chunks and their view; with keep_chunks they are kept up to date, for those who query them and for embed.rollback_switch, until embed.forget_switch. embed.abort_switch, or storage => ''table'', gives it up before. Another model needs embed.switch_model.';
 
 CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     vectorizer text,
@@ -790,7 +801,8 @@ CREATE OR REPLACE FUNCTION embed.alter_vectorizer(
     chunk_table text DEFAULT NULL,
     chunk_view text DEFAULT NULL,
     keep_column boolean DEFAULT false,
-    prepare text DEFAULT NULL
+    prepare text DEFAULT NULL,
+    keep_chunks boolean DEFAULT false
 )
 RETURNS text
 LANGUAGE sql
@@ -798,9 +810,9 @@ VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT embed.alter_vectorizer(vectorizer, CASE WHEN input IS NOT NULL THEN ARRAY[input] END, template, filter, max_attempts, rename_to, chunking, storage, model,
-        chunk_table, chunk_view, keep_column, prepare)
+        chunk_table, chunk_view, keep_column, prepare, keep_chunks)
 $$;
-COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean, text) IS 'The same for one input column.';
+COMMENT ON FUNCTION embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean, text, boolean) IS 'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed._start_backfill(vectorizer integer, mode text)
 RETURNS void

@@ -644,12 +644,20 @@ DECLARE
     plan record;
     left_over bigint;
     read record;
+    copying record := embed._copying_v1(vectorizer);
+    copied text[] := '{}';
 BEGIN
     IF source.input IS NULL THEN
         RETURN false;
     END IF;
-    PERFORM embed._see_chunks_v1(vectorizer);
-    EXECUTE format('SELECT FROM %s AS r LIMIT 0', source.name);
+    PERFORM embed._see_chunks_v1(COALESCE(copying.giver, vectorizer));
+    -- once, as strong as it will be: who waits for a stronger one with more in hand may be waited for
+    EXECUTE format(CASE WHEN copying.giver IS NULL THEN 'SELECT FROM %s AS r LIMIT 0' ELSE 'EXPLAIN UPDATE %s AS r SET %s = NULL WHERE false' END, source.name, source.targets[1]);
+    -- no swap changes it from here on
+    copying := embed._copying_v1(vectorizer);
+    IF copying.giver IS NOT NULL THEN
+        page_rows := least(page_rows, 500);  -- their writers wait for us
+    END IF;
     SELECT * INTO plan FROM embed._backfill_plan_v1(vectorizer);
     IF plan.columns IS NULL THEN
         RETURN false;
@@ -664,12 +672,15 @@ BEGIN
              FROM %s AS r WHERE %s ORDER BY %s LIMIT $1) AS p',
         plan.key, plan.parts, plan.columns, plan.wanted, source.name, plan.beyond, plan.columns)
     INTO read USING page_rows, plan.reached;
-    RETURN embed._backfill_push_v1(vectorizer, COALESCE(read.keys, '{}'),
+    IF copying.giver IS NOT NULL AND read.keys IS NOT NULL THEN
+        copied := embed._copy_rows_v1(vectorizer, read.keys);
+    END IF;
+    RETURN embed._backfill_push_v1(vectorizer, ARRAY(SELECT k.key FROM unnest(read.keys) WITH ORDINALITY AS k(key, place) WHERE k.key <> ALL (copied) ORDER BY k.place),
         (SELECT array_agg(v.value ORDER BY v.place) FROM jsonb_array_elements_text(read.parts) WITH ORDINALITY AS v(value, place)),
-        left_over, read.seen < page_rows);
+        left_over, read.seen < page_rows, cardinality(copied));
 END $$;
 COMMENT ON FUNCTION embed._page_v1(integer, integer) IS
-    'Queue the next rows of a backfill, in the order of the primary key; false when there is none, or when another worker is at it.';
+    'Queue the next rows of a backfill, in the order of the primary key, but those that can be given the vectors of their chunks; false when there is none, or when another worker is at it.';
 
 CREATE OR REPLACE FUNCTION embed._backfill_plan_v1(
     vectorizer integer,
@@ -708,7 +719,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._backfill_plan_v1(integer) IS 'Lock a backfill for this transaction and say how its next page is read.';
 
-CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean)
+CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean, done integer DEFAULT 0)
 RETURNS boolean
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -726,12 +737,12 @@ BEGIN
         UPDATE embed._backfill AS b
         SET position = COALESCE(reached, b.position),
             rows_total = COALESCE(b.rows_total, counted),
-            rows_left = greatest(COALESCE(b.rows_left, counted) - cardinality(keys), 0)
+            rows_left = greatest(COALESCE(b.rows_left, counted) - cardinality(keys) - done, 0)
         WHERE b.vectorizer_id = vectorizer;
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean) IS 'Queue a page of keys behind live rows, and move the cursor.';
+COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean, integer) IS 'Queue a page of keys behind live rows, and move the cursor; some were done at once.';
 
 CREATE OR REPLACE FUNCTION embed._arrive_v1()
 RETURNS void

@@ -183,7 +183,10 @@ AS $$
 DECLARE
     found text := CASE WHEN v.chunk_table IS NULL THEN embed._dependants(v.source, v.target_columns) ELSE embed._chunk_dependants(v) END;
 BEGIN
-    IF found IS NOT NULL AND how = 'refuse' THEN
+    IF found IS NOT NULL AND how = 'refuse' AND (embed._next_column(v)).id IS NOT NULL THEN
+        PERFORM embed._fail('PE003', format('the chunks of %s are to go, and these belong to them or read them: %s', v.source, found),
+            'drop them, and make them again over the table itself; or say keep_chunks => true, which leaves them the chunks, kept up to date, until embed.forget_switch');
+    ELSIF found IS NOT NULL AND how = 'refuse' THEN
         PERFORM embed._fail('PE003', format('after the switch these would still read the old vectors of %s: %s', v.source, found),
             'drop them and make them again after the swap; or say dependants => ''ignore'', if they search nothing');
     ELSIF found IS NOT NULL THEN
@@ -276,6 +279,75 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._warn_of_switch(embed._vectorizer, text, text) IS 'Tell which queries would not follow a switch.';
 
+CREATE OR REPLACE FUNCTION embed._cast_shadow(v embed._vectorizer, model integer, chunked boolean, columns text[], column_type text, chunking jsonb DEFAULT NULL)
+RETURNS embed._vectorizer
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    chosen embed._model;
+    made text;
+    s embed._vectorizer;
+BEGIN
+    SELECT * INTO chosen FROM embed._model AS m WHERE m.id = model;
+    made := embed.create_vectorizer(
+        v.source,
+        ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (v.input_columns) AND NOT a.attisdropped),
+        model => chosen.name,
+        filter => (SELECT w.filter FROM embed.vectorizers AS w WHERE w.name = v.name),
+        column_name => columns[array_position(v.outputs, 'dense')],
+        column_type => column_type,
+        name => embed._free_vectorizer(v.name, '_next'),
+        max_attempts => v.max_attempts,
+        sparse_column => columns[array_position(v.outputs, 'sparse')],
+        multi_column => columns[array_position(v.outputs, 'multi')],
+        sparse => (SELECT m.name FROM embed._model AS m WHERE m.id = v.sparse_model_id),
+        storage => CASE WHEN chunked THEN 'table' ELSE 'column' END,
+        chunking => CASE WHEN chunked THEN COALESCE(v.chunking || chunking, embed._chunk_size(v.chunking, (chosen.card ->> 'max_tokens')::integer)) END,
+        chunk_table => CASE WHEN chunked THEN embed._free_relation(v.source, (SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_table), '_next') END,
+        chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END,
+        prepare => v.prepare
+    );
+    UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
+    IF v.replication <> 'origin' THEN
+        UPDATE embed._vectorizer AS w SET replication = v.replication WHERE w.id = s.id;
+        PERFORM embed._build_triggers(s.id);
+    END IF;
+    INSERT INTO embed._budget (vectorizer_id, tokens, cost, per, live) SELECT s.id, b.tokens, b.cost, b.per, b.live FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
+    IF 'sparse' = ANY (s.outputs) AND (embed._posting_source_v1(v.id)).has_postings AND NOT (embed._posting_source_v1(s.id)).has_postings THEN
+        PERFORM embed._make_postings(s.id);
+    END IF;
+    RETURN s;
+END $$;
+COMMENT ON FUNCTION embed._cast_shadow(embed._vectorizer, integer, boolean, text[], text, jsonb) IS
+    'Make a vectorizer of the same text beside another, with the vectors of a model in columns of the table or in a table of chunks; its row in embed._switch is the caller''s to make.';
+
+CREATE OR REPLACE FUNCTION embed._index_as(v embed._vectorizer, s embed._vectorizer, kind text)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    seen record;
+BEGIN
+    IF kind IS NOT NULL THEN
+        PERFORM embed.create_index(s.name, kind);
+    ELSIF 'dense' = ANY (s.outputs) THEN
+        seen := embed._index_look_v1(v.id, NULL, NULL, NULL, NULL, NULL);
+        IF seen.wanted <> 'none' THEN
+            INSERT INTO embed._index (vectorizer_id, kind, m, ef_construction, min_rows, memory, parallel_workers)
+            SELECT s.id, CASE WHEN i.kind = 'hnsw' AND m.dimensions > 4000 THEN 'auto' ELSE i.kind END, i.m, i.ef_construction, i.min_rows, i.memory, i.parallel_workers
+            FROM embed._index AS i, embed._model AS m WHERE i.vectorizer_id = v.id AND m.id = s.model_id;
+        ELSIF embed._is_indexed(embed._home(v), v.target_columns[array_position(v.outputs, 'dense')]) THEN
+            -- one that was made by hand is missed as much
+            PERFORM embed.create_index(s.name, 'auto', min_rows => 0);
+        END IF;
+    END IF;
+END $$;
+COMMENT ON FUNCTION embed._index_as(embed._vectorizer, embed._vectorizer, text) IS 'Want an index for a shadow, of a kind, or as that which it shadows has.';
+
 CREATE OR REPLACE FUNCTION embed.switch_model(
     vectorizer text,
     model text,
@@ -299,11 +371,8 @@ DECLARE
     v embed._vectorizer;
     before embed._model;
     s embed._vectorizer;
-    made text;
     next text[];
     missing text[];
-    sparse text;
-    seen record;
 BEGIN
     IF keep IS NULL OR keep NOT IN ('in step', 'frozen', 'drop') THEN
         PERFORM embed._fail('PE003', format('the old vectors cannot be kept %L', keep), 'use ''in step'' (changed rows are embedded by both models), ''frozen'' (not any more) or ''drop''');
@@ -335,57 +404,18 @@ BEGIN
     PERFORM embed._warn_of_switch(v, before.name, chosen.name);
     SELECT array_agg(CASE WHEN chunked THEN a.attname::text ELSE embed._free_column(v.source, a.attname::text, '_next') END ORDER BY c.position) INTO next
     FROM unnest(v.target_columns) WITH ORDINALITY AS c(attnum, position) JOIN pg_attribute AS a ON a.attrelid = embed._home(v) AND a.attnum = c.attnum;
-    SELECT m.name INTO sparse FROM embed._model AS m WHERE m.id = v.sparse_model_id;
     column_type := COALESCE(column_type, (SELECT CASE WHEN t.typname = 'vector' AND before.dimensions <= 4000 THEN 'vector' END
         FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = embed._home(v) AND a.attnum = v.target_columns[array_position(v.outputs, 'dense')]));
-    made := embed.create_vectorizer(
-        v.source,
-        ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (v.input_columns) AND NOT a.attisdropped),
-        model => model,
-        filter => (SELECT w.filter FROM embed.vectorizers AS w WHERE w.name = v.name),
-        column_name => next[array_position(v.outputs, 'dense')],
-        column_type => column_type,
-        name => embed._free_vectorizer(v.name, '_next'),
-        max_attempts => v.max_attempts,
-        sparse_column => next[array_position(v.outputs, 'sparse')],
-        multi_column => next[array_position(v.outputs, 'multi')],
-        sparse => sparse,
-        storage => CASE WHEN chunked THEN 'table' ELSE 'column' END,
-        chunking => CASE WHEN chunked THEN COALESCE(v.chunking || chunking, embed._chunk_size(v.chunking, (chosen.card ->> 'max_tokens')::integer)) END,
-        chunk_table => CASE WHEN chunked THEN embed._free_relation(v.source, (SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_table), '_next') END,
-        chunk_view => CASE WHEN chunked THEN embed._free_relation(v.source, COALESCE((SELECT c.relname FROM pg_class AS c WHERE c.oid = v.chunk_view), 'chunks'), '_next') END,
-        prepare => v.prepare
-    );
-    UPDATE embed._vectorizer AS w SET shadow_of = v.id, template = v.template, input_columns = v.input_columns WHERE w.name = made RETURNING w.* INTO s;
-    IF v.replication <> 'origin' THEN
-        UPDATE embed._vectorizer AS w SET replication = v.replication WHERE w.id = s.id;
-        PERFORM embed._build_triggers(s.id);
-    END IF;
+    s := embed._cast_shadow(v, chosen.id, chunked, next, column_type, chunking);
     INSERT INTO embed._switch (vectorizer_id, auto, keep, dependants) VALUES (s.id, COALESCE(switch_model.auto, false), keep, dependants);
     IF chunked THEN
         PERFORM embed._shadow_chunks(v, s), embed._refuse_dependants(v, dependants);
     ELSE
         PERFORM embed._run_steps(embed._rights_steps(v.source, c.giver, s.target_columns[array_position(s.outputs, c.output)])) FROM unnest(v.outputs, v.target_columns) AS c(output, giver);
     END IF;
-    INSERT INTO embed._budget (vectorizer_id, tokens, cost, per, live) SELECT s.id, b.tokens, b.cost, b.per, b.live FROM embed._budget AS b WHERE b.vectorizer_id = v.id;
-    IF 'sparse' = ANY (s.outputs) AND (embed._posting_source_v1(v.id)).has_postings AND NOT (embed._posting_source_v1(s.id)).has_postings THEN
-        PERFORM embed._make_postings(s.id);
-    END IF;
-    IF index IS NOT NULL THEN
-        PERFORM embed.create_index(made, index);
-    ELSIF 'dense' = ANY (s.outputs) THEN
-        seen := embed._index_look_v1(v.id, NULL, NULL, NULL, NULL, NULL);
-        IF seen.wanted <> 'none' THEN
-            INSERT INTO embed._index (vectorizer_id, kind, m, ef_construction, min_rows, memory, parallel_workers)
-            SELECT s.id, CASE WHEN i.kind = 'hnsw' AND chosen.dimensions > 4000 THEN 'auto' ELSE i.kind END, i.m, i.ef_construction, i.min_rows, i.memory, i.parallel_workers
-            FROM embed._index AS i WHERE i.vectorizer_id = v.id;
-        ELSIF embed._is_indexed(embed._home(v), v.target_columns[array_position(v.outputs, 'dense')]) THEN
-            -- one that was made by hand is missed as much
-            PERFORM embed.create_index(made, 'auto', min_rows => 0);
-        END IF;
-    END IF;
+    PERFORM embed._index_as(v, s, index);
     PERFORM pg_notify('pg_embed_work', 'catalog');
-    RETURN made;
+    RETURN s.name;
 END $$;
 COMMENT ON FUNCTION embed.switch_model(text, text, boolean, text, text, text, text, interval, jsonb) IS
     'Begin to change a vectorizer''s model without a pause for those who search: columns beside those that are there, or a table of chunks beside the one that is there, are filled with the new model''s vectors, behind live rows, indexed, and compared; searches see the old ones until embed.finish_switch, or with auto until a worker that may has done the same. See embed.switches. keep says what becomes of the old vectors after that: ''in step'' (both are made, for embed.rollback_switch at any time), ''frozen'' or ''drop''. index is a kind for embed.create_index; by default as it was. Views and the like that name the old column keep it, and are refused, unless dependants is ''ignore''. chunking says how the new model''s chunks are cut; by default as before, and no longer than it reads. Returns the name of the vectorizer that makes the new vectors, for embed.pause, embed.resume, embed.retry and embed.status.';
@@ -480,7 +510,7 @@ AS $$
     ORDER BY v.name
 $$;
 COMMENT ON FUNCTION embed.switches(text) IS
-    'The switches from one model to another, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared. columns and chunk_table say where the other model''s vectors are.';
+    'The switches from one model to another, or from chunks to a column, by the vectorizer that searches see, its model, and the other model: filling, indexing, comparing, ready, and after the swap, while the old vectors are kept, swapped. overlap_at_10 is the share of the ten nearest rows that both models agree on, for as many rows as compared. columns and chunk_table say where the other vectors are.';
 
 CREATE OR REPLACE VIEW embed.switches AS SELECT * FROM embed.switches();
 COMMENT ON VIEW embed.switches IS 'embed.switches() of every vectorizer.';
@@ -504,7 +534,7 @@ BEGIN
     SELECT * INTO old FROM embed._dense_target(v.id);
     SELECT * INTO new FROM embed._dense_target(s.id);
     shadow := s.id;
-    IF old.source IS NULL OR new.source IS NULL THEN
+    IF old.source IS NULL OR new.source IS NULL OR (v.chunk_table IS NULL) <> (s.chunk_table IS NULL) THEN
         RETURN;
     END IF;
     models := ARRAY(SELECT m.name FROM embed._model AS m WHERE m.id IN (v.model_id, s.model_id) ORDER BY m.id = s.model_id);
@@ -591,7 +621,10 @@ DECLARE
     kept text;
     steps text[] := '{}';
 BEGIN
-    IF v.chunk_table IS NOT NULL THEN
+    IF (v.chunk_table IS NULL) <> (s.chunk_table IS NULL) THEN
+        -- columns of a table and those of its chunks: neither is in the other's way
+        RETURN CASE WHEN s.chunk_table IS NULL THEN embed._reader_steps(v, s) ELSE '{}' END;
+    ELSIF v.chunk_table IS NOT NULL THEN
         RETURN embed._swap_chunk_steps(v, s);
     END IF;
     FOR i IN 1..cardinality(v.outputs) LOOP
@@ -634,7 +667,9 @@ BEGIN
     DELETE FROM embed._switch AS o WHERE o.vectorizer_id = s.id RETURNING o.* INTO STRICT w;
     UPDATE embed._vectorizer AS c SET name = embed._free_vectorizer(v.name, '_swap'), shadow_of = NULL WHERE c.id = s.id;
     UPDATE embed._vectorizer AS c SET name = embed._free_vectorizer(v.name, '_old'), shadow_of = s.id WHERE c.id = v.id RETURNING c.name INTO parked;
-    UPDATE embed._vectorizer AS c SET name = v.name WHERE c.id = s.id;
+    UPDATE embed._vectorizer AS c
+    SET name = v.name, state = CASE v.state WHEN 'paused' THEN v.state ELSE c.state END, reason = CASE v.state WHEN 'paused' THEN v.reason ELSE c.reason END
+    WHERE c.id = s.id;
     INSERT INTO embed._switch (vectorizer_id, stage, auto, keep, dependants, overlap, compared, started_at, swapped_at)
     VALUES (v.id, 'old', false, w.keep, w.dependants, w.overlap, w.compared, w.started_at, clock_timestamp());
     IF w.keep = 'drop' THEN

@@ -694,7 +694,7 @@ BEGIN
             SELECT FROM jsonb_array_elements(legs -> o.output) AS l(leg)
             WHERE (l.leg -> 'vectorizer', l.leg -> 'model', l.leg -> 'column') = (plan #> ARRAY[o.output, 'vectorizer'], plan #> ARRAY[o.output, 'model'], plan #> ARRAY[o.output, 'column']))) THEN
         -- the statement sees rows as they were before, without the new vectors: it cannot be answered by those
-        PERFORM embed._fail('40001', 'the model of the vectors was changed while the search waited for the one before', 'search again');
+        PERFORM embed._fail('40001', 'the model or the place of the vectors was changed while the search waited for the model', 'search again');
     END IF;
 END $$;
 COMMENT ON FUNCTION embed._check_stays(jsonb, text) IS

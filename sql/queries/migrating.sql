@@ -19,7 +19,7 @@ SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pg_embed
 -- Come to a model: a switch to it is begun, unless that or the model is there; one to another is given up; vectors that a
 -- switch has kept are taken back.
 SELECT CASE
-    WHEN v.model = {model} AND s.state <> 'swapped' THEN CAST(embed.abort_switch(v.name) AS text)
+    WHEN v.model = {model} AND s.other_model <> {model} AND s.state <> 'swapped' THEN CAST(embed.abort_switch(v.name) AS text)
     WHEN v.model = {model} OR s.other_model = {model} AND s.state <> 'swapped' THEN v.name
     WHEN s.other_model = {model} THEN embed.rollback_switch(v.name)
     ELSE ({begin})

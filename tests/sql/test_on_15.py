@@ -30,6 +30,7 @@ from tests.sql.test_postings import (
     same_ranking,
     vectorizer,
 )
+from tests.sql.test_storage_column import until
 
 pytestmark = pytest.mark.dblink  # the marker of the second server
 
@@ -65,6 +66,17 @@ def test_chunks(db15: Connection, dsn15: str, start_worker: StartWorker) -> None
     db15.execute("SELECT embed.wait('docs')")
     assert value(db15, "SELECT count(*) FROM docs_embedding") == 0
     db15.execute("SELECT embed.drop_vectorizer('docs_embedding', drop_column => true)")
+
+
+def test_chunks_become_a_column(db15: Connection, dsn15: str, start_worker: StartWorker) -> None:
+    create_fake_model(db15)
+    create_docs(db15, "one", None, "three. " * 300)
+    db15.execute("SELECT embed.create_vectorizer('docs', 'body', storage => 'table')")
+    start_worker(dsn15, switch_every=0.02)
+    db15.execute("SELECT embed.wait('docs')")
+    db15.execute("SELECT embed.alter_vectorizer('docs', storage => 'column')")
+    until(lambda: value(db15, "SELECT storage FROM embed.vectorizers") == "column", "a swap")
+    assert broken_rows(db15) == []
 
 
 def test_the_whole_cycle(docs15: Connection, dsn15: str, start_worker: StartWorker) -> None:

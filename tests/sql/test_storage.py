@@ -215,8 +215,8 @@ def test_the_column_stays_for_those_who_read_it_when_that_is_asked(docs: Connect
     assert value(docs, "SELECT count(embedding) FROM reader") == 2
     assert value(docs, "SELECT embedding::text FROM parts WHERE id = 2") == "[1,2,3,4,5,6,7,8]"
     assert value(docs, "SELECT count(*) FROM seen") == 2
-    state, _, hint = refused(docs, "SELECT embed.alter_vectorizer('docs', storage => 'column')")
-    assert (state, "make a second one" in hint) == ("PE003", True)
+    state, message, hint = refused(docs, "SELECT embed.alter_vectorizer('docs', storage => 'column')")
+    assert (state, message.endswith(": embedding"), "drop or rename it" in hint) == ("PE003", True, True)
     docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'table')")
 
 
