@@ -56,9 +56,9 @@ SELECT embed._postpone_v1(%(worker)s, %(entries)s, make_interval(secs => %(delay
 -- Tell why rows cannot be read or written; NULL when they can again.
 SELECT embed._blame_v1(%(vectorizer)s, %(error)s);
 
--- name: bury
+-- name: give_up
 -- List a row as failed whose table does not let its vector be written.
-SELECT embed._bury_v1(%(vectorizer)s, %(key)s, %(code)s, %(error)s, %(attempts)s);
+SELECT embed._give_up_v1(%(vectorizer)s, %(key)s, %(hash)s, %(code)s, %(error)s, %(attempts)s);
 
 -- name: renew
 -- Prolong the leases of what is in hand.

@@ -99,7 +99,7 @@ def finish(db: Connection, batch: Batch | None, worker: int = OURS) -> None:
     db.execute(FINISH, (*words, Jsonb([])))
 
 
-def come_to_rest(db: Connection) -> None:
+def come_to_rest(db: Connection, key: str = KEY, text: str = TEXT) -> None:
     """Work until nothing is queued; then every row must have the vector of its text, and no other."""
     for _ in range(10):
         db.execute(DUE)
@@ -107,7 +107,25 @@ def come_to_rest(db: Connection) -> None:
             finish(db, take(db, OTHERS, lane), OTHERS)
     assert value(db, "SELECT count(*) FROM embed._queue") == 0
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
-    assert broken_rows(db, key=KEY, text=TEXT) == []
+    assert broken_rows(db, key=key, text=text) == []
+
+
+@pytest.fixture
+def unreadable(db: Connection) -> Connection:
+    """`docs` with one row, on which the filter fails."""
+    create_fake_model(db)
+    db.execute("CREATE TABLE docs (id integer PRIMARY KEY, n integer, body text)")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', filter => '10 / n > 1', backfill => false)")
+    db.execute("INSERT INTO docs VALUES (1, 0, 'one')")
+    return db
+
+
+def execute(db: Connection, statement: str) -> None:
+    db.execute(statement)
+
+
+def failed(db: Connection) -> list[str]:
+    return [key for (key,) in db.execute("SELECT key FROM embed.failures")]
 
 
 def settled(db: Connection, pid: int, *works: Future[None]) -> None:
@@ -185,3 +203,48 @@ def test_a_row_that_is_queued_often_is_embedded_once_and_forgotten_never(docs: C
     docs.execute("UPDATE docs SET draft = NOT draft")
     finish(docs, batch)
     come_to_rest(docs)
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_when_a_newer_one_is_embedded_meanwhile(
+    unreadable: Connection, dsn: str
+) -> None:
+    with psycopg.connect(dsn) as ours, psycopg.connect(dsn, autocommit=True) as user:
+        batch = take(ours)
+        with ThreadPoolExecutor(1) as pool:
+            change = pool.submit(execute, user, "UPDATE docs SET n = 2")
+            settled(unreadable, user.info.backend_pid, change)
+            finish(unreadable, take(unreadable, OTHERS), OTHERS)
+            ours.commit()
+            change.result(PATIENCE)
+        finish(ours, batch)
+        ours.commit()
+    come_to_rest(unreadable, key="id::text", text="body")
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_while_somebody_holds_its_row(
+    unreadable: Connection, dsn: str
+) -> None:
+    with psycopg.connect(dsn) as user:
+        user.execute("SELECT FROM docs FOR UPDATE")
+        finish(unreadable, take(unreadable))
+        assert failed(unreadable) == []
+        assert (
+            value(unreadable, "SELECT last_error FROM embed._queue")
+            == "the row is locked by another transaction"
+        )
+    unreadable.execute(DUE)
+    finish(unreadable, take(unreadable))
+    assert failed(unreadable) == ["1"]
+    unreadable.execute("UPDATE docs SET n = 2")
+    come_to_rest(unreadable, key="id::text", text="body")
+
+
+def test_a_row_that_is_given_up_does_not_wait_for_who_retries_it(unreadable: Connection, dsn: str) -> None:
+    finish(unreadable, take(unreadable))
+    unreadable.execute("UPDATE docs SET body = 'two'")
+    with psycopg.connect(dsn) as user:
+        user.execute("SELECT embed.retry('docs')")
+        unreadable.execute("SET lock_timeout = '10s'")
+        finish(unreadable, take(unreadable))
+        user.rollback()
+    assert failed(unreadable) == ["1"]
