@@ -58,7 +58,7 @@ BEGIN
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
             embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
             embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),
-            embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
+            embed._estimate(regclass, text, text, integer, boolean, text), embed._is_reused_v1(integer), embed._kept_v1(regclass, integer, bytea[]), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
             embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
