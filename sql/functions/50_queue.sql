@@ -742,6 +742,9 @@ BEGIN
     IF plan.columns IS NULL THEN
         RETURN false;
     END IF;
+    IF plan.reached IS NULL THEN
+        EXECUTE format('SELECT ARRAY[%s]::text[] FROM %s AS r ORDER BY %s LIMIT 1', plan.parts, source.name, plan.backwards) INTO plan.upto;
+    END IF;
     IF NOT plan.counted THEN
         EXECUTE format('SELECT count(*) FROM %s AS r WHERE %s', source.name, plan.wanted) INTO left_over;
     END IF;
@@ -751,17 +754,18 @@ BEGIN
          FROM (SELECT %s AS key, ARRAY[%s]::text[] AS parts, row_number() OVER (ORDER BY %s) AS place, %s AS wanted
              FROM %s AS r WHERE %s ORDER BY %s LIMIT $1) AS p',
         plan.key, plan.parts, plan.columns, plan.wanted, source.name, plan.beyond, plan.columns)
-    INTO read USING page_rows, plan.reached;
+    INTO read USING page_rows, plan.reached, plan.upto;
     RETURN embed._backfill_push_v1(vectorizer, COALESCE(read.keys, '{}'),
         (SELECT array_agg(v.value ORDER BY v.place) FROM jsonb_array_elements_text(read.parts) WITH ORDINALITY AS v(value, place)),
-        left_over, read.seen < page_rows);
+        left_over, read.seen < page_rows, plan.upto);
 END $$;
 COMMENT ON FUNCTION embed._page_v1(integer, integer) IS
     'Queue the next rows of a backfill, in the order of the primary key; false when there is none, or when another worker is at it.';
 
 CREATE OR REPLACE FUNCTION embed._backfill_plan_v1(
     vectorizer integer,
-    OUT columns text, OUT key text, OUT parts text, OUT wanted text, OUT beyond text, OUT reached text[], OUT counted boolean
+    OUT columns text, OUT key text, OUT parts text, OUT wanted text, OUT beyond text, OUT reached text[], OUT counted boolean,
+    OUT backwards text, OUT upto text[]
 )
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -770,6 +774,7 @@ AS $$
 DECLARE
     v embed._vectorizer;
     b embed._backfill;
+    within text;
 BEGIN
     SELECT * INTO b FROM embed._backfill AS f WHERE f.vectorizer_id = vectorizer FOR UPDATE SKIP LOCKED;
     IF b.vectorizer_id IS NULL THEN
@@ -780,23 +785,29 @@ BEGIN
         string_agg('r.' || embed._column_name(v.source, k.attnum) || '::text', ', ' ORDER BY k.place),
         format('(%s) > (%s)',
             string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
-            string_agg(format('$2[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place))
-    INTO columns, parts, beyond
+            string_agg(format('$2[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place)),
+        format('(%s) <= (%s)',
+            string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
+            string_agg(format('$3[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place)),
+        string_agg('r.' || embed._column_name(v.source, k.attnum) || ' DESC', ', ' ORDER BY k.place)
+    INTO columns, parts, beyond, within, backwards
     FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, place)
     JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = k.attnum;
     IF b.position IS NULL THEN
         beyond := '$2 IS NULL';
     END IF;
+    beyond := format('%s AND %s', beyond, within);
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
         WHEN b.renew = '{}' THEN format('NOT %s', embed._is_filled(v, 'r', true))
         ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._is_filled(v, 'r', true), b.renew) END;
     reached := b.position;
+    upto := b.upto;
     counted := b.rows_left IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION embed._backfill_plan_v1(integer) IS 'Lock a backfill for this transaction and say how its next page is read.';
 
-CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean)
+CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean, upto text[])
 RETURNS boolean
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -813,13 +824,14 @@ BEGIN
     ELSE
         UPDATE embed._backfill AS b
         SET position = COALESCE(reached, b.position),
+            upto = _backfill_push_v1.upto,
             rows_total = COALESCE(b.rows_total, counted),
             rows_left = greatest(COALESCE(b.rows_left, counted) - cardinality(keys), 0)
         WHERE b.vectorizer_id = vectorizer;
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean) IS 'Queue a page of keys behind live rows, and move the cursor.';
+COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean, text[]) IS 'Queue a page of keys behind live rows, and move the cursor.';
 
 CREATE OR REPLACE FUNCTION embed._arrive_v1()
 RETURNS void

@@ -97,7 +97,7 @@ BEGIN
             embed._sweep_due_v1(integer), embed._swept_v1(integer, oid[]), embed._sweep_v1(integer, integer),
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
-            embed._backfill_push_v1(integer, text[], text[], bigint, boolean),
+            embed._backfill_push_v1(integer, text[], text[], bigint, boolean, text[]),
             embed._count_postings_v1(integer, double precision), embed._postings_due_v1(integer), embed._postings_mended_v1(integer, oid[]),
             embed._mend_postings_v1(integer),
             embed._arrive_v1(), embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),

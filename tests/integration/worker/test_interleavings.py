@@ -13,7 +13,7 @@ from pg_embed.jobs import Batch, Lane
 from pg_embed.jobs.store import SQL, _batch
 from tests.fix_models import PATIENCE
 from tests.fix_worker import Connection, broken_rows, create_fake_model, vector
-from tests.sql.helpers import value
+from tests.sql.helpers import queued, value
 
 OURS, OTHERS = 1, 2  # numbers of workers
 LEASE = 3_600.0  # seconds
@@ -189,6 +189,24 @@ def test_a_change_is_open_while_the_backfill_passes_it(
             assert page.result(PATIENCE) == (True,)
         while ours.execute(SQL["page"], words).fetchone() == (True,):
             pass
+    come_to_rest(docs)
+
+
+@pytest.mark.parametrize("mode", ["missing", "all"])
+def test_a_row_that_came_after_the_backfill_began_is_left_to_its_own_entry(
+    docs: Connection, mode: str
+) -> None:
+    come_to_rest(docs)
+    docs.execute("UPDATE docs SET embedding = NULL")
+    docs.execute("SELECT embed.backfill('docs_embedding', mode => %s)", [mode])
+    words = {"vectorizer": value(docs, "SELECT id FROM embed._vectorizer"), "rows": 2}
+    docs.execute(SQL["page"], words)
+    docs.execute("INSERT INTO docs (part, name, body) VALUES (2, 'aa', 'between'), (9, 'z', 'behind')")
+    while docs.execute(SQL["page"], words).fetchone() == (True,):
+        pass
+    assert queued(docs, priority=1) == ['["2", "aa"]', '["9", "z"]']
+    assert '["2", "aa"]' in queued(docs, priority=2)
+    assert '["9", "z"]' not in queued(docs, priority=2)
     come_to_rest(docs)
 
 
