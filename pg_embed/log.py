@@ -17,6 +17,7 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - rows_rescued (warning; entries): entries of a worker that died are due again
 - model_loading (info; model, family): a model is being loaded
 - model_loaded (info; model, family, seconds, dimensions): a model is ready
+- model_stuck (warning; model, family): it takes too long to load; other models no longer wait for it
 - model_failed (error; model, family, error): a model cannot be loaded
 - out_of_memory (warning; tokens, budget): a pass of a local model had no room; smaller ones are tried
 - limit_exceeded (warning; model, retry_in): a provider had too many calls; nobody calls it for a while

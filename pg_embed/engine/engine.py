@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
 from typing import TypeVar, cast
@@ -20,7 +19,7 @@ from pg_embed.engine.memo import Memo
 from pg_embed.engine.observer import Observer, Silence
 from pg_embed.engine.ranking import Ranker
 from pg_embed.engine.settings import EngineSettings
-from pg_embed.engine.threads import Threads
+from pg_embed.engine.threads import apart
 from pg_embed.engine.throttle import Gate
 from pg_embed.errors import (
     InvalidArgument,
@@ -129,7 +128,9 @@ class Engine:
             OrderedDict()
         )  # the least recently used first
         self._failures: dict[str, tuple[float, PgEmbedError]] = {}  # until when a load is not tried again
-        self._loaders = Threads("pg_embed-load", LOADERS)
+        self._loaders = asyncio.Semaphore(LOADERS)
+        self._loads: set[asyncio.Task[None]] = set()
+        self._stuck: set[str] = set()  # take so long to load that others do not wait for them, one load each
         self._leaving: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -202,9 +203,11 @@ class Engine:
         self._closed = True
         while self._models:
             self._let_go(self._models.popitem()[1])
+        self._stuck.clear()
         if self._leaving:
             await asyncio.gather(*self._leaving, return_exceptions=True)
-        await asyncio.to_thread(self._loaders.close, self._settings.close_timeout)
+        if self._loads:
+            await asyncio.wait(self._loads, timeout=self._settings.close_timeout)
 
     async def _embed(
         self, spec: ModelSpec, texts: Sequence[str], kind: Kind, priority: Priority, outputs: Outputs
@@ -256,19 +259,39 @@ class Engine:
         if key in self._failures:
             raise self._failures[key][1].with_traceback(None)
         self._make_room()
-        loop = asyncio.get_running_loop()
-        loading: asyncio.Future[Model | Ranker] = loop.create_future()
+        loading: asyncio.Future[Model | Ranker] = asyncio.get_running_loop().create_future()
         self._models[key] = loading
-
-        def load() -> None:
-            started = perf_counter()
-            outcome = _loaded(self._registry, spec)
-            with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
-                loop.call_soon_threadsafe(self._finish, spec, loading, outcome, perf_counter() - started)
-
-        event(log, logging.INFO, "model_loading", f"loading {spec.name}", model=spec.name, family=spec.family)
-        self._loaders.submit(load)
+        load = asyncio.create_task(self._loaded(spec, loading), name=f"load {spec.name}")
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
         return loading
+
+    async def _loaded(self, spec: ModelSpec, loading: asyncio.Future[Model | Ranker]) -> None:
+        """Load when there is room, and make way for others if it takes too long: a hub may never answer.
+
+        A model has one load at a time, so no more threads than models hang.
+        """
+        async with self._loaders:
+            if loading.done():  # the engine was closed meanwhile
+                return
+            event(
+                log,
+                logging.INFO,
+                "model_loading",
+                f"loading {spec.name}",
+                model=spec.name,
+                family=spec.family,
+            )
+            started = perf_counter()
+            ended = apart(partial(_load, self._registry, spec), "pg_embed-load")
+            await asyncio.wait([ended], timeout=self._settings.load_timeout)
+        if not ended.done() and not loading.done():
+            self._stuck.add(spec.key)
+            text = (
+                f"{spec.name} is not loaded after {self._settings.load_timeout:g} s; others go on without it"
+            )
+            event(log, logging.WARNING, "model_stuck", text, model=spec.name, family=spec.family)
+        self._finish(spec, loading, await ended, perf_counter() - started)
 
     def _finish(
         self,
@@ -277,11 +300,14 @@ class Engine:
         outcome: Embedder | Reranker | PgEmbedError,
         seconds: float,
     ) -> None:
-        error = outcome if isinstance(outcome, PgEmbedError) else None
         if loading.done():  # the engine was closed meanwhile
             if not isinstance(outcome, PgEmbedError):
                 outcome.close()
             return
+        if spec.key in self._stuck:
+            outcome = self._admitted(outcome)
+            self._stuck.discard(spec.key)
+        error = outcome if isinstance(outcome, PgEmbedError) else None
         if isinstance(outcome, PgEmbedError):
             del self._models[spec.key]
             self._failures[spec.key] = (monotonic() + self._settings.load_pause, outcome)
@@ -291,6 +317,17 @@ class Engine:
         _tell(spec, outcome, seconds)
         self._observer.loaded(spec.name, seconds, error)
 
+    def _admitted(self, late: Embedder | Reranker | PgEmbedError) -> Embedder | Reranker | PgEmbedError:
+        """A model that nobody counted with any more, or why there is no room for it."""
+        if isinstance(late, PgEmbedError):
+            return late
+        try:
+            self._make_room()
+        except Overloaded as exc:
+            late.close()
+            return exc
+        return late
+
     def _with_queue(self, loaded: Embedder | Reranker, spec: ModelSpec) -> Model | Ranker:
         if loaded.card.outputs == ("score",):
             gate = Gate(loaded.card, spec, self._throttle)
@@ -298,11 +335,11 @@ class Engine:
         return Model(cast(Embedder, loaded), spec, self._settings, self._observer, self._throttle)
 
     def _make_room(self) -> None:
-        while len(self._models) >= self._settings.max_models:
+        while len(self._models) - len(self._stuck) >= self._settings.max_models:
             idle = (key for key, model in self._models.items() if model.done() and model.result().idle)
             key = next(idle, None)
             if key is None:
-                raise Overloaded(f"{len(self._models)} models are in memory, all of them at work")
+                raise Overloaded(f"{self._settings.max_models} models are in memory, all of them at work")
             self._let_go(self._models.pop(key))
 
     def _let_go(self, model: asyncio.Future[Model | Ranker]) -> None:
@@ -321,7 +358,7 @@ def _makes_no(wanted: str, name: str, card: Card) -> InvalidArgument:
     )
 
 
-def _loaded(registry: Registry, spec: ModelSpec) -> Embedder | Reranker | PgEmbedError:
+def _load(registry: Registry, spec: ModelSpec) -> Embedder | Reranker | PgEmbedError:
     try:
         return registry.load(spec)
     except PgEmbedError as exc:

@@ -1,7 +1,8 @@
-"""Threads that run a model's calls, at a lower priority of the operating system where asked."""
+"""Threads that load models or run their calls, at a lower priority of the operating system where asked."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from time import monotonic
+from typing import TypeVar
 
 LOW_PRIORITY = 10  # niceness: about a tenth of a processor's time while others want it
+
+T = TypeVar("T")
 
 
 class Threads:
@@ -44,6 +48,24 @@ class Threads:
             _be_nice()
         while (call := self._calls.get()) is not None:
             call()
+
+
+def apart(call: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """What a call returns that has a daemon thread of its own, and may hang; it must not raise."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T) -> None:
+        if not ended.done():
+            ended.set_result(result)
+
+    def run() -> None:
+        result = call()
+        with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
+            loop.call_soon_threadsafe(tell, result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return ended
 
 
 def _be_nice() -> None:

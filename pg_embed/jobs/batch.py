@@ -87,9 +87,10 @@ class Dead:
 
 @dataclass(frozen=True)
 class Refused:
-    """A row whose vector its table does not take."""
+    """A row whose vector its table does not take; `hash` is that of its text, None where it has none."""
 
     key: str
+    hash: int | None
     code: str
     error: str
     attempts: int

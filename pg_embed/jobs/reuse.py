@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -152,13 +152,13 @@ class Reuse:
 
 
 def text_keys(salt: bytes, card: Card, texts: Iterable[str]) -> list[bytes]:
-    """16 bytes for each text."""
-    head = blake2b(f"{card.space_id}\0{card.checkpoint}\0".encode(), digest_size=16, key=salt)
+    """16 bytes for each text, as `embed._kept_v1` makes them, too."""
+    head = sha256(salt + f"{card.space_id}\0{card.checkpoint}\0".encode())
     keys = []
     for text in texts:
         whole = head.copy()
-        whole.update(text.encode())
-        keys.append(whole.digest())
+        whole.update(sha256(text.encode()).digest())
+        keys.append(whole.digest()[:16])
     return keys
 
 

@@ -31,11 +31,11 @@ async def check(first: Connection, second: Connection) -> None:
 
     A backend that answers both, or a connection that two backends answer, is a pooler's doing.
     """
-    seen = {await _backend(first), await _backend(first)}
+    seen = {await backend(first), await backend(first)}
     async with second.transaction():
-        other = await _backend(second)
+        other = await backend(second)
         if len(seen) == 1 and other not in seen:
-            seen.add(await _backend(first))
+            seen.add(await backend(first))
     if len(seen) > 1 or other in seen:
         raise InvalidArgument(
             "the DSN leads to a connection pooler in transaction mode: no LISTEN, no locks of its own",
@@ -49,7 +49,8 @@ async def set_up(connection: Connection, settings: Mapping[str, str]) -> None:
     await connection.execute(SQL["session"], {"settings": Jsonb(dict(settings))})
 
 
-async def _backend(connection: Connection) -> int:
+async def backend(connection: Connection) -> int:
+    """The process of the server that answers now."""
     row = await (await connection.execute(SQL["backend"], prepare=False)).fetchone()
     return int(row[0]) if row else 0
 

@@ -155,9 +155,10 @@ class Store:
         """Tell in the catalog why rows cannot be read or written; None when they can again."""
         await self._run("blame", {"vectorizer": work.vectorizer, "error": error})
 
-    async def bury(self, work: Work, row: Refused) -> None:
-        """List a row as failed."""
-        await self._run("bury", {"vectorizer": work.vectorizer, **vars(row)})
+    async def give_up(self, work: Work, row: Refused) -> bool | None:
+        """List a row as failed: True when it was, False when somebody holds it, None when it has changed."""
+        listed: bool | None = await self._run("give_up", {"vectorizer": work.vectorizer, **vars(row)})
+        return listed
 
     async def renew(self, entries: Sequence[int]) -> None:
         """Prolong the leases of entries."""

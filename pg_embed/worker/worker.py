@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -36,7 +36,14 @@ from pg_embed.worker.switching import Switching
 from pg_embed.worker.watching import Watch
 
 SQL = statements.load("jobs")
-KEEPALIVE = {"keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds; else what is sent into nowhere is waited for for long
+}
+ALIVE_EVERY = 2.0  # seconds between two looks whether the sessions that watch are still those of this worker
 FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
 TELL_EVERY = 2.0  # seconds between two tellings of what was used
 LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
@@ -160,7 +167,6 @@ class Worker:
             if self._stop.is_set():
                 return
             await control.execute(SQL["arrive"])
-            # the listener's loss is noticed at once; a busy worker asks nothing of the other for hours
             self.number = await self._be_alive(listener)
             store = Store(pool, self.number, self._settings.lease)
             self._ledger.pool = pool
@@ -187,14 +193,18 @@ class Worker:
             self._connected = True
             self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
-            listening = asyncio.create_task(self._listen(listener, session))
+            watching = [
+                asyncio.create_task(self._listen(listener, session)),
+                asyncio.create_task(self._stay_alive(control)),
+            ]
             lost = True
             try:
-                await session.run(self._ready, listening)
+                await session.run(self._ready, watching)
                 lost = False
             finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                for task in watching:
+                    task.cancel()
+                await asyncio.gather(*watching, return_exceptions=True)
                 await self._watch.stop()
                 self._observer.connected(False)
                 await session.end(at_once=self._abort, lost=lost)
@@ -215,6 +225,18 @@ class Worker:
                 if self._limits is not None:
                     self._limits.refresh()
             session.called.set()
+
+    async def _stay_alive(self, control: psycopg.AsyncConnection[Any]) -> None:
+        """Ask now and then, for an idle worker would learn with its next row only that a session has ended.
+
+        So would one behind a proxy that has put another session in the place of one that ended.
+        """
+        parameters = {"worker": self.number, "backend": await sessions.backend(control)}
+        while True:
+            await asyncio.sleep(ALIVE_EVERY)
+            row = await (await control.execute(SQL["is_alive"], parameters)).fetchone()
+            if row is None or not row[0]:
+                raise psycopg.OperationalError("a session that holds locks of this worker has ended")
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -315,8 +337,8 @@ class _Session:
         self._next_renewal = time.monotonic() + settings.lease / 3
         self._idle = False
 
-    async def run(self, ready: asyncio.Event, listening: asyncio.Task[None]) -> None:
-        """Look, call dispatchers, wait to be called; until stopped or disconnected."""
+    async def run(self, ready: asyncio.Event, watching: Sequence[asyncio.Task[None]]) -> None:
+        """Look, call dispatchers, wait to be called; until stopped, or one of those who watch has ended."""
         quiet = FIRST_LOOK
         while not self._stop.is_set():
             self.called.clear()
@@ -335,7 +357,7 @@ class _Session:
                 wait = quiet
                 quiet = min(quiet * 2, self._settings.poll)
             ready.set()
-            await self._pause(wait, listening)
+            await self._pause(wait, watching)
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
         """Finish what is in hand, with its leases kept; or leave it, soon if the database was lost."""
@@ -395,16 +417,17 @@ class _Session:
         exact = work.column_type == "vector"
         return ReusingModels(metered, self._reuse, self._ledger, work.vectorizer, self._observer, exact=exact)
 
-    async def _pause(self, seconds: float, listening: asyncio.Task[None]) -> None:
+    async def _pause(self, seconds: float, watching: Sequence[asyncio.Task[None]]) -> None:
         waiters = [asyncio.create_task(self.called.wait()), asyncio.create_task(self._stop.wait())]
         try:
-            await asyncio.wait([*waiters, listening], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*waiters, *watching], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for waiter in waiters:
                 waiter.cancel()
-        if listening.done():
-            listening.result()  # raises what ended it
-            raise psycopg.OperationalError("the listening connection was closed")
+        for task in watching:
+            if task.done():
+                task.result()  # raises what ended it
+                raise psycopg.OperationalError("the listening connection was closed")
 
     async def _be_idle(self, idle: bool) -> bool:
         if idle == self._idle:

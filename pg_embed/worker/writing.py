@@ -32,13 +32,12 @@ async def write_batch(store: Store, work: Work, batch: Batch, outcome: Outcome) 
         return written, []
     rows = range(len(outcome.places) + len(outcome.dead) + len(outcome.bare) + len(batch.empty))
     written, locked, refused = await _write(store, work, batch, outcome, rows)
-    for row in refused:
-        await store.bury(work, row)
-    if locked:
+    listed = [(row, await store.give_up(work, row)) for row in refused]
+    if locked or any(answer is False for _, answer in listed):
         await store.postpone(batch, LOCKED_DELAY, LOCKED, charge=False)
     else:
         await store.finish(work, replace(batch, empty=()), _only(batch, outcome, ())[1])
-    return written, refused
+    return written, [row for row, answer in listed if answer]
 
 
 async def write_documents(
@@ -61,14 +60,13 @@ async def write_documents(
         except psycopg.Error as exc:
             if not _is_of_a_row(exc):
                 raise
-            key = reading.documents[place].key
+            document = reading.documents[place]
             error = f"the table of its chunks refuses them: {exc.diag.message_primary or exc}"
-            refused.append(Refused(key, exc.sqlstate or "", error, batch.tries))
-    for row in refused:
-        await store.bury(work, row)
+            refused.append(Refused(document.key, document.hash, exc.sqlstate or "", error, batch.tries))
+    listed = [row for row in refused if await store.give_up(work, row)]
     rest = replace(reading, documents=())
     await store.finish_documents(work, batch, rest, Chunked([], [], no_embeddings()), entries)
-    return written, refused
+    return written, listed
 
 
 def _one(reading: Reading, found: Chunked, place: int) -> tuple[Reading, Chunked]:
@@ -126,9 +124,9 @@ def _only(batch: Batch, outcome: Outcome, rows: Sequence[int]) -> tuple[Batch, O
 def _refused(batch: Batch, outcome: Outcome, row: int, error: psycopg.Error) -> Refused:
     part, only = _only(batch, outcome, [row])
     places = [*only.places, *(dead.place for dead in only.dead), *only.bare]
-    key = batch.keys[places[0]] if places else part.empty[0]
+    key, found = (batch.keys[places[0]], batch.hashes[places[0]]) if places else (part.empty[0], None)
     message = error.diag.message_primary or str(error)
-    return Refused(key, error.sqlstate or "", f"the table refuses its vector: {message}", batch.tries)
+    return Refused(key, found, error.sqlstate or "", f"the table refuses its vector: {message}", batch.tries)
 
 
 def _is_of_a_row(error: psycopg.Error) -> bool:

@@ -94,12 +94,77 @@ LANGUAGE sql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+    -- A failure that somebody is about to retry stays as it is, or is queued again: we do not wait, for we hold its row.
+    WITH known AS MATERIALIZED (
+        SELECT f.key FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer AND f.key = _bury_v1.key FOR UPDATE SKIP LOCKED
+    )
     INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
-    SELECT v.id, _bury_v1.key, _bury_v1.code, _bury_v1.error, _bury_v1.attempts FROM embed._vectorizer AS v WHERE v.id = vectorizer
+    SELECT v.id, _bury_v1.key, _bury_v1.code, _bury_v1.error, _bury_v1.attempts FROM embed._vectorizer AS v
+    WHERE v.id = vectorizer AND (EXISTS (SELECT FROM known)
+        OR NOT EXISTS (SELECT FROM embed._failure AS o WHERE o.vectorizer_id = vectorizer AND o.key = _bury_v1.key))
     ON CONFLICT ON CONSTRAINT _failure_pkey DO UPDATE
     SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now()
 $$;
-COMMENT ON FUNCTION embed._bury_v1(integer, text, text, text, integer) IS 'List a row as failed whose table does not let its vector be written.';
+COMMENT ON FUNCTION embed._bury_v1(integer, text, text, text, integer) IS
+    'List a row as failed. The caller holds it, by embed._hold_row or by having locked it: else a newer text could be embedded before the failure is there to be removed.';
+
+CREATE OR REPLACE FUNCTION embed._hold_row(vectorizer integer, name text, match text, key text)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    locked bigint;
+BEGIN
+    IF embed._chunk_source_v1(vectorizer) IS NOT NULL THEN
+        -- as those who write its chunks do
+        RETURN pg_try_advisory_xact_lock(1885695334, (vectorizer & 33554431) * 64 + (embed._hash(key) & 63)::integer);
+    END IF;
+    EXECUTE format('SELECT FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s FOR NO KEY UPDATE OF r SKIP LOCKED', name, match) USING key;
+    GET DIAGNOSTICS locked = ROW_COUNT;
+    RETURN locked > 0;
+END $$;
+COMMENT ON FUNCTION embed._hold_row(integer, text, text, text) IS
+    'Let nobody finish a newer text of a row until this transaction ends; false, without a wait, when another has it, or it is gone. What is read of it after that is what it is.';
+
+CREATE OR REPLACE FUNCTION embed._give_up_v1(vectorizer integer, key text, hash bigint, code text, error text, attempts integer)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    source record := embed._held_source(vectorizer);
+    held boolean;
+    same boolean;
+BEGIN
+    IF source.input IS NULL THEN
+        RETURN NULL;
+    END IF;
+    held := embed._hold_row(vectorizer, source.name, source.match, key);
+    BEGIN
+        EXECUTE format('SELECT embed._hash(%s) IS NOT DISTINCT FROM $2 FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', source.input, source.name, source.match)
+        INTO same USING key, hash;
+    EXCEPTION WHEN data_exception THEN
+        same := false;
+    END;
+    IF NOT COALESCE(same, false) THEN
+        RETURN NULL;
+    ELSIF held THEN
+        PERFORM embed._bury_v1(vectorizer, key, code, error, attempts);
+    ELSE
+        PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', ARRAY[key], '{}', clock_timestamp(), '[]');
+    END IF;
+    RETURN held;
+END $$;
+COMMENT ON FUNCTION embed._give_up_v1(integer, text, bigint, text, text, integer) IS
+    'List a row as failed whose table refuses its vectors, if it still has the text that they were made of, by its hash; NULL when it has another, which has its own entry. False when another transaction holds it: then it is to be tried again, and where it has chunks it is queued for that.';
 
 CREATE OR REPLACE FUNCTION embed._apart(attempts integer)
 RETURNS interval
@@ -213,6 +278,7 @@ DECLARE
     -- the lock before the claim: an entry of a new text must not be read as the old one
     source record := embed._held_source(vectorizer);
     reading text;
+    held boolean;
 BEGIN
     IF source.input IS NULL THEN
         RETURN;
@@ -234,17 +300,45 @@ BEGIN
     EXCEPTION WHEN data_exception THEN
         -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
         FOR i IN 1..cardinality(claim.keys) LOOP
-            BEGIN
-                RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i], most;
-            EXCEPTION WHEN data_exception THEN
-                PERFORM embed._bury_v1(vectorizer, claim.keys[i], SQLSTATE, 'its text cannot be read: ' || SQLERRM, claim.attempts[i]);
-                RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
-            END;
+            held := NULL;
+            LOOP
+                BEGIN
+                    RETURN QUERY EXECUTE reading USING claim.entries[i:i], claim.attempts[i:i], claim.keys[i:i], most;
+                    EXIT;
+                EXCEPTION WHEN data_exception THEN
+                    IF held IS NULL THEN
+                        held := embed._hold_row(vectorizer, source.name, source.match, claim.keys[i]);
+                        CONTINUE;  -- it may have changed since
+                    ELSIF held THEN
+                        PERFORM embed._bury_v1(vectorizer, claim.keys[i], SQLSTATE, 'its text cannot be read: ' || SQLERRM, claim.attempts[i]);
+                    ELSE
+                        PERFORM embed._again_v1(claim.entries[i:i], claim.keys[i:i]);
+                    END IF;
+                    RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
+                    EXIT;
+                END;
+            END LOOP;
         END LOOP;
     END;
 END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval, bigint) IS
-    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up. The caller commits before it works.';
+    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up, or queued again for somebody holds it. The caller commits before it works.';
+
+CREATE OR REPLACE FUNCTION embed._again_v1(entries bigint[], busy text[])
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- Held by somebody's transaction: again soon, then less and less often, for as long as it takes. No attempt is charged.
+    INSERT INTO embed._queue (vectorizer_id, priority, keys, n, attempts, locked, enqueued_at, available_at, last_error)
+    SELECT q.vectorizer_id, q.priority, array_agg(DISTINCT k.key), count(DISTINCT k.key), greatest(q.attempts - 1, 0), least(q.locked, 99) + 1, q.enqueued_at,
+        clock_timestamp() + least(10, 0.1 * 2 ^ least(q.locked, 8)) * interval '1 second', 'the row is locked by another transaction'
+    FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key)
+    WHERE q.id = ANY (entries) AND k.key = ANY (busy)
+    GROUP BY q.id
+$$;
+COMMENT ON FUNCTION embed._again_v1(bigint[], text[]) IS 'Queue rows of claimed entries that other transactions hold once more; the entries are finished with the others.';
 
 CREATE OR REPLACE FUNCTION embed._put_back_v1(worker integer, entries bigint[], later text[])
 RETURNS void
@@ -519,13 +613,7 @@ BEGIN
     held := COALESCE(held, '{}');
     busy := busy || held;
     IF cardinality(busy) > 0 THEN
-        -- Held by somebody's transaction: again soon, then less and less often, for as long as it takes. No attempt is charged.
-        INSERT INTO embed._queue (vectorizer_id, priority, keys, n, attempts, locked, enqueued_at, available_at, last_error)
-        SELECT vectorizer, q.priority, array_agg(DISTINCT k.key), count(DISTINCT k.key), greatest(q.attempts - 1, 0), least(q.locked, 99) + 1, q.enqueued_at,
-            clock_timestamp() + least(10, 0.1 * 2 ^ least(q.locked, 8)) * interval '1 second', 'the row is locked by another transaction'
-        FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key)
-        WHERE q.id = ANY (ended) AND k.key = ANY (busy)
-        GROUP BY q.id;
+        PERFORM embed._again_v1(ended, busy);
     END IF;
     IF cardinality(busy) > 0 AND cardinality(finished) = 0 THEN
         -- part of a batch of documents, whose entries are finished with its last part
@@ -662,6 +750,9 @@ BEGIN
     IF plan.columns IS NULL THEN
         RETURN false;
     END IF;
+    IF plan.reached IS NULL THEN
+        EXECUTE format('SELECT ARRAY[%s]::text[] FROM %s AS r ORDER BY %s LIMIT 1', plan.parts, source.name, plan.backwards) INTO plan.upto;
+    END IF;
     IF NOT plan.counted THEN
         EXECUTE format('SELECT count(*) FROM %s AS r WHERE %s', source.name, plan.wanted) INTO left_over;
     END IF;
@@ -671,20 +762,21 @@ BEGIN
          FROM (SELECT %s AS key, ARRAY[%s]::text[] AS parts, row_number() OVER (ORDER BY %s) AS place, %s AS wanted
              FROM %s AS r WHERE %s ORDER BY %s LIMIT $1) AS p',
         plan.key, plan.parts, plan.columns, plan.wanted, source.name, plan.beyond, plan.columns)
-    INTO read USING page_rows, plan.reached;
+    INTO read USING page_rows, plan.reached, plan.upto;
     IF copying.giver IS NOT NULL AND read.keys IS NOT NULL THEN
         copied := embed._copy_rows_v1(vectorizer, read.keys);
     END IF;
     RETURN embed._backfill_push_v1(vectorizer, ARRAY(SELECT k.key FROM unnest(read.keys) WITH ORDINALITY AS k(key, place) WHERE k.key <> ALL (copied) ORDER BY k.place),
         (SELECT array_agg(v.value ORDER BY v.place) FROM jsonb_array_elements_text(read.parts) WITH ORDINALITY AS v(value, place)),
-        left_over, read.seen < page_rows, cardinality(copied));
+        left_over, read.seen < page_rows, plan.upto, cardinality(copied));
 END $$;
 COMMENT ON FUNCTION embed._page_v1(integer, integer) IS
     'Queue the next rows of a backfill, in the order of the primary key, but those that can be given the vectors of their chunks; false when there is none, or when another worker is at it.';
 
 CREATE OR REPLACE FUNCTION embed._backfill_plan_v1(
     vectorizer integer,
-    OUT columns text, OUT key text, OUT parts text, OUT wanted text, OUT beyond text, OUT reached text[], OUT counted boolean
+    OUT columns text, OUT key text, OUT parts text, OUT wanted text, OUT beyond text, OUT reached text[], OUT counted boolean,
+    OUT backwards text, OUT upto text[]
 )
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -693,6 +785,7 @@ AS $$
 DECLARE
     v embed._vectorizer;
     b embed._backfill;
+    within text;
 BEGIN
     SELECT * INTO b FROM embed._backfill AS f WHERE f.vectorizer_id = vectorizer FOR UPDATE SKIP LOCKED;
     IF b.vectorizer_id IS NULL THEN
@@ -703,23 +796,29 @@ BEGIN
         string_agg('r.' || embed._column_name(v.source, k.attnum) || '::text', ', ' ORDER BY k.place),
         format('(%s) > (%s)',
             string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
-            string_agg(format('$2[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place))
-    INTO columns, parts, beyond
+            string_agg(format('$2[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place)),
+        format('(%s) <= (%s)',
+            string_agg('r.' || embed._column_name(v.source, k.attnum), ', ' ORDER BY k.place),
+            string_agg(format('$3[%s]::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place)),
+        string_agg('r.' || embed._column_name(v.source, k.attnum) || ' DESC', ', ' ORDER BY k.place)
+    INTO columns, parts, beyond, within, backwards
     FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, place)
     JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = k.attnum;
     IF b.position IS NULL THEN
         beyond := '$2 IS NULL';
     END IF;
+    beyond := format('%s AND %s', beyond, within);
     key := embed._key_text(v.source, v.key_columns, 'r');
     wanted := CASE WHEN b.mode = 'all' THEN 'true'
         WHEN b.renew = '{}' THEN format('NOT %s', embed._is_filled(v, 'r', true))
         ELSE format('(NOT %s OR r.tableoid = ANY (%L::oid[]))', embed._is_filled(v, 'r', true), b.renew) END;
     reached := b.position;
+    upto := b.upto;
     counted := b.rows_left IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION embed._backfill_plan_v1(integer) IS 'Lock a backfill for this transaction and say how its next page is read.';
 
-CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean, done integer DEFAULT 0)
+CREATE OR REPLACE FUNCTION embed._backfill_push_v1(vectorizer integer, keys text[], reached text[], counted bigint, finished boolean, upto text[], done integer DEFAULT 0)
 RETURNS boolean
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -736,13 +835,14 @@ BEGIN
     ELSE
         UPDATE embed._backfill AS b
         SET position = COALESCE(reached, b.position),
+            upto = _backfill_push_v1.upto,
             rows_total = COALESCE(b.rows_total, counted),
             rows_left = greatest(COALESCE(b.rows_left, counted) - cardinality(keys) - done, 0)
         WHERE b.vectorizer_id = vectorizer;
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean, integer) IS 'Queue a page of keys behind live rows, and move the cursor; some were done at once.';
+COMMENT ON FUNCTION embed._backfill_push_v1(integer, text[], text[], bigint, boolean, text[], integer) IS 'Queue a page of keys behind live rows, and move the cursor; some were done at once.';
 
 CREATE OR REPLACE FUNCTION embed._arrive_v1()
 RETURNS void

@@ -132,6 +132,8 @@ DECLARE
     reading text;
     rows refcursor;
     next integer := 1;
+    tried integer;
+    held boolean;
     characters bigint := 0;
 BEGIN
     PERFORM embed._hold_source(vectorizer);
@@ -161,18 +163,26 @@ BEGIN
             CLOSE rows;
         EXCEPTION WHEN data_exception THEN
             -- the filter fails on this row
-            PERFORM embed._bury_v1(vectorizer, keys[next], SQLSTATE, 'its text cannot be read: ' || SQLERRM, attempts);
+            rows := NULL;
+            IF tried IS DISTINCT FROM next THEN
+                held := embed._hold_row(vectorizer, source.name, source.match, keys[next]);
+                tried := next;
+                CONTINUE;  -- it may have changed since
+            ELSIF held THEN
+                PERFORM embed._bury_v1(vectorizer, keys[next], SQLSTATE, 'its text cannot be read: ' || SQLERRM, attempts);
+            ELSE
+                PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', keys[next:next], '{}', clock_timestamp(), '[]');
+            END IF;
             key := keys[next];
             there := NULL;
             input := NULL;
             RETURN NEXT;
-            rows := NULL;
             next := next + 1;
         END;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._read_documents_v1(integer, text[], bigint, integer) IS
-    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up.';
+    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up, or queued again for another worker is at it.';
 
 CREATE OR REPLACE FUNCTION embed._finish_documents_v1(
     worker integer,

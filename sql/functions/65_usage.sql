@@ -195,7 +195,8 @@ COMMENT ON FUNCTION embed._guess(text) IS
 CREATE OR REPLACE FUNCTION embed._rates_v1(
     model integer,
     OUT price numeric, OUT tokens_per_byte double precision, OUT max_tokens integer, OUT max_items double precision, OUT max_batch_tokens double precision,
-    OUT requests_per_minute double precision, OUT inputs_per_minute double precision, OUT tokens_per_minute double precision
+    OUT requests_per_minute double precision, OUT inputs_per_minute double precision, OUT tokens_per_minute double precision,
+    OUT name text
 )
 LANGUAGE sql
 STABLE PARALLEL SAFE SECURITY DEFINER
@@ -207,7 +208,8 @@ AS $$
             WHERE u.model_id = m.id AND u.vectorizer_id > 0 AND u.bytes > 0 HAVING sum(u.bytes) >= 10000),
         COALESCE((m.card ->> 'max_tokens')::integer, 8192), COALESCE((m.card ->> 'max_batch_items')::double precision, 32),
         COALESCE((m.card ->> 'max_batch_tokens')::double precision, 16384),
-        l.requests_per_minute, l.inputs_per_minute, l.tokens_per_minute
+        l.requests_per_minute, l.inputs_per_minute, l.tokens_per_minute,
+        m.name
     FROM embed._model AS m
     LEFT JOIN embed._price AS p ON p.model_id = m.id
     LEFT JOIN embed._limit AS l ON l.model_id = m.id
@@ -215,8 +217,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION embed._rates_v1(integer) IS 'What an estimate needs to know of a model: price, limits, sizes of calls, and the tokens that a byte has had so far.';
 
-CREATE OR REPLACE FUNCTION embed._estimate(source regclass, input text, wanted text, model integer)
-RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+CREATE OR REPLACE FUNCTION embed._estimate(source regclass, input text, wanted text, model integer, is_split boolean DEFAULT false, hook text DEFAULT NULL)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision, texts bigint, kept double precision, note text)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -235,6 +237,11 @@ DECLARE
     share real;
     sample record;
     rates record := embed._rates_v1(model);
+    given bigint;  -- rows of the sample that have a text
+    once bigint;  -- texts of the sample that one row has
+    new text[];
+    known boolean[];
+    billed bigint := 0;
     counted text[];
     mean double precision;
     calls double precision;
@@ -249,15 +256,39 @@ BEGIN
     END IF;
     share := least(100, 100 * few_rows / greatest(total, 1));
     LOOP
-        EXECUTE format('SELECT count(*) AS seen, array_agg(left(s.input, $2)) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts
+        EXECUTE format('SELECT count(*) AS seen, array_agg(left(s.input, $2)) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS texts,
+                array_agg(sha256(convert_to(s.input, ''UTF8''))) FILTER (WHERE s.wanted AND s.input IS NOT NULL) AS digests
             FROM (SELECT %s AS input, %s AS wanted FROM %s AS r TABLESAMPLE %s ($1)) AS s',
             input, wanted, name, CASE WHEN pages <= few_pages THEN 'BERNOULLI' ELSE 'SYSTEM' END)
         INTO sample USING share, rates.max_tokens * 8;  -- a model reads no more of a text than max_tokens of it
         EXIT WHEN sample.seen > 0 OR share >= 100;
         share := least(100, share * 10);
     END LOOP;
-    rows := round(total * COALESCE(cardinality(sample.texts), 0) / greatest(sample.seen, 1));
+    given := COALESCE(cardinality(sample.texts), 0);
+    rows := round(total * given / greatest(sample.seen, 1));
+    IF hook IS NOT NULL THEN
+        note := format('the hook %s makes the texts of these rows: what they take is not known before', hook);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    texts := 0;
     IF rows > 0 THEN
+        SELECT array_agg(g.text), array_agg(g.digest), count(*) FILTER (WHERE g.times = 1) INTO new, sample.digests, once
+        FROM (SELECT min(s.text) AS text, s.digest, count(*) AS times FROM unnest(sample.texts, sample.digests) AS s(text, digest) GROUP BY s.digest) AS g;
+        -- the estimator of Haas and Stokes (IBM RJ 10025, Duj1), as ANALYZE has it: what is seen once tells of what is not seen
+        texts := round(given::double precision * cardinality(new) / (given - once + once * given / greatest(rows, given)::double precision));
+        billed := rows;
+        IF embed._is_reused_v1(model) THEN
+            known := CASE WHEN NOT is_split THEN embed._kept_v1(source, model, sample.digests) END;
+            kept := (SELECT avg(k.is_kept::integer) FROM unnest(known) AS k(is_kept));
+            billed := round(texts * (1 - COALESCE(kept, 0)));
+            sample.texts := ARRAY(SELECT s.text FROM unnest(new, known) AS s(text, is_kept) WHERE s.is_kept IS NOT TRUE);
+            note := CASE WHEN is_split THEN 'chunks whose vectors are kept cost nothing, and are not taken off' END;
+        ELSIF texts < 0.9 * rows THEN
+            note := format('equal texts cost as often as they are there; once, with embed.set_reuse(%L, true)', rates.name);
+        END IF;
+    END IF;
+    IF billed > 0 THEN
         SELECT array_agg(c.text) INTO counted FROM (
             SELECT t.text, sum(octet_length(t.text)) OVER (ORDER BY t.place) AS bytes, t.place
             FROM (SELECT s.text, row_number() OVER (ORDER BY random()) AS place FROM unnest(sample.texts) AS s(text)) AS t
@@ -269,15 +300,16 @@ BEGIN
             SELECT avg(least(embed._guess(s.text), rates.max_tokens)) INTO mean FROM unnest(counted) AS s(text);
         END IF;
     END IF;
-    tokens := round(rows * COALESCE(mean, 0));
+    tokens := round(billed * COALESCE(mean, 0));
     cost := round(tokens * rates.price / 1000000, 6);
     -- a call is filled by estimates that are about four tenths too high
-    calls := greatest(ceil(rows / rates.max_items), ceil(1.4 * tokens / rates.max_batch_tokens));
-    seconds := round(extract(epoch FROM greatest(embed._takes(calls, rates.requests_per_minute), embed._takes(rows, rates.inputs_per_minute),
+    calls := greatest(ceil(billed / rates.max_items), ceil(1.4 * tokens / rates.max_batch_tokens));
+    seconds := round(extract(epoch FROM greatest(embed._takes(calls, rates.requests_per_minute), embed._takes(billed, rates.inputs_per_minute),
         embed._takes(tokens, rates.tokens_per_minute))))::double precision;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION embed._estimate(regclass, text, text, integer) IS 'What embedding a table''s texts would take, from a random sample of its pages.';
+COMMENT ON FUNCTION embed._estimate(regclass, text, text, integer, boolean, text) IS
+    'What embedding a table''s texts would take, from a random sample of its pages: by their chunks, or as a hook makes them, where it is said so.';
 
 CREATE OR REPLACE FUNCTION embed.estimate(
     source regclass,
@@ -286,7 +318,7 @@ CREATE OR REPLACE FUNCTION embed.estimate(
     model text DEFAULT NULL,
     filter text DEFAULT NULL
 )
-RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision, texts bigint, kept double precision, note text)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -303,7 +335,7 @@ BEGIN
         CASE WHEN model IS NULL THEN embed._default_model_id() ELSE embed._model_id(model) END);
 END $$;
 COMMENT ON FUNCTION embed.estimate(regclass, text[], text, text, text) IS
-    'What a vectorizer of these columns would take for the rows that are there, from a random sample: rows, tokens, US dollars (NULL where the model has no price), and seconds at its limits (NULL where it has none).';
+    'What a vectorizer of these columns would take for the rows that are there, from a random sample: rows, tokens, US dollars (NULL where the model has no price), seconds at its limits (NULL where it has none), how many distinct texts there are, and the share of them whose vectors are kept. Where vectors are reused, each distinct text costs once, and those that are kept nothing. A note says what is not known.';
 
 CREATE OR REPLACE FUNCTION embed.estimate(
     source regclass,
@@ -312,7 +344,7 @@ CREATE OR REPLACE FUNCTION embed.estimate(
     model text DEFAULT NULL,
     filter text DEFAULT NULL
 )
-RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision, texts bigint, kept double precision, note text)
 LANGUAGE sql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -320,7 +352,7 @@ AS $$ SELECT * FROM embed.estimate(source, CASE WHEN input IS NOT NULL THEN ARRA
 COMMENT ON FUNCTION embed.estimate(regclass, text, text, text, text) IS 'The same for one input column.';
 
 CREATE OR REPLACE FUNCTION embed.estimate(vectorizer text)
-RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision)
+RETURNS TABLE (rows bigint, tokens bigint, cost numeric, seconds double precision, texts bigint, kept double precision, note text)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
@@ -329,9 +361,9 @@ DECLARE
     v embed._vectorizer := embed._own_vectorizer(vectorizer);
 BEGIN
     RETURN QUERY
-        SELECT max(e.rows), sum(e.tokens)::bigint, sum(e.cost), max(e.seconds)
+        SELECT max(e.rows), sum(e.tokens)::bigint, sum(e.cost), max(e.seconds), max(e.texts), min(e.kept), max(e.note)
         FROM unnest(embed._models(v)) AS m(id)
-        CROSS JOIN LATERAL embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r'),
-            'NOT ' || embed._is_filled(v, 'r', true), m.id) AS e;
+        CROSS JOIN LATERAL embed._estimate(v.source, embed._input(v.source, v.input_columns, v.template, v.filter, 'r', v.prepare),
+            'NOT ' || embed._is_filled(v, 'r', true), m.id, v.chunk_table IS NOT NULL, v.prepare) AS e;
 END $$;
-COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet: of two models the tokens and the money together, and the seconds of the slower one.';
+COMMENT ON FUNCTION embed.estimate(text) IS 'What the rows of a vectorizer take that have no vector yet: of two models the tokens and the money together, and the seconds of the slower one. Where a hook makes the texts only the rows are known.';

@@ -69,6 +69,39 @@ END $$;
 COMMENT ON FUNCTION embed._recall_v1(text, uuid[], text[], integer[]) IS
     'The vectors that are known for these keys, which ascend, with their places among them, from 1. Only rows that have all outputs count, with dense vectors of one of these sizes in bytes.';
 
+CREATE OR REPLACE FUNCTION embed._is_reused_v1(model integer)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT COALESCE((SELECT r.reuse FROM embed._reuse_of AS r WHERE r.model_id = _is_reused_v1.model), false) $$;
+COMMENT ON FUNCTION embed._is_reused_v1(integer) IS 'Whether vectors of a model are reused.';
+
+CREATE OR REPLACE FUNCTION embed._kept_v1(source regclass, model integer, digests bytea[])
+RETURNS boolean[]
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    head bytea;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RETURN NULL;  -- a standby has no unlogged tables
+    END IF;
+    SELECT sha256(a.salt || convert_to(pg_get_userbyid(c.relowner), 'UTF8')) || convert_to(m.space_id, 'UTF8') || '\x00'
+        || convert_to(COALESCE(m.card ->> 'checkpoint', ''), 'UTF8') || '\x00'
+    INTO head FROM embed._reuse_all AS a, embed._model AS m, pg_class AS c
+    WHERE m.id = model AND c.oid = source AND (session_user = current_user OR pg_has_role(session_user, c.relowner, 'MEMBER'));
+    RETURN ARRAY(
+        SELECT EXISTS (SELECT FROM embed._reuse AS o
+            WHERE o.model_id = model AND o.key = encode(substr(sha256(head || d.digest), 1, 16), 'hex')::uuid)
+        FROM unnest(digests) WITH ORDINALITY AS d(digest, place) ORDER BY d.place);
+END $$;
+COMMENT ON FUNCTION embed._kept_v1(regclass, integer, bytea[]) IS
+    'Which texts, by their SHA-256, have vectors of a model that are kept for the owner of a table; for that owner only. NULL where it cannot be known.';
+
 CREATE OR REPLACE FUNCTION embed._remember_v1(model text, keys uuid[], dense bytea[], sparse bytea[], multi bytea[])
 RETURNS void
 LANGUAGE plpgsql

@@ -59,7 +59,7 @@ BEGIN
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
             embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
             embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),
-            embed._estimate(regclass, text, text, integer), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
+            embed._estimate(regclass, text, text, integer, boolean, text), embed._is_reused_v1(integer), embed._kept_v1(regclass, integer, bytea[]), embed._count_v1(integer, text[]), embed._guess(text), embed._rates_v1(integer),
             embed.create_index(text, text, integer, integer, bigint, text, integer), embed._dense_target(integer),
             embed._index_todo(text), embed._index_wanted_v1(), embed._index_counted_v1(integer, bigint), embed._index_done_v1(integer, text, boolean)
             TO embed_owner;
@@ -87,6 +87,7 @@ BEGIN
     IF to_regrole('embed_worker') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION
             embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
+            embed._hold_row(integer, text, text, text), embed._give_up_v1(integer, text, bigint, text, text, integer), embed._again_v1(bigint[], text[]),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval, bigint), embed._put_back_v1(integer, bigint[], text[]), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),
@@ -97,7 +98,7 @@ BEGIN
             embed._sweep_due_v1(integer), embed._swept_v1(integer, oid[]), embed._sweep_v1(integer, integer),
             embed._postpone_v1(integer, bigint[], interval, text, boolean), embed._renew_v1(integer, bigint[], interval), embed._rescue_v1(),
             embed._page_v1(integer, integer), embed._backfill_plan_v1(integer),
-            embed._backfill_push_v1(integer, text[], text[], bigint, boolean, integer), embed._copying_v1(integer), embed._copy_rows_v1(integer, text[]), embed._chunk_hash(text, text),
+            embed._backfill_push_v1(integer, text[], text[], bigint, boolean, text[], integer), embed._copying_v1(integer), embed._copy_rows_v1(integer, text[]), embed._chunk_hash(text, text),
             embed._count_postings_v1(integer, double precision), embed._postings_due_v1(integer), embed._postings_mended_v1(integer, oid[]),
             embed._mend_postings_v1(integer),
             embed._arrive_v1(), embed._tend_v1(), embed._prune_v1(integer, integer), embed._failed_keys_v1(integer, integer), embed._pack_v1(integer, integer),

@@ -56,9 +56,9 @@ SELECT embed._postpone_v1(%(worker)s, %(entries)s, make_interval(secs => %(delay
 -- Tell why rows cannot be read or written; NULL when they can again.
 SELECT embed._blame_v1(%(vectorizer)s, %(error)s);
 
--- name: bury
+-- name: give_up
 -- List a row as failed whose table does not let its vector be written.
-SELECT embed._bury_v1(%(vectorizer)s, %(key)s, %(code)s, %(error)s, %(attempts)s);
+SELECT embed._give_up_v1(%(vectorizer)s, %(key)s, %(hash)s, %(code)s, %(error)s, %(attempts)s);
 
 -- name: renew
 -- Prolong the leases of what is in hand.
@@ -113,6 +113,13 @@ SELECT pg_catalog.set_config(s.name, s.value, false) FROM pg_catalog.jsonb_each_
 -- name: be_alive
 -- Hold the lock that tells others this worker lives; false when its number is taken.
 SELECT pg_catalog.pg_try_advisory_lock(1885695331, %(worker)s);
+
+-- name: is_alive
+-- Whether that lock is held, and this session is still the same.
+SELECT pg_catalog.pg_backend_pid() = %(backend)s AND EXISTS (
+    SELECT FROM pg_catalog.pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.classid = 1885695331 AND l.objid = %(worker)s AND l.objsubid = 2
+        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
 
 -- name: go_idle
 -- Hold the lock that makes triggers send a NOTIFY; false when another idle worker holds it.

@@ -65,11 +65,12 @@ CREATE TABLE embed._backfill (
     mode text NOT NULL CHECK (mode IN ('all', 'missing')),
     renew oid[] NOT NULL DEFAULT '{}',
     position text[],
+    upto text[],
     rows_total bigint,
     rows_left bigint,
     started_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE embed._backfill IS 'Backfills under way; rows_left is counted when the first page is read. In renew are partitions whose filled rows are looked at, too.';
+COMMENT ON TABLE embed._backfill IS 'Backfills under way; rows_left is counted when the first page is read, and upto is the last key that was there: rows behind it came later, and have their own entries. In renew are partitions whose filled rows are looked at, too.';
 
 -- One row is up to 240 keys of one vectorizer: ids when the key is one whole number, keys otherwise. available_at serves as due time, as backoff and as end of a lease:
 -- whoever claims an entry moves it into the future, so that the claim reads exactly the entries that are due.

@@ -7,6 +7,7 @@ import inspect
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -88,7 +89,9 @@ def test_a_local_model_s_own_tokenizer_is_asked(
     db.execute(
         "SELECT embed.price_model('minilm', 0.02), embed.limit_model('minilm', inputs_per_minute => 600)"
     )
-    found, tokens, cost, seconds = db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone() or ()
+    found, tokens, cost, seconds, *_ = (
+        db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone() or ()
+    )
     assert found == len(rows)
     assert tokens == pytest.approx(measured(minilm, rows), rel=TENTH)
     assert float(cost) == pytest.approx(tokens * 0.02 / 1e6, abs=1e-6)
@@ -134,10 +137,13 @@ def test_a_hosted_model_is_calibrated_by_what_was_used(
         db.execute(
             "INSERT INTO others SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY AS u(t, n)", [others]
         )
-        _, tokens, cost, seconds = (
+        _, tokens, cost, seconds, *_ = (
             db.execute("SELECT * FROM embed.estimate('others', 'body')").fetchone() or ()
         )
-    assert tokens == pytest.approx(measured(minilm, others), rel=TENTH)
+    # what was embedded for the other table is kept for this one
+    new = list(set(others) - set(short[::9]))
+    assert len(new) < len(others)
+    assert tokens == pytest.approx(measured(minilm, new), rel=TENTH)
     assert cost is seconds is None
 
 
@@ -153,7 +159,9 @@ def test_without_a_tokenizer_and_a_past_it_is_guessed_by_script(db: Connection) 
         value(db, "SELECT sum(embed._guess(body)) FROM docs WHERE id = %s", number) for number in (1, 2, 3)
     ]
     assert guesses == pytest.approx([290 / 4.2, 140 / 1.5, 190 / 2.5 + 30 / 4.2], rel=0.01)
-    rows, tokens, cost, seconds = db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone() or ()
+    rows, tokens, cost, seconds, *_ = (
+        db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone() or ()
+    )
     assert (rows, cost, seconds) == (3, None, None)
     assert tokens == pytest.approx(sum(guesses), abs=1)
 
@@ -162,7 +170,8 @@ def test_the_rendered_text_of_the_rows_that_pass_the_filter_is_what_counts(db: C
     create_fake_model(db)
     create_docs(db, *("x" * 42 for _ in range(10)), None)
     found = db.execute(
-        "SELECT * FROM embed.estimate('docs', template => '{body}{body}', filter => 'id <= 6')"
+        "SELECT rows, tokens, cost, seconds"
+        " FROM embed.estimate('docs', template => '{body}{body}', filter => 'id <= 6')"
     ).fetchone()
     assert found == (6, 120, None, None)
 
@@ -180,7 +189,84 @@ def test_a_vectorizer_s_rows_are_those_without_a_vector(db: Connection) -> None:
 def test_an_empty_table_takes_nothing(db: Connection) -> None:
     create_fake_model(db)
     create_docs(db)
-    assert db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone() == (0, 0, None, None)
+    found = db.execute("SELECT * FROM embed.estimate('docs', 'body')").fetchone()
+    assert found == (0, 0, None, None, 0, None, None)
+
+
+def test_where_vectors_are_reused_a_text_costs_once_and_nothing_when_it_is_kept(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.set_reuse('fake', true), embed.price_model('fake', 1000000)")
+    create_docs(db, *(letter * 42 for letter in "abcabcabcd"), None)
+    everything = "SELECT rows, tokens, cost, texts, kept, note FROM embed.estimate('docs', 'body')"
+    assert db.execute(everything).fetchone() == (10, 40, 40, 4, 0, None)
+    db.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    db.execute("INSERT INTO others VALUES (1, repeat('a', 42)), (2, repeat('d', 42)), (3, 'ü')")
+    db.execute("SELECT embed.create_vectorizer('others', 'body')")
+    start_worker(dsn)
+    db.execute("SELECT embed.wait('others')")
+    start_worker.end()
+    assert db.execute(everything).fetchone() == (10, 20, 20, 4, 0.5, None)
+    db.execute("UPDATE docs SET body = 'ü'")
+    assert db.execute(everything).fetchone() == (11, 0, 0, 1, 1, None)
+    db.execute("SELECT embed.set_reuse('fake', false)")
+    rows, _, _, texts, kept, note = db.execute(everything).fetchone() or ()
+    assert (rows, texts, kept) == (11, 1, None)
+    assert "embed.set_reuse('fake', true)" in note
+
+
+def test_what_is_kept_is_told_to_the_owner_only(db: Connection, make_role: MakeRole) -> None:
+    create_fake_model(db)
+    create_docs(db, "secret")
+    db.execute("SELECT embed.set_reuse('fake', true)")
+    model = value(db, "SELECT id FROM embed._model")
+    look = "SELECT embed._kept_v1('docs', %s, ARRAY[sha256('secret')])"
+    salt = value(
+        db,
+        "SELECT sha256(a.salt || current_user::text::bytea) || m.space_id::bytea || '\\x00'::bytea"
+        " || (m.card ->> 'checkpoint')::bytea || '\\x00'::bytea"
+        " FROM embed._reuse_all AS a, embed._model AS m",
+    )
+    key = sha256(salt + sha256(b"secret").digest()).hexdigest()[:32]
+    db.execute("INSERT INTO embed._reuse (used_at, model_id, key) VALUES (now(), %s, %s::uuid)", [model, key])
+    assert value(db, look, model) == [True]
+    with psycopg.connect(make_role("embed_owner").dsn, autocommit=True) as other:
+        assert value(other, look, model) == [False]
+
+
+def test_chunks_that_are_kept_are_not_taken_off_and_it_is_said_so(db: Connection) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.set_reuse('fake', true)")
+    create_docs(db, "one", "one", "two")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', storage => 'table')")
+    found = estimate(db, "docs_embedding")
+    assert (found[0], found[4], found[5]) == (3, 2, None)
+    assert "are not taken off" in found[6]
+
+
+def test_where_a_hook_makes_the_texts_only_the_rows_are_told(db: Connection) -> None:
+    create_fake_model(db)
+    create_docs(db, "one", "two", None)
+    db.execute("SELECT embed.price_model('fake', 1), embed.limit_model('fake', inputs_per_minute => 600)")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', prepare => 'pdf')")
+    *numbers, note = estimate(db, "docs_embedding")
+    assert numbers == [2, None, None, None, None, None]
+    assert note.startswith("the hook pdf makes the texts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 30, 60_000])
+def test_distinct_texts_of_a_large_table_are_estimated(db: Connection, repeats: int) -> None:
+    create_fake_model(db)
+    create_docs(db)
+    db.execute(
+        "INSERT INTO docs SELECT n, NULL, repeat('x', 400) || hashint8(n %% %s)"
+        " FROM generate_series(1, 60000) AS n",
+        [60_000 // repeats],
+    )
+    texts = value(db, "SELECT texts FROM embed.estimate('docs', 'body')")
+    assert texts == pytest.approx(60_000 / repeats, rel=2 * TENTH)
 
 
 @pytest.mark.slow
@@ -209,6 +295,9 @@ def test_an_owner_may_estimate_what_it_may_read(db: Connection, make_role: MakeR
         assert owner.execute("SELECT * FROM embed.estimate('mine.notes', 'body')").fetchone() == (
             1,
             10,
+            None,
+            None,
+            1,
             None,
             None,
         )

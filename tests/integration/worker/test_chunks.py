@@ -502,3 +502,56 @@ def test_token_vectors_that_are_too_large_make_their_row_dead(
     db.execute("SELECT embed.wait('docs')")
     assert db.execute("SELECT key FROM embed.failures").fetchall() == [("1",)]
     assert [len(chunks(db, key)) for key in (1, 2)] == [0, 1]
+
+
+def create_unreadable(db: Connection) -> None:
+    """`docs` with one row, on which the filter fails."""
+    create_fake_model(db)
+    db.execute("CREATE TABLE docs (id integer PRIMARY KEY, n integer, body text)")
+    db.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', storage => 'table', filter => '10 / n > 1',"
+        " backfill => false)"
+    )
+    db.execute("INSERT INTO docs VALUES (1, 0, 'one')")
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_when_a_newer_one_is_embedded_meanwhile(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_unreadable(db)
+    with psycopg.connect(dsn) as ours:
+        ours.execute("SELECT embed._read_documents_v1(id, '{1}', 1000, 1) FROM embed._vectorizer")
+        db.execute("UPDATE docs SET n = 2")
+        start_worker(dsn)
+        while not value(
+            db,
+            "SELECT EXISTS (SELECT FROM docs_embedding) OR EXISTS (SELECT FROM pg_locks"
+            " WHERE locktype = 'advisory' AND classid = 1885695334 AND NOT granted)",
+        ):
+            pass
+        ours.commit()
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT count(*) FROM docs_embedding") == 1
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_while_another_worker_writes_its_chunks(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_unreadable(db)
+    read = "SELECT embed._read_documents_v1(id, '{1}', 1000, 1) FROM embed._vectorizer"
+    with psycopg.connect(dsn) as other:
+        other.execute(
+            "SELECT pg_advisory_xact_lock(1885695334, v.id * 64 + (embed._hash('1') & 63)::integer)"
+            " FROM embed._vectorizer AS v"
+        )
+        before = value(db, "SELECT count(*) FROM embed._queue")
+        db.execute(read)
+        assert value(db, "SELECT count(*) FROM embed.failures") == 0
+        assert value(db, "SELECT count(*) FROM embed._queue") == before + 1
+    db.execute(read)
+    assert value(db, "SELECT count(*) FROM embed.failures") == 1
+    start_worker(dsn)
+    db.execute("UPDATE docs SET n = 2")
+    db.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0

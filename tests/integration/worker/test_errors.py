@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import psycopg
 import pytest
 
 from pg_embed.errors import InputRejected, ModelMisconfigured, ModelUnavailable, Overloaded
+from pg_embed.jobs import Refused, Store, Work
 from tests.fix_worker import (
     NEVER,
     Connection,
@@ -274,6 +277,73 @@ def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_writte
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+
+
+def before_a_refusal(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Let something happen once, between the refusal of a row and its listing."""
+    give_up, left = Store.give_up, [happens]
+
+    async def late(store: Store, work: Work, row: Refused) -> bool | None:
+        if left:
+            await asyncio.to_thread(left.pop())
+        return await give_up(store, work, row)
+
+    monkeypatch.setattr(Store, "give_up", late)
+
+
+def refuse_bad(db: Connection, table: str, text: str) -> None:
+    """A trigger that lets no vector of the text `bad` into a table."""
+    db.execute(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN IF NEW.embedding IS NOT NULL AND NEW.{text} = 'bad' THEN RAISE 'bad'; END IF;"
+        " RETURN NEW; END $$;"
+        f"CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION guard()"
+    )
+
+
+@pytest.mark.parametrize(
+    ("storage", "home", "text"), [("column", "docs", "body"), ("table", "docs_embedding", "chunk")]
+)
+def test_a_refused_row_is_not_listed_whose_newer_text_was_embedded_meanwhile(
+    db: Connection,
+    dsn: str,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
+    home: str,
+    text: str,
+) -> None:
+    create_fake_model(db)
+    create_docs(db)
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', storage => %s, backfill => false)", [storage])
+    refuse_bad(db, home, text)
+
+    def change() -> None:
+        with psycopg.connect(dsn, autocommit=True) as user:
+            user.execute("UPDATE docs SET body = 'good'")
+            while not value(user, f"SELECT count(embedding) FROM {home}"):
+                pass
+
+    before_a_refusal(monkeypatch, change)
+    start_worker(dsn)
+    insert_docs(db, "bad")
+    db.execute("SELECT embed.wait('docs')")
+    assert failures(db) == []
+    assert value(db, f"SELECT embedding = %s::halfvec(4) FROM {home}", vector("good"))
+
+
+def test_a_refused_row_that_somebody_holds_is_listed_when_it_is_free(
+    docs: Connection, dsn: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_bad(docs, "docs", "body")
+    with psycopg.connect(dsn) as user:
+        before_a_refusal(monkeypatch, lambda: (user.execute("SELECT FROM docs FOR UPDATE"), None)[1])
+        start_worker(dsn)
+        insert_docs(docs, "bad")
+        assert entry(docs)[2] == "the row is locked by another transaction"
+        assert failures(docs) == []
+    docs.execute("SELECT embed.wait('docs')")
+    assert failures(docs) == [("1", "P0001", 1)]
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"], ids=["moved to another partition", "deadlock"])

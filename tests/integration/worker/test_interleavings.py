@@ -13,7 +13,7 @@ from pg_embed.jobs import Batch, Lane
 from pg_embed.jobs.store import SQL, _batch
 from tests.fix_models import PATIENCE
 from tests.fix_worker import Connection, broken_rows, create_fake_model, vector
-from tests.sql.helpers import value
+from tests.sql.helpers import queued, value
 
 OURS, OTHERS = 1, 2  # numbers of workers
 LEASE = 3_600.0  # seconds
@@ -99,7 +99,7 @@ def finish(db: Connection, batch: Batch | None, worker: int = OURS) -> None:
     db.execute(FINISH, (*words, Jsonb([])))
 
 
-def come_to_rest(db: Connection) -> None:
+def come_to_rest(db: Connection, key: str = KEY, text: str = TEXT) -> None:
     """Work until nothing is queued; then every row must have the vector of its text, and no other."""
     for _ in range(10):
         db.execute(DUE)
@@ -107,7 +107,25 @@ def come_to_rest(db: Connection) -> None:
             finish(db, take(db, OTHERS, lane), OTHERS)
     assert value(db, "SELECT count(*) FROM embed._queue") == 0
     assert value(db, "SELECT count(*) FROM embed.failures") == 0
-    assert broken_rows(db, key=KEY, text=TEXT) == []
+    assert broken_rows(db, key=key, text=text) == []
+
+
+@pytest.fixture
+def unreadable(db: Connection) -> Connection:
+    """`docs` with one row, on which the filter fails."""
+    create_fake_model(db)
+    db.execute("CREATE TABLE docs (id integer PRIMARY KEY, n integer, body text)")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', filter => '10 / n > 1', backfill => false)")
+    db.execute("INSERT INTO docs VALUES (1, 0, 'one')")
+    return db
+
+
+def execute(db: Connection, statement: str) -> None:
+    db.execute(statement)
+
+
+def failed(db: Connection) -> list[str]:
+    return [key for (key,) in db.execute("SELECT key FROM embed.failures")]
 
 
 def settled(db: Connection, pid: int, *works: Future[None]) -> None:
@@ -174,6 +192,24 @@ def test_a_change_is_open_while_the_backfill_passes_it(
     come_to_rest(docs)
 
 
+@pytest.mark.parametrize("mode", ["missing", "all"])
+def test_a_row_that_came_after_the_backfill_began_is_left_to_its_own_entry(
+    docs: Connection, mode: str
+) -> None:
+    come_to_rest(docs)
+    docs.execute("UPDATE docs SET embedding = NULL")
+    docs.execute("SELECT embed.backfill('docs_embedding', mode => %s)", [mode])
+    words = {"vectorizer": value(docs, "SELECT id FROM embed._vectorizer"), "rows": 2}
+    docs.execute(SQL["page"], words)
+    docs.execute("INSERT INTO docs (part, name, body) VALUES (2, 'aa', 'between'), (9, 'z', 'behind')")
+    while docs.execute(SQL["page"], words).fetchone() == (True,):
+        pass
+    assert queued(docs, priority=1) == ['["2", "aa"]', '["9", "z"]']
+    assert '["2", "aa"]' in queued(docs, priority=2)
+    assert '["9", "z"]' not in queued(docs, priority=2)
+    come_to_rest(docs)
+
+
 def test_a_row_that_is_queued_often_is_embedded_once_and_forgotten_never(docs: Connection) -> None:
     for body in ("new", "newer", "newest"):
         docs.execute("UPDATE docs SET body = %s WHERE part = 1", [body])
@@ -185,3 +221,48 @@ def test_a_row_that_is_queued_often_is_embedded_once_and_forgotten_never(docs: C
     docs.execute("UPDATE docs SET draft = NOT draft")
     finish(docs, batch)
     come_to_rest(docs)
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_when_a_newer_one_is_embedded_meanwhile(
+    unreadable: Connection, dsn: str
+) -> None:
+    with psycopg.connect(dsn) as ours, psycopg.connect(dsn, autocommit=True) as user:
+        batch = take(ours)
+        with ThreadPoolExecutor(1) as pool:
+            change = pool.submit(execute, user, "UPDATE docs SET n = 2")
+            settled(unreadable, user.info.backend_pid, change)
+            finish(unreadable, take(unreadable, OTHERS), OTHERS)
+            ours.commit()
+            change.result(PATIENCE)
+        finish(ours, batch)
+        ours.commit()
+    come_to_rest(unreadable, key="id::text", text="body")
+
+
+def test_a_text_that_cannot_be_read_is_not_listed_while_somebody_holds_its_row(
+    unreadable: Connection, dsn: str
+) -> None:
+    with psycopg.connect(dsn) as user:
+        user.execute("SELECT FROM docs FOR UPDATE")
+        finish(unreadable, take(unreadable))
+        assert failed(unreadable) == []
+        assert (
+            value(unreadable, "SELECT last_error FROM embed._queue")
+            == "the row is locked by another transaction"
+        )
+    unreadable.execute(DUE)
+    finish(unreadable, take(unreadable))
+    assert failed(unreadable) == ["1"]
+    unreadable.execute("UPDATE docs SET n = 2")
+    come_to_rest(unreadable, key="id::text", text="body")
+
+
+def test_a_row_that_is_given_up_does_not_wait_for_who_retries_it(unreadable: Connection, dsn: str) -> None:
+    finish(unreadable, take(unreadable))
+    unreadable.execute("UPDATE docs SET body = 'two'")
+    with psycopg.connect(dsn) as user:
+        user.execute("SELECT embed.retry('docs')")
+        unreadable.execute("SET lock_timeout = '10s'")
+        finish(unreadable, take(unreadable))
+        user.rollback()
+    assert failed(unreadable) == ["1"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
 from pg_embed.errors import NotInstalled
 from pg_embed.install import uninstall
-from pg_embed.worker import WorkerSettings
+from pg_embed.worker import Worker, WorkerSettings
 from tests.fix_models import OneModel
 from tests.fix_pg import Server
 from tests.fix_worker import (
@@ -25,6 +27,7 @@ from tests.sql.helpers import value
 
 OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_embed worker'"
 SESSIONS = f"SELECT count(*) {OURS}"
+LOCKS = {"idle": 1885695330, "alive": 1885695331}
 TERMINATE = f"SELECT count(pg_terminate_backend(pid)) {OURS}"
 
 
@@ -198,3 +201,58 @@ def test_the_idle_lock_goes_with_its_worker(docs: Connection, dsn: str, start_wo
         insert_docs(docs, "five")
         docs.execute("NOTIFY pg_embed_work, 'end'")
         assert [notice.payload for notice in listener.notifies(timeout=10, stop_after=1)] == ["end"]
+
+
+def holders(db: Connection, lock: str) -> list[int]:
+    """The sessions that hold an advisory lock, by the names of `LOCKS`."""
+    found = db.execute(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        [LOCKS[lock]],
+    )
+    return [pid for (pid,) in found]
+
+
+def is_at_rest(db: Connection, than: int) -> bool:
+    """Whether one worker is counted that waits for a call, by other sessions than this one."""
+    idle, alive = holders(db, "idle"), holders(db, "alive")
+    return len(idle) == len(alive) == value(db, "SELECT embed._workers()") == 1 and than not in (
+        *idle,
+        *alive,
+    )
+
+
+@pytest.mark.parametrize("lock", ["idle", "alive"])
+def test_an_idle_worker_connects_again_whose_session_was_ended(
+    docs: Connection, dsn: str, start_worker: StartWorker, lock: str
+) -> None:
+    start_worker(dsn, poll=NEVER)
+    docs.execute("SELECT embed.wait('docs')")
+    while not is_at_rest(docs, 0):
+        pass
+    (pid,) = holders(docs, lock)
+    docs.execute("SELECT pg_terminate_backend(%s)", [pid])
+    while not is_at_rest(docs, pid):
+        pass
+    insert_docs(docs, "four")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+
+
+def test_a_worker_connects_again_whose_session_is_another_now(
+    docs: Connection, dsn: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_alive, lost = Worker._be_alive, []
+
+    async def lose(worker: Worker, connection: psycopg.AsyncConnection[Any]) -> int:
+        number = await be_alive(worker, connection)
+        if not lost:
+            lost.append(number)
+            await connection.execute("SELECT pg_advisory_unlock_all()")
+        return number
+
+    monkeypatch.setattr(Worker, "_be_alive", lose)
+    start_worker(dsn, poll=NEVER)
+    while not is_at_rest(docs, 0):
+        pass
+    assert len(lost) == 1

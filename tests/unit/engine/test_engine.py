@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pg_embed.engine import Engine, EngineSettings
+from pg_embed.engine.engine import LOADERS
 from pg_embed.engine.observer import Silence
 from pg_embed.errors import (
     InputRejected,
@@ -139,6 +141,84 @@ async def test_a_model_at_work_is_not_let_go(make: Make, stepped: SteppedEmbedde
         await engine.card(OTHER)
     call.go()
     await working
+
+
+@pytest.fixture
+def hub() -> Iterator[threading.Event]:
+    """Loads of models named `hung…` wait until it is set, which it is at the end."""
+    answers = threading.Event()
+    yield answers
+    answers.set()
+
+
+def hung_registry(hub: threading.Event, loads: Callable[[ModelSpec], Embedder]) -> OneModel:
+    def load(spec: ModelSpec) -> Embedder:
+        if spec.name.startswith("hung"):
+            assert hub.wait(PATIENCE), "the test never let the load go"
+        return loads(spec)
+
+    return OneModel(load)
+
+
+def hung(number: int) -> ModelSpec:
+    return ModelSpec(f"hung {number}", "stepped", {"hung": number})
+
+
+async def test_loads_that_hang_do_not_keep_other_models_from_loading(
+    make: Make, stepped: SteppedEmbedder, hub: threading.Event
+) -> None:
+    registry = hung_registry(hub, lambda spec: stepped)
+    engine = make(registry, load_timeout=0.01, max_models=2)
+    for number in range(2 * LOADERS):
+        with pytest.raises(SidecarTimeout):
+            await engine.card(hung(number), 0.05)
+    assert await engine.card(STEPPED, PATIENCE) is stepped.card
+    assert len(registry.loads) == 2 * LOADERS + 1
+
+
+async def test_no_second_load_of_a_model_starts_while_one_hangs(
+    make: Make, stepped: SteppedEmbedder, hub: threading.Event
+) -> None:
+    registry = hung_registry(hub, lambda spec: stepped)
+    engine = make(registry, load_timeout=0.01, load_pause=0)
+    for _ in range(3):
+        with pytest.raises(SidecarTimeout):
+            await engine.card(hung(1), 0.05)
+    assert len(registry.loads) == 1
+    hub.set()
+    assert await engine.card(hung(1), PATIENCE) is stepped.card, "what came late is used"
+    assert len(registry.loads) == 1
+
+
+async def test_a_model_that_comes_late_has_no_room_where_all_others_are_at_work(
+    make: Make, stepped: SteppedEmbedder, hub: threading.Event
+) -> None:
+    late = SteppedEmbedder(free=True)
+    registry = hung_registry(hub, lambda spec: late if spec.name.startswith("hung") else stepped)
+    engine = make(registry, load_timeout=0.01, max_models=1)
+    with pytest.raises(SidecarTimeout):
+        await engine.card(hung(1), 0.05)
+    waiting = asyncio.create_task(engine.card(hung(1), PATIENCE))
+    working = ask(engine, "a")
+    call = await next_call(stepped)
+    hub.set()
+    with pytest.raises(Overloaded, match="all of them at work"):
+        await waiting
+    assert late.closed.is_set()
+    call.go()
+    await working
+
+
+async def test_closing_does_not_wait_for_ever_for_a_load_that_hangs(
+    make: Make, stepped: SteppedEmbedder, hub: threading.Event
+) -> None:
+    engine = make(hung_registry(hub, lambda spec: stepped), load_timeout=0.01, close_timeout=0.01)
+    with pytest.raises(SidecarTimeout):
+        await engine.card(hung(1), 0.05)
+    await engine.close()
+    assert not stepped.closed.is_set()
+    hub.set()
+    assert await asyncio.to_thread(stepped.closed.wait, PATIENCE), "what comes too late is closed"
 
 
 async def test_equal_queries_at_the_same_time_are_one_call(make: Make, stepped: SteppedEmbedder) -> None:
