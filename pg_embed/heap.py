@@ -1,0 +1,41 @@
+"""The C library's heap, where it is glibc's; elsewhere nothing is done.
+
+glibc gives threads heaps of their own, eight a processor at most, and what one of them has freed the others
+cannot use. A model computes in one thread at a time, but is loaded in another, tokenises in a third, and a
+thread's heap is made of pieces of 64 MiB, which the large arrays of a pass leave half empty
+(`man mallopt`, M_ARENA_MAX; `man malloc_trim`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+ARENAS = 1
+M_ARENA_MAX = -8  # malloc.h
+TOLD_BY = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")  # who sets these has tuned glibc and is left alone
+
+
+def share() -> bool:
+    """Let all threads of this process share one heap, before any is started; whether it was done."""
+    library = _glibc()
+    if library is None or any(name in os.environ for name in TOLD_BY):
+        return False
+    return bool(library.mallopt(M_ARENA_MAX, ARENAS))
+
+
+def trim() -> None:
+    """Give free pages back to the system: after much was freed that is not needed again soon."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
