@@ -1,8 +1,8 @@
 """The C library's heap, where it is glibc's; elsewhere nothing is done.
 
-glibc gives threads heaps of their own, eight a processor at most, and what one of them has freed the others
-cannot use. A model computes in one thread at a time, but is loaded in another, tokenises in a third, and a
-thread's heap is made of pieces of 64 MiB, which the large arrays of a pass leave half empty
+glibc gives threads heaps of their own, eight a processor at most, and what is free in one of them the threads
+of others cannot use. A model computes in one thread at a time, but is loaded in another, tokenises in others
+still, and a thread's heap is made of pieces of 64 MiB, which the large arrays of a pass leave half empty
 (`man mallopt`, M_ARENA_MAX; `man malloc_trim`).
 """
 
@@ -13,17 +13,22 @@ import os
 import sys
 from functools import cache
 
-ARENAS = 1
+PROCESSORS = 4  # that one heap is enough for: it is locked, and tokenizers allocate on all of them
 M_ARENA_MAX = -8  # malloc.h
 TOLD_BY = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")  # who sets these has tuned glibc and is left alone
 
 
 def share() -> bool:
-    """Let all threads of this process share one heap, before any is started; whether it was done."""
+    """Let the threads of this process share heaps, before any is started; whether it was done."""
     library = _glibc()
     if library is None or any(name in os.environ for name in TOLD_BY):
         return False
-    return bool(library.mallopt(M_ARENA_MAX, ARENAS))
+    return bool(library.mallopt(M_ARENA_MAX, heaps()))
+
+
+def heaps() -> int:
+    """How many: one, on machines that are not large."""
+    return max((os.cpu_count() or 1) // PROCESSORS, 1)
 
 
 def trim() -> None:

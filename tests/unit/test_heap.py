@@ -1,4 +1,4 @@
-"""Threads of our command share one heap, and what is free is given back."""
+"""Threads of our command share heaps, and what is free is given back."""
 
 from __future__ import annotations
 
@@ -82,9 +82,17 @@ except SystemExit:
 
 
 @glibc
-def test_threads_of_the_command_share_one_heap() -> None:
+def test_threads_of_the_command_share_heaps() -> None:
     assert told(COUNT)[-1] > THREADS
-    assert told(COMMAND + COUNT)[-1] == heap.ARENAS
+    assert told(COMMAND + COUNT)[-1] == min(heap.heaps(), THREADS + 1)
+
+
+@pytest.mark.parametrize(("processors", "expected"), [(None, 1), (2, 1), (4, 1), (16, 4)])
+def test_large_machines_have_more_heaps(
+    processors: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    assert heap.heaps() == expected
 
 
 @glibc
