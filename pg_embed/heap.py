@@ -12,9 +12,11 @@ import ctypes
 import os
 import sys
 from functools import cache
+from time import monotonic
 
 PROCESSORS = 4  # that one heap is enough for: it is locked, and tokenizers allocate on all of them
 M_ARENA_MAX = -8  # malloc.h
+TRIM_EVERY = 5.0  # seconds; what was given back is asked for again, for up to 70 ms of a processor
 TOLD_BY = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")  # who sets these has tuned glibc and is left alone
 
 
@@ -36,6 +38,23 @@ def trim() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+class Trimming:
+    """Trims now and then: blocks of ever new sizes leave gaps that the next do not fit, and heaps grow."""
+
+    def __init__(self, every: float = TRIM_EVERY) -> None:
+        self._every = every
+        self._next = monotonic() + every
+
+    def look(self) -> bool:
+        """Trim if it is time; whether it was. Threads that come together may both do it: no harm."""
+        now = monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every
+        trim()
+        return True
 
 
 @cache

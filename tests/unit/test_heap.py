@@ -110,6 +110,16 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     assert before - after > 100
 
 
+def test_between_two_trims_some_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, trims = [10.0], list[float]()
+    monkeypatch.setattr(heap, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heap, "trim", lambda: trims.append(now[0]))
+    trimming = heap.Trimming(every=2)
+    for now[0] in (10.0, 11.9, 12.0, 12.1, 13.9, 14.5):
+        assert trimming.look() == (now[0] in (12.0, 14.5))
+    assert trims == [12.0, 14.5]
+
+
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_glibc", lambda: None)
     assert not heap.share()
