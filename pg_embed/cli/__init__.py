@@ -10,6 +10,7 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 
+from pg_embed import heap
 from pg_embed.cli.app import app
 from pg_embed.cli.output import print_error
 from pg_embed.errors import InvalidArgument, PgEmbedError
@@ -42,6 +43,7 @@ INTERRUPTED = 130  # as shells say it
 
 def main() -> None:
     """Run the command that the command line names."""
+    heap.share()  # now: what commands import starts threads
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
     status = _run()

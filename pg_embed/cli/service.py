@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
 
@@ -20,9 +20,11 @@ from pg_embed.records import ModelSpec
 from pg_embed.serve.directory import ModelDirectory
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.settings import ServeSettings
-from pg_embed.serve.sidecar import Sidecar
 from pg_embed.serve.work_metrics import WorkMetrics
 from pg_embed.worker import Worker
+
+if TYPE_CHECKING:
+    from pg_embed.serve.sidecar import Sidecar
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Service:
         self._worker: Worker | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         if plan.doors is not None:
+            from pg_embed.serve.sidecar import Sidecar  # an HTTP server, which a worker alone does not need
+
             self._sidecar = Sidecar(
                 self.engine,
                 plan.doors,

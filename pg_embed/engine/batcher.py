@@ -16,6 +16,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from pg_embed import heap
 from pg_embed.engine.entries import Batch, Entry
 from pg_embed.engine.lanes import Lane, lanes_for
 from pg_embed.engine.observer import Observer
@@ -58,6 +59,7 @@ class Batcher:
         self._allowance: Callable[[], Allowance | None] = getattr(embedder, "allowance", nothing)
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        self._trimming = heap.Trimming()
         self._queues = {
             priority: Queue(priority, settings.max_queued_texts if priority else settings.max_queued_queries)
             for priority in Priority
@@ -151,6 +153,8 @@ class Batcher:
         ended = partial(self._finish, lane, batch, outcome, self._allowance(), perf_counter() - started)
         with suppress(RuntimeError):  # the event loop has been closed: nobody is left to tell
             self._loop.call_soon_threadsafe(ended)
+        if self.card.shares_cpu:
+            self._trimming.look()
 
     def _outcome(self, batch: Batch) -> Embeddings | PgEmbedError:
         if self._closing or batch.abandoned():

@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
+from pg_embed import heap
 from pg_embed.chunks import Counter
 from pg_embed.engine.batcher import CLOSING, Batcher
 from pg_embed.engine.documents import Documents
@@ -365,6 +366,8 @@ def _load(registry: Registry, spec: ModelSpec) -> Embedder | Reranker | PgEmbedE
         return exc
     except BaseException as exc:  # a thread that dies would leave its callers waiting
         return ModelMisconfigured(f"model {spec.name!r} cannot be loaded: {type(exc).__name__}: {exc}")
+    finally:
+        heap.trim()  # files were read and libraries imported: that leaves much that is free
 
 
 def _tell(spec: ModelSpec, outcome: Embedder | Reranker | PgEmbedError, seconds: float) -> None:

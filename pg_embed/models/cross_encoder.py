@@ -121,6 +121,7 @@ class CrossEncoderReranker:
     def _card(self, folder: Path, options: CrossEncoderOptions) -> Card:
         model = self._model
         on_cpu = bool(model.device.type == "cpu")
+        most = local.cpu_tokens(options.batch_size) if on_cpu else local.ACCELERATOR_BATCH_TOKENS
         return Card(
             family="cross_encoder",
             checkpoint=options.checkpoint,
@@ -139,7 +140,7 @@ class CrossEncoderReranker:
             ),
             concurrency=local.CONCURRENCY,
             max_batch_items=options.batch_size or (local.CPU_BATCH if on_cpu else local.ACCELERATOR_BATCH),
-            max_batch_tokens=local.CPU_BATCH_TOKENS if on_cpu else local.ACCELERATOR_BATCH_TOKENS,
+            max_batch_tokens=most,
             shares_cpu=on_cpu,
         )
 

@@ -157,9 +157,9 @@ def batch_items(options: LibraryOptions, model: Any) -> int:
     return options.batch_size or (local.CPU_BATCH if on_cpu(model) else local.ACCELERATOR_BATCH)
 
 
-def batch_tokens(model: Any, max_tokens: int) -> int:
+def batch_tokens(options: LibraryOptions, model: Any, max_tokens: int) -> int:
     """Tokens a forward pass; on an accelerator what its free memory can hold."""
-    most = local.CPU_BATCH_TOKENS if on_cpu(model) else local.ACCELERATOR_BATCH_TOKENS
+    most = local.cpu_tokens(options.batch_size) if on_cpu(model) else local.ACCELERATOR_BATCH_TOKENS
     return pass_tokens(model, max_tokens, most, getattr(getattr(model[0], "model", None), "config", None))
 
 

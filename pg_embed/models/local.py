@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Literal
 
+from pg_embed import heap
 from pg_embed.errors import (
     InputRejected,
     MissingExtra,
@@ -17,7 +18,8 @@ from pg_embed.errors import (
 )
 
 CPU_BATCH, ACCELERATOR_BATCH = 32, 256  # texts a forward pass
-CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072
+CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 16_384, 131_072  # of a pass, at most
+THREAD_TOKENS, FEWEST_TOKENS = 1_024, 2_048  # more for each thread take memory, and are no faster
 CONCURRENCY = 2  # a query beside a bulk batch
 CHARACTERS_PER_TOKEN = 32  # a longer text is cut before it is tokenised, if what is left fills max_tokens
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
@@ -61,6 +63,16 @@ def number_type(torch: Any, told: NumberType | None, device: str | None, acceler
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     name = told or ("float32" if on_cpu else accelerated)
     return name if name == "auto" else getattr(torch, name)
+
+
+def cpu_tokens(batch_size: int | None) -> int:
+    """Tokens of a pass on a CPU: what its threads need to be busy; the most where a `batch_size` was told."""
+    import torch
+
+    if batch_size is not None:
+        return CPU_BATCH_TOKENS
+    threads: int = torch.get_num_threads()
+    return min(max(THREAD_TOKENS * threads, FEWEST_TOKENS), CPU_BATCH_TOKENS)
 
 
 def is_out_of_memory(exc: Exception) -> bool:
@@ -108,8 +120,9 @@ def unloadable(checkpoint: str, exc: Exception) -> ModelError:
 
 
 def release_memory() -> None:
-    """Give an accelerator's memory back after a model was let go, or a pass had no room."""
+    """Give memory back, an accelerator's too, after a model was let go, or a pass had no room."""
     import torch
 
+    heap.trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

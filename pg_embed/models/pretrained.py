@@ -163,7 +163,7 @@ def architecture(folder: Path, family: Architecture) -> dict[str, Any]:
 def feeding(model: Any, options: CheckpointOptions, max_tokens: int) -> dict[str, Any]:
     """What a card says of the calls that the model wants."""
     on_cpu = model.device.type == "cpu"
-    most = local.CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS
+    most = local.cpu_tokens(options.batch_size) if on_cpu else ACCELERATOR_BATCH_TOKENS
     return {
         "concurrency": local.CONCURRENCY,
         "max_batch_items": options.batch_size or (local.CPU_BATCH if on_cpu else local.ACCELERATOR_BATCH),

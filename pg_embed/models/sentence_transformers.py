@@ -133,7 +133,7 @@ def _card(
         ),
         concurrency=local.CONCURRENCY,
         max_batch_items=batch_items(options, model),
-        max_batch_tokens=batch_tokens(model, max_tokens),
+        max_batch_tokens=batch_tokens(options, model, max_tokens),
         shares_cpu=on_cpu(model),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -54,3 +56,11 @@ def test_the_commands_are_those_of_the_contract() -> None:
 def test_a_command_file_is_short(command: str) -> None:
     file = Path(pg_embed.cli.__file__).with_name(f"{command}.py")
     assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES
+
+
+def test_a_worker_alone_loads_no_http_server_and_no_library_of_models() -> None:
+    heavy = {"starlette", "uvicorn", "torch", "transformers"}
+    program = "import pg_embed.cli.worker, pg_embed.cli.running, sys; print(*{heavy} & set(sys.modules))"
+    program = program.replace("{heavy}", repr(heavy))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

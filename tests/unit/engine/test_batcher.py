@@ -304,3 +304,15 @@ async def test_a_hosted_model_keeps_a_call_for_queries() -> None:
         (await next_call(stepped)).go()
     await asyncio.gather(*bulk)
     await batcher.close(PATIENCE)
+
+
+@pytest.mark.parametrize("shares_cpu", [True, False])
+async def test_a_model_on_this_machine_s_processors_gives_memory_back(
+    shares_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = list[str]()
+    monkeypatch.setattr("pg_embed.heap.Trimming.look", lambda self: looks.append("look"))
+    batcher = Batcher(SteppedEmbedder(free=True, shares_cpu=shares_cpu), "model", SETTINGS, Silence())
+    assert lengths(await batcher.submit(["abc"], "document", LIVE)) == [3]
+    await batcher.close(PATIENCE)
+    assert len(looks) == int(shares_cpu)

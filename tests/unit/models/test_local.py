@@ -51,3 +51,12 @@ def test_errors_of_computing_are_the_texts_fault_or_pass(raised: Exception, expe
 def test_errors_of_loading_are_the_checkpoints_fault_unless_memory_is_short() -> None:
     assert type(local.unloadable("tiny", OSError("no such file"))) is ModelMisconfigured
     assert type(local.unloadable("tiny", RuntimeError("CUDA out of memory"))) is ModelUnavailable
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 2_048), (2, 2_048), (8, 8_192), (64, 16_384)])
+def test_a_pass_on_a_cpu_has_work_for_its_threads_and_no_more(
+    threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert local.cpu_tokens(None) == expected
+    assert local.cpu_tokens(64) == 16_384, "whoever tells the size of a pass has the memory for it"

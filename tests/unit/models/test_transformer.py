@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pg_embed.errors import InputRejected, InvalidArgument, MissingExtra, ModelMisconfigured, ModelUnavailable
+from pg_embed.models import local
 from pg_embed.models.registry import default_registry
 from pg_embed.models.transformer import TransformerEmbedder, batches
 from pg_embed.records import ModelSpec
@@ -204,7 +205,8 @@ def test_the_space_is_of_the_weights_and_limits_not_of_their_place(checkpoint: B
 def test_the_card_says_how_the_model_wants_to_be_fed(checkpoint: ByName) -> None:
     card = model("qwen3", checkpoint("qwen3"), metric="ip").card
     assert (card.family, card.dimensions, card.max_tokens, card.metric) == ("qwen3", 64, 512, "ip")
-    assert (card.concurrency, card.max_batch_items, card.max_batch_tokens) == (2, 32, 16_384)
+    assert (card.concurrency, card.max_batch_items) == (2, 32)
+    assert card.max_batch_tokens == local.cpu_tokens(None)
     assert card.padded
     assert card.shares_cpu
 
