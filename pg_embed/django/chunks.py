@@ -9,7 +9,7 @@ from django.apps import apps
 from django.core import checks
 from django.db.models import (
     DO_NOTHING,
-    BigAutoField,
+    BigIntegerField,
     ForeignKey,
     ForeignObject,
     ForeignObjectRel,
@@ -251,7 +251,7 @@ def chunk_model(model: Any, field: ChunkedField) -> Any:
     attributes = {
         "__module__": model.__module__,
         "Meta": type("Meta", (), options),
-        "chunk_id": BigAutoField(primary_key=True),
+        "chunk_id": BigIntegerField(primary_key=True),
         **_source(model, field),
         "chunk_no": IntegerField(),
         "chunk": TextField(),

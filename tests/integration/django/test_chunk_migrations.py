@@ -327,6 +327,17 @@ def test_a_model_is_switched_without_a_pause(with_model: Project, project_db: Co
     assert ("three", ["embedding"]) in [row[2:4] for row in vectorizers(project_db)]
 
 
+def test_by_hand(with_model: Project, project_db: Connection) -> None:
+    with_model.models(PLAIN)
+    with_model.revise()
+    told = "model='three', dense='title', storage='table', drop_column=True"
+    with_model.write("0002_hand", "0001_initial", f"CreateVectorizer('doc', 'body', {told})")
+    with_model.migrate()
+    assert vectorizers(project_db)[0][3:] == (["title"], "shop_doc_embedding", "shop_doc_chunks")
+    with_model.migrate("shop", "0001")
+    assert relations(project_db) == {"shop_doc"}
+
+
 def test_the_commands_of_django_go_on(with_model: Project, project_db: Connection) -> None:
     with_model.models(DOC)
     with_model.revise()

@@ -178,6 +178,8 @@ def test_chunks_are_a_model_to_ask_for_and_to_join(docs: Connection) -> None:
     assert [chunk.chunk for chunk in first] == [texts(CHUNKS)[number] for number in (-near).argsort()[:3]]
     assert {type(chunk.source) for chunk in first} == {Guide}
     assert calls(docs) == 1
+    nearest = CosineDistance("chunks__embedding", Embed(QUERY))
+    assert Guide.objects.order_by(nearest)[0] == first[0].source
     words = docs.execute(
         f"SELECT chunk FROM docs_chunks ORDER BY sparse <#> embed_sparse('{QUERY}'), chunk_id LIMIT 1"
     )
