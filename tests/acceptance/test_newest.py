@@ -22,7 +22,7 @@ from tests.fix_pg import temporary_folder
 from tests.fix_trixie import BUILDING, CERTIFICATES, copy, doubled, in_root, kept
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNNING = 600.0  # seconds
+RUNNING = 900.0  # seconds
 SOURCES = ("pg_embed", "sql", "migrations", "tests")
 FOR_TESTS = {
     "greenlet",
