@@ -19,5 +19,6 @@ pytest_plugins = [
     "tests.fix_pgbouncer",
     "tests.fix_serve",
     "tests.fix_sqlalchemy",
+    "tests.fix_trixie",
     "tests.fix_worker",
 ]

@@ -25,7 +25,7 @@ DATABASES = {databases!r}
 """
 HEAD = """
 from django.db import models
-from pg_embed.django import EmbeddedField, EmbeddedManager
+from pg_embed.django import ChunkedField, EmbeddedField, EmbeddedManager
 THREE = {"model": "three", "dimensions": 8, "column_type": "vector"}
 SPARSE = {"model": "three", "dimensions": 1000, "output": "sparse"}
 """
@@ -97,7 +97,7 @@ class Project:
         """A migration by hand."""
         lines = [
             "from django.db import migrations, models",
-            "from pg_embed.django import EmbeddedField",
+            "from pg_embed.django import ChunkedField, EmbeddedField",
             "from pg_embed.django.operations import *",
             "class Migration(migrations.Migration):",
             f"    dependencies = [('pg_embed', '0001_install'), ('shop', {after!r})]",

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from django.db.backends.utils import truncate_name
 from django.db.migrations import AddField, RemoveField, RenameField, RenameModel
 from django.db.migrations import CreateModel as CreateTable
 from django.db.migrations.autodetector import OperationDependency
 
+from pg_embed.django.chunks import ChunkedField
 from pg_embed.django.declarations import Declared, declared
 from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.naming import chunk_names
 from pg_embed.django.operations import APP, AlterVectorizer, CreateModel, CreateVectorizer, DropVectorizer
 from pg_embed.django.templates import names_of
 from pg_embed.models.presets import presets
 
 INSTALLED = OperationDependency(APP, "installation", None, OperationDependency.Type.CREATE)
 Key = tuple[str, str]  # the label of an app and the name of a model
+NAME_MOST = 63  # bytes of a name in PostgreSQL
+UNALTERABLE = ("dense", "sparse", "multi", "model", "sparse_model", "chunks")
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,13 @@ class VectorizersMixin:
 
     def _is_same(self, key: Key, old: Any, left: Declared, right: Declared) -> bool:
         """Whether one can become the other as it is: with its columns, by its model."""
-        if (left.dense, left.sparse, left.model) != (right.dense, right.sparse, right.model):
+        if any(getattr(left, name) != getattr(right, name) for name in UNALTERABLE):
             return False
         new = self.to_state.models[key].fields
+        if right.chunks is not None:
+            before = old[self._name_before(key, right.chunks)]
+            after = new[right.chunks]
+            return bool((before.dimensions, before.column_type) == (after.dimensions, after.column_type))
         return all(
             old[self._name_before(key, name)].db_type(None) == new[name].db_type(None)
             for name in right.fields
@@ -162,7 +171,9 @@ class VectorizersMixin:
             old_model = self.from_state.models[app_label, self.renamed_models.get(key, model_name)]
             old = old_model.fields[self._name_before(key, name)]
             new = self.to_state.models[key].fields[name]
-            if not isinstance(new, EmbeddedField):
+            if isinstance(old, ChunkedField) != isinstance(new, ChunkedField):
+                yield app_label, model_name, name  # a column comes or goes
+            if not isinstance(new, EmbeddedField) or isinstance(old, ChunkedField):
                 continue
             same = isinstance(old, EmbeddedField) and old.embedding_model == new.embedding_model
             if not same or old.db_type(None) != new.db_type(None):
@@ -181,33 +192,56 @@ class VectorizersMixin:
 
     def _create(self, key: Key, after: Declared) -> None:
         app_label, model_name = key
-        if after.model in presets() and after.model not in self._entered(app_label):
-            self.add_operation(app_label, CreateModel(after.model, if_not_exists=True), [INSTALLED])
+        for model in filter(None, (after.model, after.sparse_model)):
+            if model in presets() and model not in self._entered(app_label):
+                self.add_operation(app_label, CreateModel(model, if_not_exists=True), [INSTALLED])
         self.add_operation(app_label, CreateVectorizer(model_name, **_told(after)), [INSTALLED])
 
     def _entered(self, app_label: str) -> set[str | None]:
         """The models that earlier migrations entered, or that this one does."""
         made: Any = self.generated_operations.get(app_label, [])
         old = (
-            wanted.model
+            model
             for (label, _), state in self.from_state.models.items()
             for wanted in declared(state.fields.items())
+            for model in (wanted.model, wanted.sparse_model)
             if label == app_label
         )
         return {*old, *(operation.name for operation in made if isinstance(operation, CreateModel))}
 
     def _alter(self, key: Key, before: Declared, after: Declared) -> None:
-        changes: dict[str, Any] = {}
+        changes = {} if after.chunks is None else self._chunks_renamed(key, before, after)
         for name in ("template", "filter", "index", "name"):
             old, new = getattr(before, name), getattr(after, name)
             if old != new and not (name == "name" and new is None):
                 changes[name] = new or ""
                 changes[f"existing_{name}"] = old or ("" if name == "filter" else None)
+        if before.chunking != after.chunking:
+            changes |= {"chunking": after.chunking or {}, "existing_chunking": before.chunking or {}}
         if changes:
             self.add_operation(key[0], AlterVectorizer(key[1], after.fields[0], **changes), [INSTALLED])
+
+    def _chunks_renamed(self, key: Key, before: Declared, after: Declared) -> dict[str, Any]:
+        """The names of chunks that change, as those of the table do."""
+        key_before = key[0], self.renamed_models.get(key, key[1])
+        old = self._chunk_names(self.from_state, key_before, before)
+        new = self._chunk_names(self.to_state, key, after)
+        told = zip(("chunk_table", "chunk_view"), old, new, strict=True)
+        changed = [(name, left, right) for name, left, right in told if left != right]
+        return {
+            **{name: right for name, _, right in changed},
+            **{f"existing_{name}": left for name, left, _ in changed},
+        }
+
+    def _chunk_names(self, state: Any, key: Key, wanted: Declared) -> tuple[str, str]:
+        options = state.models[key].options
+        table = options.get("db_table") or truncate_name("_".join(key), NAME_MOST)
+        return chunk_names(table, wanted.chunk_table, wanted.chunk_view)
 
 
 def _told(wanted: Declared) -> dict[str, Any]:
     """A vectorizer as an operation says it."""
     told = {**wanted.__dict__, "index": None if wanted.index == "none" else wanted.index}
+    if told.pop("chunks") is not None:
+        told |= {"storage": "table", "drop_column": True}
     return {key: value for key, value in told.items() if value is not None}

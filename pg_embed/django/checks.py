@@ -9,7 +9,8 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.db import connections, router
 
 from pg_embed import statements
-from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.chunks import ChunkedField
+from pg_embed.django.fields import TemplateField
 from pg_embed.models.presets import presets
 
 SQL = statements.fragments("django")
@@ -25,17 +26,17 @@ def check_databases(app_configs: Any = None, databases: Any = None, **options: A
     return found
 
 
-def _fields(alias: str) -> list[EmbeddedField]:
+def _fields(alias: str) -> list[TemplateField]:
     return [
         field
         for model in apps.get_models()
         if router.allow_migrate_model(alias, model)
-        for field in model._meta.local_concrete_fields
-        if isinstance(field, EmbeddedField)
+        for field in model._meta.local_fields
+        if isinstance(field, TemplateField)
     ]
 
 
-def _look(alias: str, fields: list[EmbeddedField]) -> list[CheckMessage]:
+def _look(alias: str, fields: list[TemplateField]) -> list[CheckMessage]:
     with connections[alias].cursor() as cursor:
         cursor.execute(SQL["server"])
         available, installed = cursor.fetchone()
@@ -45,16 +46,22 @@ def _look(alias: str, fields: list[EmbeddedField]) -> list[CheckMessage]:
             return [Error(told, hint=hint, id="pg_embed.E004")]
         if not installed:
             return []  # a migration is about to do it
-        unknown = [field for field in fields if not _is_known(cursor, field.embedding_model)]
+        unknown = [
+            (field, model) for field in fields for model in _models(field) if not _is_known(cursor, model)
+        ]
     return [
         Warning(
-            f"database {alias!r} has no model {field.embedding_model!r}",
+            f"database {alias!r} has no model {model!r}",
             hint="add pg_embed.django.operations.CreateModel to a migration",
             obj=field,
             id="pg_embed.W001",
         )
-        for field in unknown
+        for field, model in unknown
     ]
+
+
+def _models(field: TemplateField) -> list[str | None]:
+    return [field.embedding_model, field.sparse_model if isinstance(field, ChunkedField) else None]
 
 
 def _is_known(cursor: Any, name: str | None) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pg_embed.django.chunks import COLUMNS, ChunkedField
 from pg_embed.django.fields import EmbeddedField
 from pg_embed.django.templates import renamed
 from pg_embed.errors import InvalidArgument
@@ -15,7 +16,8 @@ from pg_embed.errors import InvalidArgument
 class Declared:
     """A vectorizer that a model's table should have; all names are those of fields.
 
-    `dense` and `sparse` are the fields for the model's outputs, of which there is one at least.
+    `dense` and `sparse` are the fields for the model's outputs, of which there is one at least. Where
+    `chunks` names a field of chunks, they and `multi` are columns of those.
     """
 
     template: str
@@ -26,14 +28,24 @@ class Declared:
     index: str = "none"
     name: str | None = None
     column_type: str | None = None
+    multi: str | None = None
+    sparse_model: str | None = None
+    chunks: str | None = None
+    chunking: Mapping[str, Any] | None = None
+    chunk_table: str | None = None
+    chunk_view: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Its fields of vectors."""
+        """Its fields of vectors, or that of its chunks."""
+        if self.chunks is not None:
+            return (self.chunks,)
         return tuple(name for name in (self.dense, self.sparse) if name is not None)
 
     def called(self, name: Callable[[str], str]) -> Declared:
         """The same after fields were renamed."""
+        if self.chunks is not None:
+            return replace(self, template=renamed(self.template, name), chunks=name(self.chunks))
         dense = None if self.dense is None else name(self.dense)
         sparse = None if self.sparse is None else name(self.sparse)
         return replace(self, template=renamed(self.template, name), dense=dense, sparse=sparse)
@@ -43,6 +55,8 @@ def declared(fields: Iterable[tuple[str, Any]]) -> list[Declared]:
     """The vectorizers of fields by name: those of one text and one model are filled by one, in one go."""
     made: dict[tuple[Any, ...], Declared] = {}
     for name, field in fields:
+        if isinstance(field, ChunkedField):
+            made[name,] = _in_chunks(name, field)
         if not isinstance(field, EmbeddedField):
             continue
         key = (field.template, field.embedding_model, field.filter, field.vectorizer)
@@ -56,5 +70,22 @@ def declared(fields: Iterable[tuple[str, Any]]) -> list[Declared]:
             raise InvalidArgument(f"{told} and {name}", hint=hint)
         index = field.index if present.index == "none" else present.index
         kind = field.column_type if field.output == "dense" else present.column_type
-        made[key] = replace(present, index=index, column_type=kind, **{field.output: name})
+        filled: dict[str, Any] = {field.output: name}
+        made[key] = replace(present, index=index, column_type=kind, **filled)
     return list(made.values())
+
+
+def _in_chunks(name: str, field: ChunkedField) -> Declared:
+    plain = Declared(field.template, field.embedding_model, filter=field.filter, index=field.index)
+    columns: dict[str, Any] = {output: COLUMNS[output] for output in field.outputs}
+    return replace(
+        plain,
+        **columns,
+        name=field.vectorizer,
+        column_type=field.column_type,
+        sparse_model=field.sparse_model,
+        chunks=name,
+        chunking=field.chunking,
+        chunk_table=field.chunk_table,
+        chunk_view=field.chunk_view,
+    )

@@ -16,106 +16,16 @@ from pg_embed.models.presets import HALFVEC_MOST, known_size
 
 Stored = Literal["dense", "sparse"]
 ColumnType = Literal["halfvec", "vector"]
+FIXED = {"null": True, "blank": True, "editable": False, "serialize": False}
 VALUES: dict[str, Any] = {"halfvec": HalfVector, "vector": Vector, "sparsevec": SparseVector}
 
 
-class EmbeddedField(Field):
-    """A nullable column of vectors, read by Django and written by pg_embed alone.
+class TemplateField(Field):
+    """A field that declares a vectorizer: which text is embedded, and by which model."""
 
-        embedding = EmbeddedField("{title}\\n{body}", model="bge-m3")
-
-    The template names fields of the model. `makemigrations` writes what makes the vectorizer, one for all
-    fields of one template and model. A model that is known by its name tells the size of its vectors; for
-    others, and for one that is set to another size, give `dimensions`. Dense vectors are halfvec up to 4,000
-    dimensions unless `column_type` is "vector". `filter` (SQL over columns), `index` and the name
-    `vectorizer` are those of embed.create_vectorizer. A new object reads its vector from the database when it
-    is asked for.
-    """
-
-    description = "Vectors of a text, kept by pg_embed"
     empty_strings_allowed = False
-    non_db_attrs = (*Field.non_db_attrs, "template", "model", "filter", "index", "vectorizer")
-    # what Django asks of a field that it must not write
-    expression = Value(None)
-    referenced_fields: frozenset[Any] = frozenset()
-
-    def __init__(
-        self,
-        template: str,
-        *args: Any,
-        model: str | None = None,
-        output: Stored = "dense",
-        dimensions: int | None = None,
-        column_type: ColumnType | None = None,
-        filter: str | None = None,
-        index: str = "none",
-        vectorizer: str | None = None,
-        **options: Any,
-    ) -> None:
-        if output not in ("dense", "sparse"):
-            hint = 'use "dense" or "sparse"'
-            raise InvalidArgument(f"a field cannot hold {output!r} vectors", hint=hint)
-        self.template = template
-        self.embedding_model = model
-        self.output = output
-        self.dimensions = dimensions or known_size(model, output)
-        half = "halfvec" if self.dimensions <= HALFVEC_MOST else "vector"
-        self.column_type = "sparsevec" if output == "sparse" else column_type or half
-        self.filter = filter
-        self.index = index
-        self.vectorizer = vectorizer
-        options |= {"null": True, "blank": True, "editable": False, "serialize": False}
-        super().__init__(*args, **options)
-
-    @property
-    def output_field(self) -> EmbeddedField:
-        """Itself, as a generated field has one."""
-        return self
-
-    def contribute_to_class(self, cls: Any, name: str, private_only: bool = False) -> None:
-        """Be left out of what is written, but for the models of migrations, which make the column."""
-        super().contribute_to_class(cls, name, private_only)
-        self.generated = cls._meta.apps is apps
-
-    def generated_sql(self, connection: Any) -> tuple[str, tuple[Any, ...]]:
-        """No table is made from a model itself: it would have no vectorizer."""
-        hint = f"run: manage.py makemigrations {self.model._meta.app_label}"
-        raise InvalidArgument(
-            f"{self} is made by migrations, and app {self.model._meta.app_label!r} has none", hint=hint
-        )
-
-    def deconstruct(self) -> tuple[Any, Any, Any, Any]:
-        """The size is said, whatever will be known of the model later."""
-        name, _, args, kwargs = super().deconstruct()
-        told = {
-            "model": (self.embedding_model, None),
-            "output": (self.output, "dense"),
-            "dimensions": (self.dimensions, None),
-            "column_type": (None if self.output == "sparse" else self.column_type, None),
-            "filter": (self.filter, None),
-            "index": (self.index, "none"),
-            "vectorizer": (self.vectorizer, None),
-        }
-        for fixed in ("null", "blank", "editable", "serialize"):
-            kwargs.pop(fixed, None)
-        kwargs |= {key: value for key, (value, default) in told.items() if value != default}
-        return name, "pg_embed.django.EmbeddedField", [self.template, *args], kwargs
-
-    def db_type(self, connection: Any) -> str:
-        """The type of pgvector with its size."""
-        return f"{self.column_type}({self.dimensions})"
-
-    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
-        """A list of numbers, or a SparseVector."""
-        return VALUES[self.column_type]._from_db(value)
-
-    def to_python(self, value: Any) -> Any:
-        """The same from a text."""
-        return value if isinstance(value, list) else VALUES[self.column_type]._from_db(value)
-
-    def get_prep_value(self, value: Any) -> Any:
-        """A vector as pgvector reads it."""
-        return VALUES[self.column_type]._to_db(value)
+    template: str
+    embedding_model: str | None
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         """What would make a migration fail later."""
@@ -157,3 +67,115 @@ class EmbeddedField(Field):
         hint = f"{self.model._meta.label} has in its own table: {', '.join(sorted(f.name for f in own))}"
         told = f"the template names {{{unknown[0]}}}, which is no field of the model's own table"
         return [checks.Error(told, hint=hint, obj=self, id="pg_embed.E003")]
+
+
+class EmbeddedField(TemplateField):
+    """A nullable column of vectors, read by Django and written by pg_embed alone.
+
+        embedding = EmbeddedField("{title}\\n{body}", model="bge-m3")
+
+    The template names fields of the model. `makemigrations` writes what makes the vectorizer, one for all
+    fields of one template and model. A model that is known by its name tells the size of its vectors; for
+    others, and for one that is set to another size, give `dimensions`. Dense vectors are halfvec up to 4,000
+    dimensions unless `column_type` is "vector". `filter` (SQL over columns), `index` and the name
+    `vectorizer` are those of embed.create_vectorizer. A new object reads its vector from the database when it
+    is asked for.
+    """
+
+    description = "Vectors of a text, kept by pg_embed"
+    non_db_attrs = (*Field.non_db_attrs, "template", "model", "filter", "index", "vectorizer")
+    # what Django asks of a field that it must not write
+    expression = Value(None)
+    referenced_fields: frozenset[Any] = frozenset()
+
+    def __init__(
+        self,
+        template: str,
+        *args: Any,
+        model: str | None = None,
+        output: Stored = "dense",
+        dimensions: int | None = None,
+        column_type: ColumnType | None = None,
+        filter: str | None = None,
+        index: str = "none",
+        vectorizer: str | None = None,
+        **options: Any,
+    ) -> None:
+        if output not in ("dense", "sparse"):
+            hint = 'use "dense" or "sparse"'
+            raise InvalidArgument(f"a field cannot hold {output!r} vectors", hint=hint)
+        self.template = template
+        self.embedding_model = model
+        self.output = output
+        self.dimensions = dimensions or known_size(model, output)
+        self.column_type = "sparsevec" if output == "sparse" else column_type or type_of(self.dimensions)
+        self.filter = filter
+        self.index = index
+        self.vectorizer = vectorizer
+        super().__init__(*args, **{**options, **FIXED})
+
+    @property
+    def output_field(self) -> EmbeddedField:
+        """Itself, as a generated field has one."""
+        return self
+
+    def contribute_to_class(self, cls: Any, name: str, private_only: bool = False) -> None:
+        """Be left out of what is written, but for the models of migrations, which make the column."""
+        super().contribute_to_class(cls, name, private_only)
+        self.generated = cls._meta.apps is apps
+
+    def generated_sql(self, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        """No table is made from a model itself: it would have no vectorizer."""
+        hint = f"run: manage.py makemigrations {self.model._meta.app_label}"
+        raise InvalidArgument(
+            f"{self} is made by migrations, and app {self.model._meta.app_label!r} has none", hint=hint
+        )
+
+    def deconstruct(self) -> tuple[Any, Any, Any, Any]:
+        """The size is said, whatever will be known of the model later."""
+        name, _, args, kwargs = super().deconstruct()
+        told = {
+            "model": (self.embedding_model, None),
+            "output": (self.output, "dense"),
+            "dimensions": (self.dimensions, None),
+            "column_type": (None if self.output == "sparse" else self.column_type, None),
+            "filter": (self.filter, None),
+            "index": (self.index, "none"),
+            "vectorizer": (self.vectorizer, None),
+        }
+        return name, "pg_embed.django.EmbeddedField", [self.template, *args], described(kwargs, told)
+
+    def switched(self, model: str, dimensions: int | None) -> EmbeddedField:
+        """The same for vectors of another model."""
+        _, _, args, kwargs = self.deconstruct()
+        kept = {key: value for key, value in kwargs.items() if key not in ("dimensions", "column_type")}
+        if self.column_type == "vector":
+            kept["column_type"] = "vector"
+        return EmbeddedField(*args, **{**kept, "model": model, "dimensions": dimensions})
+
+    def db_type(self, connection: Any) -> str:
+        """The type of pgvector with its size."""
+        return f"{self.column_type}({self.dimensions})"
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        """A list of numbers, or a SparseVector."""
+        return VALUES[self.column_type]._from_db(value)
+
+    def to_python(self, value: Any) -> Any:
+        """The same from a text."""
+        return value if isinstance(value, list) else VALUES[self.column_type]._from_db(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        """A vector as pgvector reads it."""
+        return VALUES[self.column_type]._to_db(value)
+
+
+def type_of(dimensions: int) -> ColumnType:
+    """The type of a column of dense vectors, unless another is asked for."""
+    return "halfvec" if dimensions <= HALFVEC_MOST else "vector"
+
+
+def described(kwargs: dict[str, Any], told: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """What a field is made of: Django's options, and ours that are not as by default."""
+    own = {key: value for key, (value, default) in told.items() if value != default}
+    return {**{key: value for key, value in kwargs.items() if key not in FIXED}, **own}

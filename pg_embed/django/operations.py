@@ -10,7 +10,9 @@ from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
 from pg_embed import migrating, statements
+from pg_embed.django.chunks import ChunkedField
 from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.naming import beside, chunk_names
 from pg_embed.django.sending import install_in, send
 from pg_embed.django.templates import column_of, renamed
 from pg_embed.install import removal_steps
@@ -54,9 +56,9 @@ class CreateVectorizer(_OfModel):
         CreateVectorizer("doc", template="{title}\\n{body}", model="bge-m3", dense="embedding")
 
     `input` is a field or several, or else `template` names them. `dense`, `sparse` and `multi` are the fields
-    of vectors; columns of those names are added where there are none. `filter` is SQL over columns,
-    `sparse_model` another model for the sparse ones; the other options are those of embed.create_vectorizer.
-    Backwards the vectors stay unless `drop_column` is true.
+    of vectors; columns of those names are added where there are none. With storage="table" they are columns
+    of the chunks. `filter` is SQL over columns, `sparse_model` another model for the sparse ones; the other
+    options are those of embed.create_vectorizer. Backwards the vectors stay unless `drop_column` is true.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class CreateVectorizer(_OfModel):
         self.places = {"column_name": dense, "sparse_column": sparse, "multi_column": multi}
         self.name = name
         self.storage = storage
+        self.chunk_view = chunk_view
         self.drop_column = drop_column
         told = {
             "model": model,
@@ -131,16 +134,22 @@ class CreateVectorizer(_OfModel):
             given["input"] = [column_of(model, name) for name in named]
         if self.template is not None:
             given["template"] = renamed(self.template, lambda name: column_of(model, name))
-        places = {key: column_of(model, name) for key, name in self.places.items() if name is not None}
+        places = {key: self._column(model, name) for key, name in self.places.items() if name is not None}
         if places:
             given |= {"column_name": None, **places}
         return migrating.call("create_vectorizer", _source(schema_editor, model), **given, **self.options)
 
+    def _column(self, model: Any, name: str) -> str:
+        return name if self.storage == "table" else column_of(model, name)
+
     def _removal(self, schema_editor: Any, model: Any) -> sql.Composed:
-        if self.name is not None or self.storage == "table":
-            named = self.name or schema_editor.quote_name(model._meta.db_table)
+        if self.name is not None:
             flags = migrating.true({"drop_column": self.drop_column})
-            return migrating.call("drop_vectorizer", named, **flags, if_exists=True)
+            return migrating.call("drop_vectorizer", self.name, **flags, if_exists=True)
+        if self.storage == "table":
+            return sql.SQL(SQL["drop_chunks"]).format(
+                drop_column=sql.Literal(self.drop_column), view=_view(schema_editor, model, self.chunk_view)
+            )
         place = next((name for name in self.places.values() if name is not None), "embedding")
         return sql.SQL(SQL["drop_vectorizer"]).format(
             drop_column=sql.Literal(self.drop_column),
@@ -177,10 +186,11 @@ class DropVectorizer(CreateVectorizer):
 
 
 class AlterVectorizer(_OfModel):
-    """Another `template`, `filter` ("" takes it away), `max_attempts`, `index` or `name`.
+    """Another `template`, `filter` ("" takes it away), `max_attempts`, `index`, `name` or `chunking`.
 
-    The vectorizer is that of a field of vectors. When the text changes, all rows are embedded again behind
-    live rows. What was before may be told (`existing_template`, ...), so that it can be reversed.
+    The vectorizer is that of a field of vectors, or of chunks. When the text changes, all rows are embedded
+    again behind live rows. `chunk_table` and `chunk_view` are new names, of which those before must be told.
+    What else was before may be told (`existing_template`, ...), so that it can be reversed.
     """
 
     def __init__(
@@ -198,6 +208,12 @@ class AlterVectorizer(_OfModel):
         existing_index: str | None = None,
         name: str | None = None,
         existing_name: str | None = None,
+        chunking: Mapping[str, Any] | None = None,
+        existing_chunking: Mapping[str, Any] | None = None,
+        chunk_table: str | None = None,
+        existing_chunk_table: str | None = None,
+        chunk_view: str | None = None,
+        existing_chunk_view: str | None = None,
     ) -> None:
         self.model_name = model_name
         self.field = field
@@ -207,6 +223,11 @@ class AlterVectorizer(_OfModel):
             "max_attempts": (max_attempts, existing_max_attempts),
             "index": (index, existing_index),
             "name": (name, existing_name),
+            "chunking": (chunking, existing_chunking),
+        }
+        self.renamed = {
+            "rename_table": (chunk_table, existing_chunk_table),
+            "rename_view": (chunk_view, existing_chunk_view),
         }
 
     @property
@@ -216,6 +237,8 @@ class AlterVectorizer(_OfModel):
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = to_state.apps.get_model(app_label, self.model_name)
+        for statement, (new, old) in self.renamed.items():
+            self._rename(schema_editor, model, statement, old, new)
         self._alter(
             schema_editor, model, {key: new for key, (new, _) in self.pairs.items() if new is not None}
         )
@@ -225,6 +248,8 @@ class AlterVectorizer(_OfModel):
         self._alter(
             schema_editor, model, {key: old for key, (_, old) in self.pairs.items() if old is not None}
         )
+        for statement, (new, old) in self.renamed.items():
+            self._rename(schema_editor, model, statement, new, old)
 
     def describe(self) -> str:
         return f"Change how {self.field} of {self.model_name} is embedded"
@@ -233,11 +258,21 @@ class AlterVectorizer(_OfModel):
     def migration_name_fragment(self) -> str:
         return f"alter_{self.model_name.lower()}_{self.field.lower()}_vectorizer"
 
+    def _rename(
+        self, schema_editor: Any, model: Any, statement: str, old: str | None, new: str | None
+    ) -> None:
+        if old is None or new is None or not self.runs(schema_editor, model):
+            return
+        place = schema_editor.quote_name(beside(model._meta.db_table, old))
+        send(schema_editor, sql.SQL(SQL[statement]).format(place=sql.SQL(place), name=sql.Identifier(new)))
+
     def _alter(self, schema_editor: Any, model: Any, changes: Mapping[str, Any]) -> None:
         if not self.runs(schema_editor, model):
             return
         vectorizer = _vectorizer(schema_editor, model, self.field)
-        given = {key: value for key, value in changes.items() if key in ("filter", "max_attempts")}
+        given = {
+            key: value for key, value in changes.items() if key in ("filter", "max_attempts", "chunking")
+        }
         if "template" in changes:
             given["template"] = renamed(changes["template"], lambda name: column_of(model, name))
         if "name" in changes:
@@ -282,7 +317,8 @@ class SwitchModel(_OfModel):
         """The fields, by the new model."""
         fields = state.models[app_label, self.model_name.lower()].fields
         for name in _filled_with(fields, self.field):
-            state.alter_field(app_label, self.model_name.lower(), name, self._switched(fields[name]), True)
+            field = fields[name].switched(self.model, self.dimensions)
+            state.alter_field(app_label, self.model_name.lower(), name, field, True)
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = to_state.apps.get_model(app_label, self.model_name)
@@ -309,14 +345,6 @@ class SwitchModel(_OfModel):
     @property
     def migration_name_fragment(self) -> str:
         return f"switch_{self.model_name.lower()}_{self.field.lower()}"
-
-    def _switched(self, field: EmbeddedField) -> EmbeddedField:
-        _, _, args, kwargs = field.deconstruct()
-        told = {"model": self.model, "dimensions": self.dimensions}
-        kept = {key: value for key, value in kwargs.items() if key not in ("dimensions", "column_type")}
-        if field.column_type == "vector":
-            kept["column_type"] = "vector"
-        return EmbeddedField(*args, **{**kept, **told})
 
 
 class CreateModel(_EmbedOperation):
@@ -408,7 +436,19 @@ def _table(schema_editor: Any, model: Any) -> sql.Composable:
     return sql.SQL(schema_editor.quote_name(model._meta.db_table))
 
 
+def _view(schema_editor: Any, model: Any, chunk_view: str | None) -> sql.Composable:
+    """The name of the view of a model's chunks, as a text."""
+    table = model._meta.db_table
+    _, name = chunk_names(table, None, chunk_view)
+    return sql.Literal(schema_editor.quote_name(beside(table, name)))
+
+
 def _vectorizer(schema_editor: Any, model: Any, field: str) -> sql.Composable:
+    fields = {own.name: own for own in model._meta.local_fields}
+    if isinstance(fields.get(field), ChunkedField):
+        view = _view(schema_editor, model, fields[field].chunk_view)
+        told = sql.Literal(f"that fills {field} of {model._meta.label}")
+        return sql.SQL(SQL["vectorizer_of_chunks"]).format(view=view, told=told)
     return sql.SQL(SQL["vectorizer"]).format(
         source=_source(schema_editor, model),
         column=sql.Literal(column_of(model, field)),
@@ -419,6 +459,8 @@ def _vectorizer(schema_editor: Any, model: Any, field: str) -> sql.Composable:
 def _filled_with(fields: Mapping[str, Any], name: str) -> list[str]:
     """The fields that one vectorizer fills together with one, by one model."""
     one = fields[name]
+    if isinstance(one, ChunkedField):
+        return [name]
 
     def key(field: EmbeddedField) -> tuple[Any, ...]:
         return field.template, field.embedding_model, field.filter, field.vectorizer

