@@ -72,4 +72,6 @@ def _be_nice() -> None:
     """On Linux niceness belongs to a thread, and the threads that it starts (OpenMP's) inherit it."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
+            thread = threading.get_native_id()
+            lower = os.getpriority(os.PRIO_PROCESS, thread) + LOW_PRIORITY  # whoever starts us may be nice
+            os.setpriority(os.PRIO_PROCESS, thread, lower)

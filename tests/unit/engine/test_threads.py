@@ -34,7 +34,8 @@ def test_low_priority_is_of_these_threads_alone_and_of_what_they_start() -> None
     query.submit(lambda: look("query"))
     assert bulk.close(PATIENCE)
     assert query.close(PATIENCE)
-    assert found == {"bulk": before + LOW_PRIORITY, "child": before + LOW_PRIORITY, "query": before}
+    lower = min(before + LOW_PRIORITY, 19)
+    assert found == {"bulk": lower, "child": lower, "query": before}
 
 
 def test_closing_says_whether_the_threads_ended() -> None:
