@@ -230,6 +230,8 @@ def measure_embedded(report: Report, server: Server, rows: int, rounds: int) -> 
     with ours.sidecar(server, dsn, "spool"):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill_embedded(connection, rows)
+            connection.execute(f"SET embed.timeout = {ours.TIMEOUT}".encode())
+            connection.execute("SELECT embed('the first question loads the model')")
         with opened(dsn, (CORE, ORM, *TEXT.values())) as engines, psycopg.connect(dsn) as connection:
             asks = sides(connection, engines, Doc, "")
             kept = {name: ask for name, ask in asks.items() if name not in ONCE.values()}

@@ -56,14 +56,14 @@ def test_finish_by_hand_or_abort(docs: str) -> None:
 
 def test_chunks_are_cut_another_way(db: Db, docs: str) -> None:
     dsn = ("--dsn", docs)
-    chunks = "storage => 'table', chunking => '{\"size\": 8, \"overlap\": 0}', name => 'parts'"
+    chunks = "storage => 'table', chunking => '{\"size\": 16, \"overlap\": 0}', name => 'parts'"
     db.execute(f"SELECT embed.create_vectorizer('docs', 'body', model => 'small', {chunks})".encode())
-    cut = json.dumps({"size": 5, "overlap": 1})
+    cut = json.dumps({"size": 8, "overlap": 1})
     words = ("parts", "wide", "--chunking", cut, "--auto", "--keep", "drop", "--wait")
     assert as_json("switch", *dsn, *words) == []
     row = db.execute("SELECT model, chunking FROM embed.vectorizers WHERE name = 'parts'").fetchone()
     assert row is not None
-    assert (row[0], row[1]["size"], row[1]["overlap"]) == ("wide", 5, 1)  # type: ignore[index]
+    assert (row[0], row[1]["size"], row[1]["overlap"]) == ("wide", 8, 1)  # type: ignore[index]
     refused = pg_embed("switch", *dsn, "docs_embedding", "wide", "--chunking", cut)
     assert (refused.returncode != 0, "chunk" in refused.stderr) == (True, True)
 

@@ -648,7 +648,8 @@ def test_chunks_that_no_model_declares_any_more_go(
     project.models(CHUNKS)
     if way == "create_all":
         space: dict[str, Any] = {}
-        exec((project.folder / "models.py").read_text(), space)
+        models = (project.folder / "models.py").read_text(encoding="utf-8")
+        exec(compile(models, "models.py", "exec", dont_inherit=True), space)
         space["metadata"].create_all(engine)
         assert body(project.revise()) == "pass"
         project.upgrade()
