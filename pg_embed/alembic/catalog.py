@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -13,6 +15,7 @@ from pg_embed.alembic.operations import quoted
 from pg_embed.records import Output
 
 SQL = statements.load("alembic")
+VECTOR = re.compile(r"(.*\.)?vector\(")  # with its schema where that is not on the search_path
 Name = tuple[str | None, str]  # schema, None for the default one, and name
 
 
@@ -38,11 +41,21 @@ class Present:
     next_model: str | None = None  # to which a switch is under way
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
+    prepare: str | None = None  # the hook that makes its text
+    paused: bool = False
+    replication: str = "origin"
+    declared: bool = False  # whether its chunks are those of a model
+    index_settings: Mapping[str, Any] = field(default_factory=dict)  # given to embed.create_index
 
     @property
     def model(self) -> str:
         """Its model, that of sparse vectors aside where they have one of their own."""
         return self.models.get("dense") or next(iter(self.models.values()))
+
+    @property
+    def indexing(self) -> str | dict[str, Any]:
+        """The kind of its index, with its settings where it has any."""
+        return {"kind": self.index, **self.index_settings} if self.index_settings else self.index
 
     @property
     def key(self) -> Name:
@@ -67,11 +80,15 @@ class Catalog:
 
 def read(connection: Connection) -> Catalog:
     """The catalog of a database, an empty one where nothing is installed."""
-    if not _rows(connection, "installed")[0].installed:
+    seen = _rows(connection, "installed")[0]
+    if not seen.installed:
         return Catalog()
     default = connection.dialect.default_schema_name
+    settings = _index_settings(connection) if seen.sees_index_settings else {}
     return Catalog(
-        vectorizers=tuple(_present(row, default) for row in _rows(connection, "vectorizers")),
+        vectorizers=tuple(
+            _present(row, default, settings.get(row.name, {})) for row in _rows(connection, "vectorizers")
+        ),
         chunks=_names(connection, "chunk_tables", default),
         indexes=_names(connection, "indexes", default),
         models=frozenset(row.name for row in _rows(connection, "models")),
@@ -109,7 +126,14 @@ def _names(connection: Connection, statement: str, default: str | None) -> froze
     return frozenset((None if row.schema == default else row.schema, row.name) for row in rows)
 
 
-def _present(row: Any, default: str | None) -> Present:
+def _index_settings(connection: Connection) -> dict[str, dict[str, Any]]:
+    rows = [dict(row._mapping) for row in _rows(connection, "index_settings")]
+    return {
+        row.pop("name"): {name: value for name, value in row.items() if value is not None} for row in rows
+    }
+
+
+def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -> Present:
     models: dict[str, str] = dict.fromkeys(row.outputs, row.model)
     if row.sparse_model is not None:
         models["sparse"] = row.sparse_model
@@ -131,7 +155,12 @@ def _present(row: Any, default: str | None) -> Present:
         chunking=row.chunking,
         chunk_table=row.chunk_table,
         chunk_view=row.chunk_view,
-        column_type="vector" if row.chunking is not None and row.column_type.startswith("vector(") else None,
+        column_type="vector" if row.chunking is not None and VECTOR.match(row.column_type) else None,
         next_model=row.next_model,
         parked=frozenset(() if row.chunking is not None else row.parked or ()),
+        prepare=row.prepare,
+        paused=row.paused,
+        replication=row.replication,
+        declared=row.declared,
+        index_settings=index_settings,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,8 @@ from pg_embed.alembic.operations import (
 from pg_embed.chunks import Chunking
 from pg_embed.records import Output
 from pg_embed.sqlalchemy.declarations import Vectorizer
+
+FIELD = re.compile(r"\{([^{}]+)\}")  # of a template
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def compare(
             _drop(found, served, columns, changes)
     missing = _missing(declared, kept, columns, changes)
     for found in present:
-        if _is_moved_back(found, declared, missing):
+        if not is_left_over(found, columns) and _is_moved_back(found, declared, missing):
             _drop(found, [], columns, changes)
     for found, wanted in moved:
         _move(found, wanted, names, changes)
@@ -132,9 +135,12 @@ def next_model(found: Present, served: Sequence[Vectorizer]) -> str | None:
 def is_left_over(found: Present, columns: frozenset[str]) -> bool:
     """Whether nobody declares a vectorizer any more: no model has its columns, which a migration has added.
 
-    One that was made in SQL, with columns of its own or on columns that a model has, is its maker's.
+    One that was made in SQL, with columns of its own or on columns that a model has, is its maker's; so are
+    chunks that no model has declared.
     """
-    return found.chunking is None and not found.columns.keys() & (columns | found.added)
+    if found.chunking is not None:
+        return found.declared
+    return not found.columns.keys() & (columns | found.added)
 
 
 def create(wanted: Vectorizer, names: Names) -> CreateVectorizerOp:
@@ -164,6 +170,7 @@ def _chunk_options(wanted: Vectorizer | Present, chunking: Mapping[str, Any] | N
         "chunking": chunking,
         "chunk_table": wanted.chunk_table if wanted.chunk_table != f"{wanted.table}_embedding" else None,
         "chunk_view": wanted.chunk_view if wanted.chunk_view != f"{wanted.table}_chunks" else None,
+        "declared": isinstance(wanted, Vectorizer) or wanted.declared or None,
     }
     return {name: value for name, value in told.items() if value is not None}
 
@@ -179,11 +186,8 @@ def brief(chunking: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def recreated(found: Present) -> CreateVectorizerOp:
     """The operation that makes a vectorizer again as it is, for the way back."""
     places = {output: column for column, output in found.columns.items()}
-    options: dict[str, Any] = {
-        "template": found.template,
-        "model": found.model,
-        "column_name": places.get("dense"),
-    }
+    text = {"template": found.template} if found.prepare is None else {"prepare": found.prepare}
+    options: dict[str, Any] = {**text, "model": found.model, "column_name": places.get("dense")}
     for output in ("sparse", "multi"):
         if output in places:
             options[f"{output}_column"] = places[output]
@@ -192,12 +196,18 @@ def recreated(found: Present) -> CreateVectorizerOp:
     if found.filter is not None:
         options["filter"] = found.filter
     if found.index != "none":
-        options["index"] = found.index
+        options["index"] = found.indexing
     if found.max_attempts != 10:
         options["max_attempts"] = found.max_attempts
     if found.chunking is not None:
         options |= _chunk_options(found, brief(found.chunking))
-    return CreateVectorizerOp(found.table, schema=found.schema, **options, name=found.name)
+    if found.replication != "origin":
+        options["replication"] = found.replication
+    if found.paused:
+        options["paused"] = True
+    # a hook is given columns, and has no template
+    given = None if found.prepare is None else FIELD.findall(found.template)
+    return CreateVectorizerOp(found.table, given, schema=found.schema, **options, name=found.name)
 
 
 def drop(found: Present) -> DropVectorizerOp:
@@ -262,7 +272,7 @@ def _alter(
         altered |= told
     asked = next((other.index for other in served if other.index != "none"), "none")
     if asked not in ("none", found.index):  # "none" is said by models that say nothing
-        altered |= {"index": asked, "existing_index": found.index}
+        altered |= {"index": asked, "existing_index": found.indexing}
     named = _named(found, served)
     if named != found.name:
         altered["rename_to"] = named
@@ -305,7 +315,7 @@ def _moved(
     ]
     moved = []
     for found in present:
-        if is_left_over(found, columns) and not found.parked:
+        if found.chunking is None and is_left_over(found, columns) and not found.parked:
             fitting = [wanted for wanted in chunks if _can_move(found, wanted, spell)]
             moved += [(found, wanted) for wanted in fitting[:1]]
             chunks = [wanted for wanted in chunks if wanted not in fitting[:1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from alembic.operations import Operations
@@ -30,7 +31,30 @@ SQL = migrating.SQL
 def _create_vectorizer(operations: Operations, op: CreateVectorizerOp) -> None:
     source = sql.SQL("{}::regclass").format(sql.Literal(quoted(op.table_name, op.schema)))
     given = {} if op.input is None else {"input": op.input}
-    _call(operations, "create_vectorizer", source, **given, **op.options)
+    later = ("replication", "paused", "declared", *(["index"] if _is_detailed(op.options) else []))
+    options = {key: value for key, value in op.options.items() if key not in later}
+    _call(operations, "create_vectorizer", source, **given, **options)
+    name = op.options.get("name") or quoted(op.table_name, op.schema)
+    if _is_detailed(op.options):
+        _create_index(operations, name, op.options["index"])
+    if "replication" in op.options:
+        _call(operations, "set_replication", name, replication=op.options["replication"])
+    if op.options.get("paused"):
+        _call(operations, "pause", name)
+    if op.options.get("declared"):
+        _declare(operations, name)
+
+
+def _is_detailed(options: Mapping[str, Any]) -> bool:
+    return isinstance(options.get("index"), Mapping)
+
+
+def _create_index(operations: Operations, name: str, index: str | Mapping[str, Any]) -> None:
+    _call(operations, "create_index", name, **({"kind": index} if isinstance(index, str) else index))
+
+
+def _declare(operations: Operations, name: str) -> None:
+    _run(operations, sql.SQL(SQL["declare"]).format(vectorizer=migrating.literal(name)))
 
 
 @Operations.implementation_for(DropVectorizerOp)
@@ -41,13 +65,15 @@ def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
 
 @Operations.implementation_for(AlterVectorizerOp)
 def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
-    changes = {key: value for key, value in op.changes.items() if key != "index"}
+    changes = {key: value for key, value in op.changes.items() if key not in ("index", "declared")}
     if op.rename_to is not None:
         changes["rename_to"] = op.rename_to
     if changes:
         _call(operations, "alter_vectorizer", op.name, **changes)
     if "index" in op.changes:
-        _call(operations, "create_index", op.rename_to or op.name, kind=op.changes["index"])
+        _create_index(operations, op.rename_to or op.name, op.changes["index"])
+    if op.changes.get("declared"):
+        _declare(operations, op.rename_to or op.name)
 
 
 @Operations.implementation_for(SwitchModelOp)
@@ -62,7 +88,7 @@ def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
         block = sql.SQL(SQL["await_switch"]).format(**names, seconds=migrating.literal(float(op.wait)))
         # a worker sees nothing before it is committed
         with operations.migration_context.autocommit_block():
-            _send(operations, sql.SQL(SQL["run"]).format(block=sql.Literal(block.as_string(None))))
+            _run(operations, block)
 
 
 @Operations.implementation_for(CreateModelOp)
@@ -99,6 +125,10 @@ def _vector_types(operations: Operations, op: VectorTypesOp) -> None:
 
 def _call(operations: Operations, function: str, /, first: Any, **named: Any) -> None:
     _send(operations, migrating.call(function, first, **named))
+
+
+def _run(operations: Operations, block: sql.Composable) -> None:
+    _send(operations, sql.SQL(SQL["run"]).format(block=sql.Literal(block.as_string(None))))
 
 
 def _send(operations: Operations, statement: sql.Composable) -> None:

@@ -31,7 +31,10 @@ OPTIONS = (
     "chunk_table",
     "chunk_view",
     "prepare",
-)  # of embed.create_vectorizer
+    "replication",
+    "paused",
+    "declared",
+)  # of embed.create_vectorizer, and of what is called behind it
 ALTERABLE = (
     "input",
     "template",
@@ -44,6 +47,7 @@ ALTERABLE = (
     "keep_column",
     "prepare",
     "index",
+    "declared",
 )
 SWITCH = ("auto", "keep", "index", "column_type", "dependants")  # of embed.switch_model
 
@@ -81,7 +85,10 @@ class CreateVectorizerOp(MigrateOperation):
         """Embed a table's text: `op.create_vectorizer("docs", "body", model="bge-m3")`.
 
         `input` is a column or several, or else the option `template` names them; the options are those of
-        embed.create_vectorizer, which adds the columns of vectors that the table lacks.
+        embed.create_vectorizer, which adds the columns of vectors that the table lacks. Besides, `index` may
+        be the arguments of embed.create_index, `replication` is that of embed.set_replication, `paused` has
+        nothing embedded until embed.resume, and `declared` says of chunks that a model has them by
+        `chunked()`, so that autogenerate drops them when it has them no more.
         """
         return operations.invoke(cls(table_name, input, schema=schema, **options))
 

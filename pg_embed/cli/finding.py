@@ -17,6 +17,7 @@ from pg_embed.search import ChunkHit, Hit, Search, identifier
 LENGTH = 200  # characters of a value that a table shows
 EXAMPLES = {
     "filter": """as in --filter '{"lang": "en", "year": {">=": 2020}}'""",
+    "chunking": """as in --chunking '{"size": 256, "overlap": 32}'""",
     "boost": """as in --boost '{"published_at": {"half_life": "30 days", "weight": 0.5}}'""",
 }
 EXPLAINED = ("dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")

@@ -35,12 +35,16 @@ def switch(
     keep: Annotated[
         str, typer.Option(help="What becomes of the old vectors: 'in step', 'frozen' or 'drop'.")
     ] = "in step",
+    chunking: Annotated[
+        str | None, typer.Option(help="How the new model's chunks are cut, in JSON; by default as before.")
+    ] = None,
     ignore_dependants: Annotated[
         bool, typer.Option("--ignore-dependants", help="Let views and the like keep the old vectors.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Change the model of a vectorizer: fill new columns or chunks, compare, swap; or go back."""
+    from pg_embed.cli.finding import read_json
     from pg_embed.cli.switching import act, show, until_ready
     from pg_embed.errors import InvalidArgument
 
@@ -50,10 +54,13 @@ def switch(
         raise InvalidArgument("several things are asked for at once", hint="name one of them")
     if vectorizer is None and (wished or wait):
         raise InvalidArgument("no vectorizer is named", hint="name one that pg-embed status lists")
+    if chunking is not None and wished != ["begin"]:
+        raise InvalidArgument("--chunking belongs to the beginning of a switch", hint="name a model, too")
+    read_json("chunking", chunking)  # whose error says more than the server's
     if wished and vectorizer is not None:
         dependants = "ignore" if ignore_dependants else "refuse"
-        given = {"model": model, "auto": auto, "keep": keep, "dependants": dependants, "force": force}
-        act(dsn, wished[0], vectorizer, **given)
+        begun = {"model": model, "auto": auto, "keep": keep, "dependants": dependants, "chunking": chunking}
+        act(dsn, wished[0], vectorizer, **begun, force=force)
     if wait and vectorizer is not None:
         until_ready(dsn, vectorizer)
     show(dsn, vectorizer, as_json=as_json)

@@ -17,7 +17,7 @@ from pg_embed.errors import PgEmbedError
 
 POLL = 0.5  # seconds between two looks
 STEPS = {
-    "begin": ("model", "auto", "keep", "dependants"),
+    "begin": ("model", "auto", "keep", "dependants", "chunking"),
     "finish": ("force",),
     "abort": (),
     "rollback": (),

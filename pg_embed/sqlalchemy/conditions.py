@@ -6,11 +6,11 @@ for. Values stay bound parameters; it is `quote_nullable` on the server that mak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, FromClause, Select, Text, all_, any_
+from sqlalchemy import ARRAY, Column, FromClause, Select, all_, any_
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -27,22 +27,11 @@ from sqlalchemy.sql.elements import (
 )
 from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.sql.sqltypes import TupleType
-from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
 MEMBERSHIP = (operators.in_op, operators.not_in_op)
 PASSED_ON = ("literal_binds", "render_postcompile")  # options of a compiler that concern parameters
 MARK = "\0"  # stands in no statement
-
-
-class Condition(ColumnElement[str]):
-    """What the enclosing SELECT demands of `source` alone; NULL where that is nothing."""
-
-    _traverse_internals: Any = (("source", InternalTraversal.dp_clauseelement),)
-    type = Text()
-
-    def __init__(self, source: FromClause) -> None:
-        self.source = source
 
 
 class Slot(ColumnElement[Any]):
@@ -60,14 +49,14 @@ def _slot(element: Slot, compiler: SQLCompiler, **kw: Any) -> str:
     return f"{MARK}{element.number}{MARK}"
 
 
-@compiles(Condition)
-def _condition(element: Condition, compiler: SQLCompiler, **kw: Any) -> str:
+def condition_on(source: FromClause, compiler: SQLCompiler, options: Mapping[str, Any]) -> str:
+    """What the SELECT that is compiled demands of `source` alone, as an expression; NULL for nothing."""
     enclosing = compiler.stack[-1]["selectable"] if compiler.stack else None
     where = enclosing.whereclause if isinstance(enclosing, Select) else None
-    own = [part for part in _conjuncts(where) if is_about(part, element.source)]
+    own = [part for part in _conjuncts(where) if is_about(part, source)]
     if not own:
         return "CAST(NULL AS TEXT)"
-    options = {name: kw[name] for name in PASSED_ON if name in kw}
+    options = {name: options[name] for name in PASSED_ON if name in options}
     return " || $c$ AND $c$ || ".join(_quoted(part, compiler, options) for part in own)
 
 

@@ -32,7 +32,11 @@ def create_vectorizers(table: Table, connection: Connection, **kw: Any) -> None:
     for vectorizer in _wanted(table):
         for model in filter(None, (vectorizer.model, vectorizer.sparse_model)):
             _create_model(connection, model)
-        _ask(connection, "create_vectorizer", **_arguments(vectorizer), source=_name(table, connection))
+        source = _name(table, connection)
+        name = _ask(connection, "create_vectorizer", **_arguments(vectorizer), source=source)
+        if vectorizer.chunk_view is not None:
+            said = _ask(connection, "declare", name=name)
+            connection.exec_driver_sql(said, execution_options={"no_parameters": True})
 
 
 @event.listens_for(Table, "before_drop")

@@ -3,76 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    REAL,
-    FromClause,
-    Function,
-    Integer,
-    Select,
-    Table,
-    TableValuedAlias,
-    Text,
-    cast,
-    column,
-    func,
-    inspect,
-    literal_column,
-    null,
-    select,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Boolean, FromClause, Select, Table, Text, cast, inspect, select
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.util import AliasedInsp
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.cache_key import CacheKey
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnElement, Label
 from sqlalchemy.types import TypeEngine
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.search import Fusion, Mode
-from pg_embed.sqlalchemy.conditions import Condition
+from pg_embed.sqlalchemy.calls import SEARCH, SEARCH_CHUNKS, TYPES, USUAL, Called, columns_of
 from pg_embed.sqlalchemy.declarations import declared, declared_chunks
-from pg_embed.sqlalchemy.tables import Field, Named, RowOf, base_table
+from pg_embed.sqlalchemy.tables import Field, base_table
 
-Columns = Mapping[str, TypeEngine[Any]]
-SCORES: Columns = {
-    "score": REAL(),
-    "dense_rank": Integer(),
-    "dense_score": REAL(),
-    "sparse_rank": Integer(),
-    "sparse_score": REAL(),
-    "rerank_score": REAL(),
+TRUTH = Boolean()
+PLAIN = (str, int, float, type(None))
+WRITTEN: Mapping[str, Callable[[Any], Any]] = {
+    "weights": lambda weights: [float(weight) for weight in weights],
+    "filter": lambda given: json.dumps(given, default=str),
+    "boost": lambda given: json.dumps(given, default=str),
 }
-CHUNKS: Columns = {
-    "chunk": Text(),
-    "score": REAL(),
-    "chunk_score": REAL(),
-    "chunk_no": Integer(),
-    "context": Text(),
-}
-PLAIN: Columns = {
-    "query": Text(),
-    "k": Integer(),
-    "mode": Text(),
-    "fusion": Text(),
-    "candidates": Integer(),
-    "rerank": Text(),
-    "min_score": REAL(),
-    "vectorizer": Text(),
-    "diversity": REAL(),
-    "skip": Integer(),
-}  # arguments as they are
-TYPES: Columns = {**PLAIN, "weights": ARRAY(REAL), "filter": JSONB(), "boost": JSONB()}
-USUAL: Mapping[str, Any] = {"k": 10, "fusion": "convex", "candidates": 100, "skip": 0}
-# made once, as building a statement costs more than sending it; parameters could not be shared
-FIXED: Mapping[str, ColumnElement[Any]] = {
-    name: cast(literal_column(repr(USUAL[name])) if name in USUAL else null(), type_)
-    for name, type_ in TYPES.items()
-}
-PLACE = "ordinality"
+BOUND: Mapping[str, TypeEngine[Any]] = {**TYPES, "filter": Text(), "boost": Text()}
 
 
 def search(
@@ -101,8 +57,7 @@ def search(
     and `boost` are embed.search's JSON; the other options are those of embed.search, too.
     """
     source = searched(entity)
-    hits = _hits("_search_v1", SCORES, _arguments(source, locals()))
-    return _rows(entity, source, hits, SCORES)
+    return _rows(entity, source, SEARCH, _given(locals()))
 
 
 def search_chunks(
@@ -130,32 +85,25 @@ def search_chunks(
     counts rows; the rest is as in `search`.
     """
     source = searched(entity)
-    arguments = {**_arguments(source, locals()), "per_row": cast(per_row, Integer)}
-    return _rows(entity, source, _hits("_search_chunks_v1", CHUNKS, arguments), CHUNKS)
+    return _rows(entity, source, SEARCH_CHUNKS, _given(locals()))
 
 
-def _arguments(source: FromClause, told: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
-    """What both functions take; later versions of them have more, hence each goes by its name."""
-    weights = told["weights"]
-    given = {
-        **{name: told[name] for name in PLAIN},
-        "weights": None if weights is None else [float(weight) for weight in weights],
-        "filter": _json(told["filter"]),
-        "boost": _json(told["boost"]),
-    }
-    arguments = {name: _argument(name, value) for name, value in given.items()}
-    return {"source": RowOf(source), **arguments, "condition": Condition(source)}
+def _given(told: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+    """The arguments that are not the usual ones: what is left out is no parameter, and costs nothing."""
+    given = {}
+    for name, usual in USUAL.items():
+        value = told.get(name, usual)
+        if value is not usual and not (type(value) is type(usual) and value == usual):
+            given[name] = _value(name, value)
+    return given
 
 
-def _argument(name: str, value: Any) -> ColumnElement[Any]:
-    """An argument, without a parameter where it is the usual one."""
-    usual = USUAL.get(name)
-    is_fixed = value is None if usual is None else type(value) is type(usual) and value == usual
-    return FIXED[name] if is_fixed else cast(value, TYPES[name])
-
-
-def _json(given: Mapping[str, Any] | None) -> ColumnElement[Any] | None:
-    return None if given is None else cast(json.dumps(given, default=str), Text)
+def _value(name: str, value: Any) -> ColumnElement[Any]:
+    if name in WRITTEN:
+        value = WRITTEN[name](value)
+    elif type(value) not in PLAIN:
+        return cast(value, TYPES[name])
+    return BindParameter(None, value, BOUND[name], unique=True)
 
 
 def searched(entity: Any) -> FromClause:
@@ -195,14 +143,29 @@ def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
     return [found.polymorphic_on.in_(kinds)]
 
 
-def _hits(function: str, columns: Columns, arguments: Mapping[str, ColumnElement[Any]]) -> TableValuedAlias:
-    typed = [column(name, type_) for name, type_ in columns.items()]
-    called: Function[Any] = getattr(func.embed, function)(Named(arguments))
-    return called.table_valued(column("hit"), *typed, with_ordinality=PLACE)
-
-
-def _rows(entity: Any, source: FromClause, hits: TableValuedAlias, columns: Iterable[str]) -> Select[Any]:
+def _rows(
+    entity: Any, source: FromClause, function: str, given: Mapping[str, ColumnElement[Any]]
+) -> Select[Any]:
+    found, *told, place = columns_of(Called(function, source, given).alias(), function)
     # not by JOIN, after which filter_by() would not be about the entity
-    matched = [key == Field(hits.c.hit, key.name, key.type) for key in source.primary_key]
-    told = [hits.c[name].label(name) for name in columns]
-    return select(entity, *told).where(*matched, *_kinds(entity, source)).order_by(hits.c[PLACE])
+    matched = [
+        BinaryExpression(key, Field(found, key.name, key.type), operators.eq, type_=TRUTH)
+        for key in source.primary_key
+    ]
+    named = [Label(one.name, one, one.type) for one in told]
+    kinds = _kinds(entity, source)
+    statement = select(entity, *named).where(*matched, *kinds).order_by(place)
+    values = [value for value in given.values() if isinstance(value, BindParameter) and value.unique]
+    if isinstance(entity, type | Table) and not kinds and len(values) == len(given):
+        _remember_key(statement, (_rows, function, entity, *given), values)
+    return statement
+
+
+def _remember_key(statement: Select[Any], key: tuple[Any, ...], values: Sequence[BindParameter[Any]]) -> None:
+    """Spare SQLAlchemy's cache to walk through the statement for what is known: all are alike but for values.
+
+    It stands where SQLAlchemy keeps the key that it works out, which goes when anything is added.
+    """
+    told = CacheKey._make((key, values, None)[: len(CacheKey._fields)])  # since 2.1 of three
+    statement.__dict__["_generate_cache_key"] = lambda: told
+    statement._memoized_keys |= {"_generate_cache_key"}

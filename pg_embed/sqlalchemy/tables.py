@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import FromClause
@@ -22,24 +21,6 @@ class RowOf(ColumnElement[Any]):
 
     def __init__(self, source: FromClause) -> None:
         self.source = source
-
-
-class Named(ColumnElement[Any]):
-    """`query => 'money back', k => 10`, arguments by their names, as one element: that costs less."""
-
-    _traverse_internals: Any = (
-        ("names", InternalTraversal.dp_string_list),
-        ("values", InternalTraversal.dp_clauseelement_list),
-    )
-    type = NullType()
-
-    def __init__(self, arguments: Mapping[str, ColumnElement[Any]]) -> None:
-        self.names = list(arguments)
-        self.values = list(arguments.values())
-
-    @property
-    def _from_objects(self) -> list[FromClause]:
-        return [source for value in self.values for source in value._from_objects]
 
 
 class Field(ColumnElement[Any]):
@@ -63,18 +44,17 @@ class Field(ColumnElement[Any]):
 
 @compiles(RowOf)
 def _row_of(element: RowOf, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"NULL::{compiler.preparer.format_table(base_table(element.source))}"
-
-
-@compiles(Named)
-def _named(element: Named, compiler: SQLCompiler, **kw: Any) -> str:
-    values = (compiler.process(value, **kw) for value in element.values)
-    return ", ".join(f"{name} => {value}" for name, value in zip(element.names, values, strict=True))
+    return f"NULL::{name_of(element.source, compiler)}"
 
 
 @compiles(Field)
 def _field(element: Field, compiler: SQLCompiler, **kw: Any) -> str:
     return f"({compiler.process(element.record, **kw)}).{compiler.preparer.quote(element.name)}"
+
+
+def name_of(source: FromClause, compiler: SQLCompiler) -> str:
+    """The table that a source is, or stands for, as SQL writes it."""
+    return compiler.preparer.format_table(base_table(source))
 
 
 def base_table(source: Any) -> Any:

@@ -1,10 +1,11 @@
 -- name: installed
--- Whether our schema is there.
-SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed
+-- Whether our schema is there, and whether the caller may see how indexes are to be built.
+SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_privilege(to_regclass('embed._index'), 'SELECT') AS sees_index_settings
 
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
--- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside.
+-- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside. Chunks that a
+-- model declares say so.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -19,6 +20,10 @@ SELECT
     COALESCE(i.wanted, 'none') AS index,
     v.chunking,
     v.column_type,
+    v.prepare,
+    v.state = 'paused' AS paused,
+    v.replication,
+    strpos(COALESCE(pg_catalog.obj_description(v.chunk_view, 'pg_class'), ''), 'Declared by a model.') > 0 AS declared,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
     CASE WHEN w.state <> 'swapped' THEN w.other_model END AS next_model,
@@ -51,6 +56,11 @@ WITH RECURSIVE ours AS (
 )
 SELECT s.nspname::text AS schema, o.relname::text AS name
 FROM ours AS o JOIN pg_catalog.pg_namespace AS s ON s.oid = o.relnamespace
+
+-- name: index_settings
+-- How the indexes are to be built that were asked for, where that was said.
+SELECT v.name, i.m, i.ef_construction, NULLIF(i.min_rows, 10000) AS min_rows, (i.memory / 1024) || 'kB' AS memory, i.parallel_workers
+FROM embed._index AS i JOIN embed._vectorizer AS v ON v.id = i.vectorizer_id
 
 -- name: models
 -- The names of all models.

@@ -173,7 +173,7 @@ FROM embed.switches(%(vectorizer)s) AS s;
 
 -- name: switch_begin
 -- Begin to change a vectorizer's model.
-SELECT embed.switch_model(%(vectorizer)s, %(model)s, auto => %(auto)s, keep => %(keep)s, dependants => %(dependants)s) AS shadow;
+SELECT embed.switch_model(%(vectorizer)s, %(model)s, auto => %(auto)s, keep => %(keep)s, dependants => %(dependants)s, chunking => CAST(%(chunking)s AS jsonb)) AS shadow;
 
 -- name: switch_finish
 -- Swap.

@@ -52,6 +52,13 @@ BEGIN
     END LOOP;
 END
 
+-- name: declare
+-- Say of the chunks of a vectorizer that a model declares them, where a switch leaves it.
+BEGIN
+    EXECUTE (SELECT format('COMMENT ON VIEW %s IS %L', v.chunk_view, replace(COALESCE(obj_description(v.chunk_view, 'pg_class'), ''), ' Declared by a model.', '') || ' Declared by a model.')
+        FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name WHERE i.id = embed._vectorizer_id({vectorizer}));
+END
+
 -- name: run
 -- A block of statements.
 DO {block}

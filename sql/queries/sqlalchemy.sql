@@ -35,6 +35,11 @@ SELECT embed.create_vectorizer(
     chunk_view => CAST(:chunk_view AS text)
 ) AS name;
 
+-- name: declare
+-- The statement that says of the chunks of a vectorizer that a model declares them.
+SELECT format('COMMENT ON VIEW %s IS %L', v.chunk_view, replace(COALESCE(obj_description(v.chunk_view, 'pg_class'), ''), ' Declared by a model.', '') || ' Declared by a model.') AS statement
+FROM embed.vectorizers AS v WHERE v.name = CAST(:name AS text);
+
 -- name: drop_vectorizers
 -- All vectorizers of a table; chunks would keep it.
 SELECT embed.drop_vectorizer(v.name, drop_column => v.storage = 'table') FROM embed.vectorizers AS v WHERE v.source = to_regclass(CAST(:source AS text));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import psycopg
@@ -53,11 +54,27 @@ def test_finish_by_hand_or_abort(docs: str) -> None:
     assert as_json("switch", *dsn, "docs", "--finish") == []
 
 
+def test_chunks_are_cut_another_way(db: Db, docs: str) -> None:
+    dsn = ("--dsn", docs)
+    chunks = "storage => 'table', chunking => '{\"size\": 16, \"overlap\": 0}', name => 'parts'"
+    db.execute(f"SELECT embed.create_vectorizer('docs', 'body', model => 'small', {chunks})".encode())
+    cut = json.dumps({"size": 8, "overlap": 1})
+    words = ("parts", "wide", "--chunking", cut, "--auto", "--keep", "drop", "--wait")
+    assert as_json("switch", *dsn, *words) == []
+    row = db.execute("SELECT model, chunking FROM embed.vectorizers WHERE name = 'parts'").fetchone()
+    assert row is not None
+    assert (row[0], row[1]["size"], row[1]["overlap"]) == ("wide", 8, 1)  # type: ignore[index]
+    refused = pg_embed("switch", *dsn, "docs_embedding", "wide", "--chunking", cut)
+    assert (refused.returncode != 0, "chunk" in refused.stderr) == (True, True)
+
+
 def test_what_does_not_fit_together_is_refused(dsn: str) -> None:
     for words, told in (
         (("docs", "--finish", "--abort"), "several things"),
         (("docs", "wide", "--status"), "several things"),
         (("--finish",), "no vectorizer is named"),
+        (("docs", "--finish", "--chunking", "{}"), "the beginning of a switch"),
+        (("docs", "wide", "--chunking", "{size: 3}"), "the chunking is not JSON"),
     ):
         done = pg_embed("switch", "--dsn", dsn, *words)
         assert done.returncode == 2
