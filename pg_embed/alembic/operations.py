@@ -45,10 +45,15 @@ ALTERABLE = (
     "chunk_table",
     "chunk_view",
     "keep_column",
+    "keep_chunks",
     "prepare",
     "index",
     "declared",
 )
+KEPT = (
+    "keep_column",
+    "keep_chunks",
+)  # what a move of the vectors leaves behind; it has no way back of its own
 SWITCH = ("auto", "keep", "index", "column_type", "dependants")  # of embed.switch_model
 
 
@@ -161,11 +166,12 @@ class AlterVectorizerOp(MigrateOperation):
     def alter_vectorizer(
         cls, operations: Operations, name: str, *, rename_to: str | None = None, **changes: Any
     ) -> Any:
-        """Change the text, its `chunking`, `max_attempts`, `index` or `storage` (to "table"), or the name.
+        """Change the text, its `chunking`, `max_attempts`, `index` or `storage`, or the name.
 
         The text is that of `input` or `template`, and `filter` ("" takes it away). Rows whose text becomes
         another are embedded again behind live rows. What was before may be told (`existing_template`, ...),
-        so that the operation can be reversed; the storage cannot.
+        so that the operation can be reversed. `storage="table"` moves a column's vectors to chunks at once;
+        `storage="column"` only begins to move them back, and a worker ends it (see embed.switches).
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))
 
@@ -173,10 +179,14 @@ class AlterVectorizerOp(MigrateOperation):
         """What was before, if that is known."""
         if self.undo is not None:
             return self.undo
-        if missing := sorted(set(self.changes) - set(self.existing)):
+        changes = {key: value for key, value in self.changes.items() if key not in KEPT}
+        if missing := sorted(set(changes) - set(self.existing)):
             raise ValueError(f"operation is not reversible; existing_{missing[0]} is not present")
-        told = {f"existing_{key}": value for key, value in self.changes.items()}
-        before = {key: self.existing[key] for key in self.changes}
+        told = {f"existing_{key}": value for key, value in changes.items()}
+        # chunks come back with their settings and names
+        before = {
+            key: value for key, value in self.existing.items() if key in changes or "storage" in changes
+        }
         renamed = {} if self.rename_to is None else {"rename_to": self.name}
         return AlterVectorizerOp(self.rename_to or self.name, **renamed, **before, **told)
 

@@ -208,6 +208,36 @@ def test_a_migration_changes_how_texts_are_split(db: Connection, project: Projec
     assert db.execute(told).fetchall() == [(12, 0)]
 
 
+PLACES = "SELECT storage, chunking -> 'size', chunk_view::text FROM embed.vectorizers"
+
+
+def test_a_migration_moves_vectors_from_chunks_to_a_column_and_back(
+    db: Connection, dsn: str, project: Project, start_worker: StartWorker
+) -> None:
+    create_fake_model(db)
+    project.models(NOTHING)
+    project.write("op.execute('CREATE TABLE docs (id int PRIMARY KEY, body text)')")
+    chunks = "storage='table', chunking={'size': 12}, chunk_view='parts'"
+    project.write(f"op.create_vectorizer('docs', 'body', model='fake', {chunks})")
+    project.write(
+        "op.alter_vectorizer('docs_embedding', storage='column')",
+        f"op.alter_vectorizer('docs_embedding', {chunks})",
+    )
+    project.upgrade()
+    assert db.execute("SELECT state = 'swapped', columns FROM embed.switches").fetchall() == [
+        (False, ["embedding"])
+    ]
+    project.downgrade()
+    assert db.execute("SELECT FROM embed.switches").fetchall() == []
+    assert db.execute(PLACES).fetchall() == [("table", 12, "parts")]
+    project.upgrade()
+    start_worker(dsn, switch_every=0.02)
+    moved = "SELECT storage FROM embed.vectorizers"
+    until(lambda: db.execute(moved).fetchone() == ("column",), "the chunks are a column")
+    project.downgrade()
+    assert db.execute(PLACES).fetchall() == [("table", 12, "parts")]
+
+
 SWITCH = """
 op.switch_model("docs", "wide", {options})
 op.execute("CREATE TABLE afterwards (id int)")
@@ -341,6 +371,11 @@ def test_operations_know_their_reverse() -> None:
         "m",
     )
     assert back_to.reverse().options == switched.options
+    told = {"existing_storage": "table", "existing_chunking": {"size": 12}, "existing_chunk_view": "parts"}
+    moved = AlterVectorizerOp("a", storage="column", keep_chunks=True, **told).reverse()
+    assert isinstance(moved, AlterVectorizerOp)
+    assert moved.changes == {"storage": "table", "chunking": {"size": 12}, "chunk_view": "parts"}
+    assert moved.existing == {"storage": "column"}
     for op in (
         DropVectorizerOp("x"),
         DropModelOp("x"),
