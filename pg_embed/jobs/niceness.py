@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-WAY = 5  # of niceness: a third of what another process gets where all want the processor
+WAY = 3  # of niceness: half of what another process gets where all want the processor (sched(7))
 PROC = Path("/proc")
 
 
@@ -24,12 +24,16 @@ def give_way(connection: psycopg.Connection[Any]) -> bool:
     backend = connection.info.backend_pid
     with suppress(OSError, ValueError, struct.error):
         if _parent(backend) == _listener(connection.fileno()):
-            niceness = min(os.getpriority(os.PRIO_PROCESS, backend) + WAY, 19)
-            os.setpriority(os.PRIO_PROCESS, backend, niceness)
+            os.setpriority(os.PRIO_PROCESS, backend, _lowered(os.getpriority(os.PRIO_PROCESS, backend)))
             with suppress(OSError):  # each backend is a session, and some kernels weigh sessions first
-                (PROC / str(backend) / "autogroup").write_text(str(niceness))
+                session = PROC / str(backend) / "autogroup"
+                session.write_text(str(_lowered(int(session.read_text().split()[-1]))))
             return True
     return False
+
+
+def _lowered(niceness: int) -> int:
+    return min(niceness + WAY, 19)
 
 
 def _listener(connected: int) -> int | None:
