@@ -22,6 +22,7 @@ GOAL, BLOCKED = 1.5, 50.0  # ratio of the p95s; milliseconds
 DIMENSIONS, WIDE = 384, 1_024
 PATIENCE = 3_600.0  # seconds
 PAUSE = 0.01  # seconds between two searches
+LOOK = 0.5  # seconds between two looks at how far it is; each takes some milliseconds of a processor
 TRIES = "5 minutes"  # for the table
 MEMORY = "512MB"  # the graph of 100,000 wide vectors takes 340 MB; one that spills is built five times slower
 SEARCH = "SELECT id FROM docs ORDER BY embedding <=> embed(%(question)s) LIMIT 10"
@@ -84,7 +85,7 @@ def until(connection: Connection, statement: str, wanted: object) -> None:
     while one(connection, statement) != wanted:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{statement}: never {wanted}")
-        time.sleep(0.05)
+        time.sleep(LOOK)
 
 
 def measure_switch(report: Report, connection: Connection, dsn: str, samples: int) -> None:

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from pg_embed import statements
 from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT
 from pg_embed.errors import PgEmbedError
+from pg_embed.jobs.niceness import give_way
 
 SQL = statements.load("jobs")
 SESSION = {"default_transaction_read_only": "off"}
@@ -121,6 +122,8 @@ class IndexBuild:
         connection.execute(SQL["index_session"])
         memory = None if job.memory is None else f"{job.memory // 1024}kB"
         connection.execute(SQL["index_resources"], {"memory": memory, "workers": job.workers})
+        if job.workers == 0:  # as a switch's, which leaves room for searches
+            give_way(connection)
         for step in job.steps:
             connection.execute(step.encode())
 

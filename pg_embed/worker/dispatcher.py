@@ -33,12 +33,13 @@ from pg_embed.worker.observer import Observer, Reason, Silence, reason_of
 from pg_embed.worker.preparing import Hooks, Prepared
 from pg_embed.worker.settings import WorkerSettings
 from pg_embed.worker.splitting import embed_documents
-from pg_embed.worker.writing import write_batch, write_documents
+from pg_embed.worker.writing import write_batch, write_documents, write_gently
 
 log = logger("worker")
 REPAIR = (ModelMisconfigured, SpaceMismatch, MissingExtra, InvalidArgument)  # nobody's fault among the rows
 FEWEST_ROWS = 32
 GENTLE_SLOTS = 1  # batches in hand of a backfill that leaves room for searches
+LONGEST_REST = 1.0  # seconds; a write that waited for others has rested already
 FEWEST_DOCUMENTS = 1
 FIRST_DOCUMENTS = 16
 MULTI_CHARACTERS = 50_000  # of texts that get a vector for each token, read together at most
@@ -306,7 +307,10 @@ class Dispatcher:
             return None
         if batch.texts:
             self._adapt(len(batch.texts), time.monotonic() - started)
-        written, refused = await write_batch(self._store, work, batch, outcome)
+        if _is_gentle(work, batch):
+            written, refused = await write_gently(self._store, work, batch, outcome, self._rest)
+        else:
+            written, refused = await write_batch(self._store, work, batch, outcome)
         dead = [(batch.keys[dead.place], dead.code, dead.error) for dead in outcome.dead]
         return written, [*dead, *((row.key, row.code, row.error) for row in refused)]
 
@@ -320,8 +324,10 @@ class Dispatcher:
             found = await self._chunked(work, batch, reading)
             if found is None:
                 return None
-            entries = () if left else batch.entries
+            entries, writing = () if left else batch.entries, time.monotonic()
             rows, refused = await write_documents(self._store, work, batch, reading, found, entries)
+            if _is_gentle(work, batch):
+                await self._rest(time.monotonic() - writing)
             written += rows
             failed += [(reading.documents[dead.place].key, dead.code, dead.error) for dead in found.dead]
             failed += [(row.key, row.code, row.error) for row in refused]
@@ -368,6 +374,11 @@ class Dispatcher:
     def _characters(self) -> int:
         most = self._settings.batch_characters
         return min(most, MULTI_CHARACTERS) if "multi" in self.work.sizes else most
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the processor and the disk to searches, after a write that took so long."""
+        if not self._stopping:
+            await asyncio.sleep(min(self._settings.switch_rest * seconds, LONGEST_REST))
 
     async def _is_hopeless(self, batch: Batch, error: PgEmbedError) -> bool:
         """Whether rows have no attempt left; else the batch goes back to the queue."""
@@ -447,6 +458,10 @@ def _most_rows(work: Work, settings: WorkerSettings) -> int:
         return FEWEST_ROWS
     row = 4 * work.sizes.get("dense", 1)  # bytes
     return max(min(settings.batch_rows, VECTOR_BYTES // row), FEWEST_ROWS)
+
+
+def _is_gentle(work: Work, batch: Batch) -> bool:
+    return work.is_gentle and batch.lane is Lane.BACKFILL
 
 
 def _is_limited(error: PgEmbedError) -> bool:

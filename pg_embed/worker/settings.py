@@ -22,6 +22,7 @@ class WorkerSettings:
     model_timeout: float = 900.0  # for one batch
     tend_every: float = 10.0  # between rounds of maintenance
     index_every: float = 10.0  # between two looks for an index to build
+    switch_rest: float = 2.0  # behind each write of a switch's backfill, in times of what the write took
     switch_every: float = 2.0  # between two looks at switches from one model to another
     figures_every: float = 10.0  # between two looks at the whole queue, for metrics and the log
     metrics_host: str = "127.0.0.1"  # address where `pg-embed worker` shows its metrics

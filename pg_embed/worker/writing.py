@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -14,7 +15,9 @@ from pg_embed.records import no_embeddings
 NOT_OF_A_ROW = ("0A", "25", "28", "3D", "3F", "42", "55", "XX")
 LOCKED = "the row is locked by another transaction"
 LOCKED_DELAY = 0.1  # seconds
+GENTLE_ROWS = 64  # in a transaction: a search waits behind no longer write, and a page's next row finds room
 
+Rest = Callable[[float], Awaitable[None]]  # after what took so many seconds
 Written = tuple[int, int, list[Refused]]  # rows written, rows locked by others, rows refused
 
 
@@ -38,6 +41,36 @@ async def write_batch(store: Store, work: Work, batch: Batch, outcome: Outcome) 
     else:
         await store.finish(work, replace(batch, empty=()), _only(batch, outcome, ())[1])
     return written, [row for row, answer in listed if answer]
+
+
+async def write_gently(
+    store: Store, work: Work, batch: Batch, outcome: Outcome, rest: Rest
+) -> tuple[int, list[Refused]]:
+    """As `write_batch`, some rows at a time, with a rest behind each write.
+
+    The last one acknowledges the batch, and tries again what was locked.
+    """
+    rows = range(len(outcome.places) + len(outcome.dead) + len(outcome.bare) + len(batch.empty))
+    last = (max(len(rows), 1) - 1) // GENTLE_ROWS * GENTLE_ROWS  # where it begins
+    written, refused, left = 0, list[Refused](), list[int]()
+    for first in range(0, last, GENTLE_ROWS):
+        part = rows[first : first + GENTLE_ROWS]
+        started = time.monotonic()
+        done, locked, failed = await _write(store, work, batch, outcome, part)
+        await rest(time.monotonic() - started)
+        if locked:
+            left += part
+        else:
+            written += done
+        refused += failed
+    others, only = _only(batch, outcome, [*left, *rows[last:]])
+    others = replace(others, entries=batch.entries, gone=batch.gone)
+    started = time.monotonic()
+    done, failed = await write_batch(store, work, others, only)
+    for row in refused:
+        await store.bury(work, row)
+    await rest(time.monotonic() - started)
+    return written + done, [*refused, *failed]
 
 
 async def write_documents(

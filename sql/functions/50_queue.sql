@@ -824,12 +824,18 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+DECLARE
+    -- The vectors of a shadow come into rows that are there, and indexed, and stand some to a page, as they were written. Where
+    -- neighbours have their turns one after another, only the first must move to another page, and into every index: it
+    -- makes room for the next one, which stays on the page (a HOT update).
+    rounds integer := (SELECT CASE WHEN v.shadow_of IS NOT NULL AND v.chunk_table IS NULL THEN 16 ELSE 1 END
+        FROM embed._vectorizer AS v WHERE v.id = vectorizer);
 BEGIN
     INSERT INTO embed._queue (vectorizer_id, priority, keys, n)
-    SELECT vectorizer, 2, array_agg(k.key ORDER BY k.place), count(*)
-    FROM unnest(keys) WITH ORDINALITY AS k(key, place)
-    GROUP BY (k.place - 1) / 240
-    ORDER BY (k.place - 1) / 240;
+    SELECT vectorizer, 2, array_agg(o.key ORDER BY o.turn), count(*)
+    FROM (SELECT k.key, row_number() OVER (ORDER BY k.place % rounds, k.place) AS turn FROM unnest(keys) WITH ORDINALITY AS k(key, place)) AS o
+    GROUP BY (o.turn - 1) / 240
+    ORDER BY (o.turn - 1) / 240;
     IF finished THEN
         DELETE FROM embed._backfill AS b WHERE b.vectorizer_id = vectorizer;
     ELSE

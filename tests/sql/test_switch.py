@@ -445,3 +445,23 @@ def test_a_switch_leaves_room_for_searches(docs: Connection) -> None:
     docs.execute("SELECT embed.create_index('docs_embedding_next', 'none')")
     finish(docs)
     assert docs.execute(work).fetchall() == [(True, 0), (False, None)]
+
+
+def test_neighbours_are_filled_one_after_another(docs: Connection) -> None:
+    insert_docs(docs, *(f"text {number}" for number in range(37)))
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake', column_name => 'other')")
+    docs.execute("SELECT embed.switch_model('docs_embedding', 'wide')")
+    assert paged(docs, "docs_other") == list(range(1, 41))
+    keys = paged(docs, "docs_embedding_next")
+    assert keys[:6] == [16, 32, 1, 17, 33, 2]
+    assert sorted(keys) == list(range(1, 41))
+
+
+def paged(db: Connection, vectorizer: str) -> list[int]:
+    """The keys that a backfill queues next, in their order."""
+    clear_queue(db)
+    db.execute("SELECT embed._page_v1(id, 1000) FROM embed._vectorizer WHERE name = %s", [vectorizer])
+    found = db.execute(
+        "SELECT unnest(embed._keys(q)) FROM embed._queue AS q WHERE q.priority = 2 ORDER BY q.id"
+    )
+    return [int(key) for (key,) in found.fetchall()]

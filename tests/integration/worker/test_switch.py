@@ -280,6 +280,56 @@ def test_a_switch_has_one_batch_in_hand(docs: Connection, dsn: str, start_worker
     assert wrong(docs, "docs_embedding_next", "embedding_next", dimensions=WIDE) == 0
 
 
+def test_most_rows_stay_on_their_page_and_out_of_the_old_index(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("UPDATE docs SET body = repeat(body || ' ', 20)")
+    start_worker(dsn, {}, **SOON)
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("VACUUM FULL docs")  # pages without room
+    before = hot_updates(docs, 2 * ROWS)
+    docs.execute("SELECT embed.switch_model('docs', 'wide')")
+    until(lambda: state(docs) == "ready", "a switch that is ready")
+    assert hot_updates(docs, 3 * ROWS) - before > ROWS / 2
+    assert wrong(docs, "docs_embedding_next", "embedding_next", dimensions=WIDE) == 0
+
+
+def hot_updates(db: Connection, least: int) -> int:
+    """How many updates left a row on its page, when the statistics know of so many in all."""
+    known = "SELECT n_tup_upd >= %s FROM pg_stat_user_tables WHERE relname = 'docs'"
+    until(lambda: value(db, known, least), f"{least} updates")
+    return int(value(db, "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'docs'"))
+
+
+def test_rows_that_are_locked_or_refused_do_not_keep_the_others_of_a_switch(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    start_worker(dsn, {}, **SOON)
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("SELECT embed.switch_model('docs', 'wide')")
+    docs.execute("SELECT embed.pause('docs_embedding_next')")
+    docs.execute("UPDATE docs SET body = body || '!' WHERE id % 100 = 1")
+    docs.execute("SELECT embed.wait('docs')")
+    docs.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE 'not this one' USING ERRCODE = '23514'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE OF embedding_next ON docs FOR EACH ROW
+        WHEN (NEW.id % 100 = 7) EXECUTE FUNCTION refuse()""")
+    waits = "SELECT count(*) FROM docs WHERE embedding_next IS NULL"
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT FROM docs WHERE id IN (5, 105, 205) FOR UPDATE")
+        docs.execute("SELECT embed.resume('docs_embedding_next')")
+        until(lambda: value(docs, waits) == 6, "all rows but those that are locked or refused")
+        assert state(docs) == "filling"
+    until(lambda: state(docs) == "ready", "a switch that is ready")
+    failed = docs.execute("SELECT key, code FROM embed.failures ORDER BY key").fetchall()
+    assert failed == [("107", "23514"), ("207", "23514"), ("7", "23514")]
+    docs.execute("DROP TRIGGER refuse ON docs")
+    docs.execute("SELECT embed.retry('docs_embedding_next')")
+    until(lambda: value(docs, waits) == 0, "vectors of all rows")
+    assert wrong(docs, "docs_embedding_next", "embedding_next", dimensions=WIDE) == 0
+
+
 def test_rows_that_only_the_new_model_refuses_stop_the_swap(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:
