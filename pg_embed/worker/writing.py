@@ -48,29 +48,26 @@ async def write_gently(
 ) -> tuple[int, list[Refused]]:
     """As `write_batch`, some rows at a time, with a rest behind each write.
 
-    The last one acknowledges the batch, and tries again what was locked.
+    The last one acknowledges the batch, and tries parts again of which a row was locked or refused.
     """
     rows = range(len(outcome.places) + len(outcome.dead) + len(outcome.bare) + len(batch.empty))
     last = (max(len(rows), 1) - 1) // GENTLE_ROWS * GENTLE_ROWS  # where it begins
-    written, refused, left = 0, list[Refused](), list[int]()
+    written, left = 0, list[int]()
     for first in range(0, last, GENTLE_ROWS):
         part = rows[first : first + GENTLE_ROWS]
         started = time.monotonic()
-        done, locked, failed = await _write(store, work, batch, outcome, part)
+        done, locked, refused = await _write(store, work, batch, outcome, part)
         await rest(time.monotonic() - started)
-        if locked:
+        if locked or refused:
             left += part
         else:
             written += done
-        refused += failed
     others, only = _only(batch, outcome, [*left, *rows[last:]])
     others = replace(others, entries=batch.entries, gone=batch.gone)
     started = time.monotonic()
     done, failed = await write_batch(store, work, others, only)
-    for row in refused:
-        await store.bury(work, row)
     await rest(time.monotonic() - started)
-    return written + done, [*refused, *failed]
+    return written + done, failed
 
 
 async def write_documents(
