@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, FromClause, Select, Table, Text, cast, inspect, select
+from sqlalchemy import Boolean, FromClause, Select, Table, Text, __version__, cast, inspect, select
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.util import AliasedInsp
@@ -22,6 +22,7 @@ from pg_embed.sqlalchemy.declarations import declared, declared_chunks
 from pg_embed.sqlalchemy.tables import Field, base_table
 
 TRUTH = Boolean()
+KEEPS_KEYS = __version__.startswith(("2.0.", "2.1."))  # how, is private to SQLAlchemy; others work it out
 PLAIN = (str, int, float, type(None))
 WRITTEN: Mapping[str, Callable[[Any], Any]] = {
     "weights": lambda weights: [float(weight) for weight in weights],
@@ -156,7 +157,7 @@ def _rows(
     kinds = _kinds(entity, source)
     statement = select(entity, *named).where(*matched, *kinds).order_by(place)
     values = [value for value in given.values() if isinstance(value, BindParameter) and value.unique]
-    if isinstance(entity, type | Table) and not kinds and len(values) == len(given):
+    if KEEPS_KEYS and isinstance(entity, type | Table) and not kinds and len(values) == len(given):
         _remember_key(statement, (_rows, function, entity, *given), values)
     return statement
 
