@@ -20,6 +20,23 @@ GENERATION = (
 )
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
+# What libpq, or the server for it, says of a connection that TLS prevents, and what to do. The messages have
+# no SQLSTATE; of a certificate whose time is over libpq says no more than that it was not verified.
+TLS_ADVICE = {
+    "certificate verify failed": "no authority in sslrootcert made the server's certificate, or its time is"
+    " over: take the service's present root certificates; if that does not help, the server needs a new one",
+    "does not match host name": "sslmode=verify-full wants a name that is in the server's certificate: write"
+    " that into the DSN as host (and the address, if need be, as hostaddr)",
+    "root certificate file": "sslrootcert must be a file of certificates that this process can read: download"
+    " the service's",
+    "no pg_hba.conf entry for .*(no encryption|SSL off)": "if the server demands TLS: put sslmode=verify-full"
+    " and the service's sslrootcert into the DSN, or else sslmode=require",
+    "server does not support SSL": "the server, or the pooler before it, has no TLS: turn it on there, or"
+    " take sslmode out of the DSN",
+    "SSL required": "the pooler demands TLS: put sslmode=verify-full and its sslrootcert into the DSN, or"
+    " else sslmode=require",
+}
+
 
 def _by_sqlstate() -> dict[str, type[errors.PgEmbedError]]:
     classes = [errors.PgEmbedError]
@@ -40,6 +57,7 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
     hint = exc.diag.message_hint
     if exc.sqlstate == READ_ONLY:
         hint = hint or "this server is a standby, or the session is read-only: connect to the primary"
+    hint = hint or tls_advice(exc)
     cls = _by_sqlstate().get(exc.sqlstate or "", errors.DatabaseError)
     if not installing and exc.sqlstate in ("3F000", "42883", "42P01") and OURS.search(message):
         return errors.NotInstalled(
@@ -47,6 +65,13 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
             hint="run: pg-embed install DSN",
         )
     return cls(message, hint=hint)
+
+
+def tls_advice(exc: Exception) -> str | None:
+    """What to do about a connection that TLS prevented, and will again; None where something else did."""
+    if not isinstance(exc, psycopg.OperationalError) or exc.sqlstate:
+        return None
+    return next((advice for said, advice in TLS_ADVICE.items() if re.search(said, str(exc))), None)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fix_pg",
     "tests.fix_sdks",
     "tests.fix_second_server",
+    "tests.fix_tls",
     "tests.fix_pgbouncer",
     "tests.fix_serve",
     "tests.fix_sqlalchemy",

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pg_embed.embedded.account import choose_account
 from tests.fix_pg import temporary_folder
 from tests.fix_second_server import SecondServer, free_port
+from tests.fix_tls import TlsServer
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 HOW_TO_GET_IT = "run `sudo scripts/second_server.sh`"
@@ -24,7 +25,7 @@ START_TIMEOUT = 30.0  # seconds
 # Who may connect is the server's business: the pooler passes the names and passwords of its list on.
 CONFIGURATION = """\
 [databases]
-* = host=127.0.0.1 port={server_port}
+* = host={server_host} port={server_port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -33,6 +34,13 @@ auth_type = plain
 auth_file = {users}
 pool_mode = {mode}
 default_pool_size = {backends}
+"""
+TLS = """\
+client_tls_sslmode = require
+client_tls_cert_file = {certificate}
+client_tls_key_file = {key}
+server_tls_sslmode = verify-full
+server_tls_ca_file = {root}
 """
 
 StartPooler = Callable[..., str]
@@ -45,6 +53,15 @@ def start_pooler(server15: SecondServer) -> Iterator[StartPooler]:
         yield lambda dsn, mode, backends=BACKENDS: stack.enter_context(_pooler(server15, dsn, mode, backends))
 
 
+@pytest.fixture
+def start_tls_pooler(tls_server: TlsServer) -> Iterator[StartPooler]:
+    """The same before the server that demands TLS; the pooler demands it, too, and checks the server."""
+    with ExitStack() as stack:
+        yield lambda dsn, mode, backends=BACKENDS: stack.enter_context(
+            _pooler(tls_server, dsn, mode, backends)
+        )
+
+
 @contextmanager
 def _pooler(server: SecondServer, dsn: str, mode: str, backends: int) -> Iterator[str]:
     if PROGRAM is None:
@@ -55,14 +72,21 @@ def _pooler(server: SecondServer, dsn: str, mode: str, backends: int) -> Iterato
         port, users = free_port(), folder / "users"
         users.write_text(f'"{words["user"]}" "{words["password"]}"\n', encoding="ascii")
         configuration = folder / "pgbouncer.ini"
-        told = {"server_port": server.port, "port": port, "users": users, "mode": mode, "backends": backends}
-        configuration.write_text(CONFIGURATION.format(**told), encoding="ascii")
+        host = server.tcp["host"]
+        told = {
+            "server_host": host, "server_port": server.port, "port": port, "users": users, "mode": mode,
+            "backends": backends,
+        }  # fmt: skip
+        text = CONFIGURATION.format(**told)
+        if isinstance(server, TlsServer):
+            text += TLS.format(certificate=server.certificate, key=server.key, root=server.root)
+        configuration.write_text(text, encoding="ascii")
         for path in (folder, users, configuration):
             account.own(path)
         with (folder / "log").open("w") as log:
             process = account.popen([PROGRAM, configuration], cwd=folder, output=log.fileno())
         try:
-            through = make_conninfo(dsn, host="127.0.0.1", port=port)
+            through = make_conninfo(dsn, host=host, port=port)
             _wait(through, folder / "log")
             yield through
         finally:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 import pytest
@@ -53,9 +55,14 @@ class SecondServer(Server):
     password: str = ""
     log_file: Path = field(default=Path(os.devnull))
 
+    @property
+    def tcp(self) -> dict[str, str]:
+        """The words of a connection string that lead to it by TCP."""
+        return {"host": "127.0.0.1"}
+
     def tcp_dsn(self, database: str = "postgres") -> str:
         """A connection string by TCP, with the password."""
-        return self.dsn(database, host="127.0.0.1", password=self.password)
+        return self.dsn(database, password=self.password, **self.tcp)
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +80,8 @@ def server15(pytestconfig: pytest.Config) -> Iterator[SecondServer]:
         account.own(folder)
         found = make_cluster(folder, programs, account)
         pytestconfig.stash[LOGS]["server15"] = found.log_file
-        control = [programs / "pg_ctl", "-w", "-s", "-D", folder / "cluster"]
-        run(account, folder, [*control, "-l", found.log_file, "start"])
-        try:
+        with started(found, programs, account):
             yield found
-        finally:
-            run(account, folder, [*control, "-m", "immediate", "stop"])
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +138,27 @@ def find_programs() -> Path:
     pytest.skip(f"second server: {missing}; {HOW_TO_GET_IT}")
 
 
-def make_cluster(folder: Path, programs: Path, account: Account) -> SecondServer:
-    """A new cluster in the folder, configured but not started."""
+@contextmanager
+def started(server: SecondServer, programs: Path, account: Account) -> Iterator[None]:
+    """Run a cluster that was made, for a block."""
+    folder = server.log_file.parent
+    control = [programs / "pg_ctl", "-w", "-s", "-D", folder / "cluster"]
+    run(account, folder, [*control, "-l", server.log_file, "start"])
+    try:
+        yield
+    finally:
+        run(account, folder, [*control, "-m", "immediate", "stop"])
+
+
+def make_cluster(
+    folder: Path,
+    programs: Path,
+    account: Account,
+    *,
+    hba: str = HBA,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> SecondServer:
+    """A new cluster in the folder, configured but not started; `others` are more settings."""
     password, port = secrets.token_hex(16), free_port()
     password_file = folder / "password"
     password_file.write_text(password, encoding="ascii")
@@ -146,10 +168,10 @@ def make_cluster(folder: Path, programs: Path, account: Account) -> SecondServer
     options = ["--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"]
     options += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", f"--pgdata={cluster}"]
     run(account, folder, [programs / "initdb", *options])
-    settings = {**SETTINGS, "port": str(port), "unix_socket_directories": f"'{folder}'"}
+    settings = {**SETTINGS, **others, "port": str(port), "unix_socket_directories": f"'{folder}'"}
     with (cluster / "postgresql.conf").open("a", encoding="utf-8") as file:
         file.writelines(f"{name} = {value}\n" for name, value in settings.items())
-    (cluster / "pg_hba.conf").write_text(HBA, encoding="utf-8")
+    (cluster / "pg_hba.conf").write_text(hba, encoding="utf-8")
     conninfo = f"host={folder} port={port} user=postgres dbname=postgres"
     return SecondServer(conninfo, port=port, password=password, log_file=folder / "postgres.log")
 

@@ -40,7 +40,7 @@ class Account:
         return subprocess.Popen(
             [str(argument) for argument in arguments],
             cwd=cwd,
-            env=_environment(),
+            env=_environment(self.other),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -98,7 +98,11 @@ def _create() -> pwd.struct_passwd:
     return entry
 
 
-def _environment() -> dict[str, str]:
-    """Ours without libpq's variables, which would move the server about."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+def _environment(other: bool) -> dict[str, str]:
+    """Ours without libpq's variables, which would move the server about, and another user's without our home.
+
+    There its libpq would look for certificates, and fail where it may not look.
+    """
+    ours = ("PG", "HOME") if other else ("PG",)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "LC_ALL": "C"}

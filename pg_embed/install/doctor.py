@@ -45,7 +45,8 @@ def examine(dsn: str) -> Iterator[Check]:
     try:
         connection = db.connect(dsn, row_factory=dict_row)
     except PgEmbedError as exc:
-        yield Check("connection", "failed", str(exc), "check the DSN, the server and its pg_hba.conf")
+        advice = exc.hint or "check the DSN, the server and its pg_hba.conf"
+        yield Check("connection", "failed", str(exc), advice)
         return
     with connection:
         yield Check("connection", "ok", f"as {connection.info.user} to {connection.info.dbname}")
@@ -155,7 +156,8 @@ def _transport(connection: Connection) -> Check:
         return Check("transport", "warning", "dblink, which a standby cannot use", advice)
     if row["kind"] == "dblink" and (problem := _rows(connection, "loopback")[0]["problem"]):
         advice = (
-            "name its address: pg-embed install DSN --transport dblink --dblink-host HOST --dblink-port PORT"
+            "make it anew: pg-embed install DSN --transport dblink; or name the server's address as well:"
+            " --dblink-host HOST --dblink-port PORT"
         )
         return Check("transport", "failed", f"dblink: the server does not reach itself: {problem}", advice)
     told = ", ".join(f"{name} {value}" for name, value in row["settings"].items())

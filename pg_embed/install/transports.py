@@ -27,7 +27,18 @@ SETTINGS: Mapping[TransportKind, tuple[str, ...]] = {
     "none": (),
 }
 COMMON = ("timeout",)
+
+# What a loopback asks of TLS. A certificate could be checked only with a root certificate on the server; with
+# BOUND the server has to prove instead, within this very TLS connection, that it knows the password.
+BOUND = {"loopback_sslmode": "require", "loopback_channel_binding": "require"}
+ENCRYPTED = {"loopback_sslmode": "require"}
+AS_OFFERED: dict[str, str] = {}  # TLS where the server has it, by libpq's default
+HERE = ("127.0.0.1", "::1", "localhost")
 CHOSEN = "chosen"  # marks that "none" was wanted, and not for want of better
+DERIVED: Mapping[TransportKind, tuple[str, ...]] = {
+    "none": (CHOSEN,),
+    "dblink": tuple(BOUND),
+}  # nobody gives these
 PATHS = ("socket", "token_file", "directory")  # on the server's host, which has another working directory
 PORTS = ("port", "loopback_port")
 MAX_TIMEOUT = 3600.0  # seconds
@@ -66,6 +77,8 @@ def set_up(connection: Connection, wanted: str | None = None, settings: Settings
     kind = choose(probes, wanted).kind
     if wanted == "none":
         settings = {**settings, CHOSEN: True}
+    elif kind == "dblink":
+        settings = _ways(connection, settings)[0]
     install_transport(connection, kind, settings)
     return Chosen(kind, {found.kind: found.reason for found in probes})
 
@@ -73,18 +86,20 @@ def set_up(connection: Connection, wanted: str | None = None, settings: Settings
 def reach(connection: Connection, settings: Settings, kept: bool) -> str | None:
     """Try the loopback of a committed dblink transport; what is wrong, if the server does not reach itself.
 
-    Unless the host is named or the transport is an old one, the addresses by which `connection` came are
-    tried, too: some services let no server connect to 127.0.0.1.
+    Unless the transport is an old one, other ways are tried: with less TLS, but never less than `connection`
+    itself demands; and, if no host is named, by the addresses that led `connection` there, as some services
+    let no server connect to 127.0.0.1.
     """
-    told = problem = _problem(connection)
-    if problem is None or kept or "loopback_host" in settings:
+    problem = _problem(connection)
+    if problem is None or kept:
         return problem
-    for host, port in _addresses(connection):
-        install_transport(connection, "dblink", {"loopback_port": port, **settings, "loopback_host": host})
+    told = [problem]
+    for way in _ways(connection, settings)[1:]:
+        install_transport(connection, "dblink", way)
         if (problem := _problem(connection)) is None:
             return None
-        told = f"{told}; {problem}"
-    return told
+        told.append(problem)
+    return "; ".join(dict.fromkeys(told))
 
 
 def take_down(connection: Connection) -> None:
@@ -134,12 +149,46 @@ def _problem(connection: Connection) -> str | None:
     return None if row is None else row[0]
 
 
-def _addresses(connection: Connection) -> list[tuple[str, int]]:
-    """The server's own address as it sees this connection, and the name that this client called it by."""
-    found = [tuple(row) for row in connection.execute(statements.load("transports")["server_address"])]
-    if not connection.info.host.startswith("/"):
-        found.append((connection.info.host, connection.info.port))
-    return [(host, port) for host, port in dict.fromkeys(found) if host]
+def _ways(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
+    """Settings of loopbacks to try, in order; for each host with the most TLS first, and the least last."""
+    row = connection.execute(statements.load("transports")["server"]).fetchone()
+    has_tls, address, port = row or (False, None, None)
+    places: list[dict[str, Any]] = [dict(settings)]
+    if "loopback_host" not in settings:
+        named = dict.fromkeys([(address, port), (connection.info.host, connection.info.port)])
+        places += [
+            {"loopback_port": port, **settings, "loopback_host": host}
+            for host, port in named
+            if host and not host.startswith("/")
+        ]
+    return [
+        {**place, **tls}
+        for place in places
+        for tls in _tls(connection, has_tls, _is_here(str(place.get("loopback_host", HERE[0])), address))
+    ]
+
+
+def _is_here(host: str, address: str | None) -> bool:
+    """Whether a host, as the server sees it, is the server itself, whose `address` this is."""
+    return host in (*HERE, address) or host.startswith("/")
+
+
+def _tls(connection: Connection, has_tls: bool, is_here: bool) -> list[Mapping[str, str]]:
+    """What a loopback may ask of TLS, the most first; to the server itself no password leaves the machine."""
+    demanded = _demanded(connection)
+    if is_here and demanded == BOUND:
+        demanded = ENCRYPTED
+    if not has_tls:
+        return [AS_OFFERED if is_here else demanded]
+    return [BOUND] if demanded == BOUND else [BOUND, demanded]
+
+
+def _demanded(connection: Connection) -> Mapping[str, str]:
+    """The same of a connection's own words, those of the environment and of a service file among them."""
+    words = {option.keyword: option.val for option in connection.pgconn.info}
+    if words[b"sslmode"] in (b"verify-ca", b"verify-full") or words.get(b"channel_binding") == b"require":
+        return BOUND
+    return ENCRYPTED if words[b"sslmode"] == b"require" else AS_OFFERED
 
 
 def _kept(connection: Connection) -> TransportKind | None:
@@ -169,7 +218,7 @@ def _checked(settings: Settings) -> Settings:
 
 
 def _parameters(kind: TransportKind, settings: Settings) -> dict[str, Any]:
-    names = (*SETTINGS[kind], *COMMON, *([CHOSEN] if kind == "none" else []))
+    names = (*SETTINGS[kind], *COMMON, *DERIVED.get(kind, ()))
     wanted = {name: settings[name] for name in names if name in settings}
     return {"kind": kind, "settings": Jsonb({name: _plain(value) for name, value in wanted.items()})}
 

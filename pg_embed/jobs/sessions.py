@@ -9,7 +9,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked, tls_advice, translate
 from pg_embed.errors import InvalidArgument
 
 SQL = statements.load("jobs")
@@ -18,11 +18,16 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 async def require(dsn: str) -> None:
-    """Refuse a DSN that leads to a pooler in transaction mode. A database that is away is not refused."""
+    """Refuse a DSN that leads to a pooler in transaction mode, or whose TLS cannot work.
+
+    A database that is away is not refused.
+    """
     try:
         async with await _connect(dsn) as first, await _connect(dsn) as second:
             await check(first, second)
-    except psycopg.Error:
+    except psycopg.Error as exc:
+        if tls_advice(exc):
+            raise translate(exc) from exc
         return  # whoever needs the database tells of it, or waits for it
 
 

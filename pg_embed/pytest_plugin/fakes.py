@@ -36,6 +36,8 @@ def running(server: Server, dsn: str, options: Mapping[str, Any]) -> Iterator[Cl
     with db.connect(dsn) as connection, db.translated():
         if transport is not None:
             transports.set_up(connection, transport)
+            if transport == "dblink":
+                transports.reach(connection, {}, kept=False)
         told = {
             **spec.__dict__,
             "options": Jsonb(spec.options),

@@ -15,7 +15,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, translate
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, tls_advice, translate
 from pg_embed.errors import NotInstalled, VersionMismatch
 from pg_embed.jobs import Store, Work, sessions
 from pg_embed.jobs.limits import Limits
@@ -109,7 +109,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped. A database that goes away is waited for; one without pg_embed is an error, and
-        so is one that was upgraded and serves this version no more.
+        so is one that was upgraded and serves this version no more, or whose TLS does not fit the DSN.
 
         On a standby it waits, too: there `pg-embed serve` answers queries, and after a failover the same
         process must go on with the rows, without anybody who starts it anew.
@@ -120,7 +120,7 @@ class Worker:
             try:
                 await self._session()
             except (psycopg.Error, PoolTimeout) as exc:
-                if not is_passing(exc) and not self._may_pass(exc):
+                if self._is_misled(exc) or (not is_passing(exc) and not self._may_pass(exc)):
                     raise translate(exc) from exc
                 failures = 1 if self._connected else failures + 1
                 delay = min(0.2 * 2.0 ** min(failures, 8), 15.0) * random.uniform(0.8, 1.2)
@@ -136,6 +136,10 @@ class Worker:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), delay)
         event(log, logging.INFO, "worker_stopped", "stopped", worker=self.number)
+
+    def _is_misled(self, error: Exception) -> bool:
+        """Whether TLS prevents the first connection; a later one waits for a certificate that is renewed."""
+        return not self._ready.is_set() and tls_advice(error) is not None
 
     def _may_pass(self, error: psycopg.Error) -> bool:
         """Whether to try again: it was cancelled, or all was well before and nobody has removed pg_embed.

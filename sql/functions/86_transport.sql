@@ -45,12 +45,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._dblink_drop() IS 'Remove the extension that _loopback_create made, behind _loopback_drop.';
 
--- wanted may have loopback_host, _port, and where no role can be created _user and _password.
+-- wanted may have loopback_host, _port, _sslmode, _channel_binding, and where no role can be created _user and _password.
 CREATE OR REPLACE FUNCTION embed._loopback_create(wanted jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET password_encryption = 'scram-sha-256'  -- so that the server, too, can prove that it knows the password
 AS $$
 DECLARE
     owner text := (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.nspname = 'embed');
@@ -61,6 +62,7 @@ DECLARE
     port text := coalesce(wanted ->> 'loopback_port', current_setting('port'));
     options text := '-c search_path=pg_catalog -c default_transaction_isolation=read\ committed -c default_transaction_read_only=off'
         ' -c statement_timeout=0 -c idle_session_timeout=0 -c synchronous_commit=off';
+    words jsonb;  -- of the connection string but user and password
     conninfo text;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'dblink') THEN
@@ -84,23 +86,26 @@ BEGIN
     IF NOT has_database_privilege(login, current_database(), 'CONNECT') THEN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), login);
     END IF;
+    words := jsonb_strip_nulls(jsonb_build_object(
+        'host', host, 'port', port, 'dbname', current_database(), 'connect_timeout', '5',
+        'application_name', 'pg_embed loopback', 'options', options,
+        'sslmode', wanted -> 'loopback_sslmode', 'channel_binding', wanted -> 'loopback_channel_binding'));
     IF has_foreign_data_wrapper_privilege('dblink_fdw', 'USAGE') THEN
-        EXECUTE format(
-            'CREATE SERVER pg_embed_loopback FOREIGN DATA WRAPPER dblink_fdw'
-            ' OPTIONS (host %L, port %L, dbname %L, connect_timeout ''5'', application_name ''pg_embed loopback'', options %L)',
-            host, port, current_database(), options);
+        EXECUTE format('CREATE SERVER pg_embed_loopback FOREIGN DATA WRAPPER dblink_fdw OPTIONS (%s)',
+            (SELECT string_agg(format('%I %L', w.key, w.value), ', ') FROM jsonb_each_text(words) AS w));
         EXECUTE format('CREATE USER MAPPING FOR %I SERVER pg_embed_loopback OPTIONS (user %L, password %L)',
             owner, login, password);
     ELSE  -- the extension is a superuser's: what the foreign server would keep is kept where only the owner reads
-        SELECT string_agg(format('%s=''%s''', w.name, regexp_replace(w.value, '([\\''])', '\\\1', 'g')), ' ') INTO conninfo
-        FROM (VALUES ('host', host), ('port', port), ('dbname', current_database()), ('user', login), ('password', password),
-            ('connect_timeout', '5'), ('application_name', 'pg_embed loopback'), ('options', options)) AS w (name, value);
+        SELECT string_agg(format('%s=''%s''', w.key, regexp_replace(w.value, '([\\''])', '\\\1', 'g')), ' ') INTO conninfo
+        FROM jsonb_each_text(words || jsonb_build_object('user', login, 'password', password)) AS w;
     END IF;
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'server', CASE WHEN conninfo IS NULL THEN 'pg_embed_loopback' END,
         'conninfo', conninfo,
         'database', CASE WHEN conninfo IS NOT NULL THEN current_database() END,
         'role', made_role,
+        'sslmode', words -> 'sslmode',
+        'channel_binding', words -> 'channel_binding',
         'seal', gen_random_uuid()::text || gen_random_uuid(),
         'timeout', wanted -> 'timeout'
     ));

@@ -53,9 +53,9 @@ UPDATE embed._transport AS t SET settings = t.settings || %(settings)s WHERE t.k
 -- Why the server cannot connect to itself; NULL when it can.
 SELECT embed._loopback_problem();
 
--- name: server_address
--- Where this connection arrived; no row when that was a Unix socket.
-SELECT host(inet_server_addr()), inet_server_port() WHERE inet_server_addr() IS NOT NULL;
+-- name: server
+-- Whether it has TLS, and where this connection arrived; NULL when that was a Unix socket.
+SELECT current_setting('ssl')::boolean, host(inet_server_addr()), inet_server_port();
 
 -- name: drop_loopback
 -- Remove what lies outside our schema.

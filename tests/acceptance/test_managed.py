@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pg_embed.client import AsyncClient, Client
 from pg_embed.install import installed_revision, transports
-from tests.acceptance.command import Running, pg_embed, psql, running
+from tests.acceptance.command import Running, pg_embed, psql, running, succeeds
 from tests.acceptance.test_readme import shell
 from tests.fix_pg import Server, fresh_database
 from tests.fix_second_server import SecondServer
+from tests.fix_tls import TlsServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "managed.md").read_text(encoding="utf-8")
@@ -117,8 +121,8 @@ def service(server: Server, shape: Service) -> Iterator[Place]:
             admin.execute(f'ALTER DATABASE "{database}" OWNER TO {name}')
             with server.connect(database) as superuser:
                 offer_extensions(superuser, shape, name)
-            host = {"host": "127.0.0.1"} if isinstance(server, SecondServer) else {}
-            dsn = server.dsn(database, user=name, password=PASSWORD, **host)
+            way = server.tcp if isinstance(server, SecondServer) else {}
+            dsn = server.dsn(database, user=name, password=PASSWORD, **way)
             yield Place(dsn, server.dsn(database))
         finally:
             admin.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
@@ -200,8 +204,15 @@ def examined(dsn: str) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
-def walk(place: Place, steps: list[Block], folder: Path, changes: dict[str, str], shape: Service) -> None:
-    """Take the steps; look at the doctor while all is up, and at the database when all is removed.
+def walk(
+    place: Place,
+    steps: list[Block],
+    folder: Path,
+    changes: dict[str, str],
+    shape: Service,
+    use: Callable[[Place], None] = lambda place: None,
+) -> None:
+    """Take the steps; `use` and look at the doctor while all is up, and at the database when all is removed.
 
     Those with `changes` have no transport.
     """
@@ -212,6 +223,7 @@ def walk(place: Place, steps: list[Block], folder: Path, changes: dict[str, str]
                 with psycopg.connect(place.administrator) as db:
                     db.execute("SELECT embed.wait('docs')")
             if block.title.startswith("7"):
+                use(place)
                 assert all(process.end() == 0 for process in staying)
             process = run(place, block, folder, changes)
             staying += [process] if process is not None else []
@@ -254,6 +266,54 @@ def test_its_administrator_installs_and_others_work(
         with psycopg.connect(place.superuser) as db:
             query = "SELECT count(*) FROM pg_proc WHERE proname = 'embed' AND pronamespace = %s::regnamespace"
             assert db.execute(query, [shape.schema]).fetchone() == (0,), "nothing of ours is left"
+
+
+@pytest.mark.dblink
+@pytest.mark.parametrize("makes_servers", [True, False])
+def test_where_tls_is_demanded(tls_server: TlsServer, tmp_path: Path, makes_servers: bool) -> None:
+    """With sslmode=verify-full for all; whoever comes without TLS finds no line in pg_hba.conf."""
+    shape = replace(SERVICES[0], makes_servers=makes_servers, is_short=True)
+    with service(tls_server, shape) as place:
+        for block in [*blocks("What is needed"), *blocks(shape.section)]:
+            run(place, block, tmp_path, {})
+        walk(place, blocks("Steps"), tmp_path, {}, shape, use_with_tls)
+
+
+def use_with_tls(place: Place) -> None:
+    """What applications do, and an index; everybody's connection is encrypted, the loopback's too."""
+    with Client(place.of(READER)) as client:
+        (hit,) = client.search("docs", "money back", k=1)
+        assert hit.row["title"] == "Returns"
+    assert asyncio.run(found_asynchronously(place.of(READER))) == "Returns"
+    succeeds("index", "docs", "--kind", "hnsw", PG_EMBED_DSN=place.administrator)
+    assert "channel_binding require" in examined(place.administrator)["transport"]["found"]
+    engine = sa.create_engine(as_url(place.of(READER)))
+    with engine.connect() as connection:
+        nearest = "SELECT title FROM docs ORDER BY embedding <=> embed('money back') LIMIT 1"
+        assert connection.scalar(sa.text(nearest)) == "Returns"
+    engine.dispose()
+    with psycopg.connect(place.superuser) as db:
+        rows = db.execute(
+            "SELECT a.application_name, s.ssl FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a USING (pid)"
+            " WHERE a.datname = current_database() AND a.client_addr IS NOT NULL"
+        ).fetchall()
+    assert {"pg_embed worker", "pg_embed mailbox"} <= {name for name, _ in rows}
+    assert all(is_encrypted for _, is_encrypted in rows)
+
+
+def as_url(dsn: str) -> sa.URL:
+    """As SQLAlchemy writes it."""
+    words = {name: str(word) for name, word in conninfo_to_dict(dsn).items()}
+    names = {"host": "host", "user": "username", "password": "password", "dbname": "database"}
+    known = {ours: words.pop(theirs) for theirs, ours in names.items()}
+    return sa.URL.create("postgresql+psycopg", port=int(words.pop("port")), query=words, **known)
+
+
+async def found_asynchronously(dsn: str) -> Any:
+    """The title of the best hit of an `AsyncClient`."""
+    async with AsyncClient(dsn) as client:
+        (hit,) = await client.search("docs", "money back", k=1)
+    return hit.row["title"]
 
 
 @pytest.mark.dblink
