@@ -20,14 +20,16 @@ from tests.fix_second_server import SecondServer, find_programs, make_cluster, s
 NAME = "localhost"  # what the certificate is for, and not for 127.0.0.1
 RELOAD_TIMEOUT = 30.0  # seconds
 
-OLD_LOGIN = "old_login"  # whose password may be kept as MD5, with which no server can prove anything
+# Logins to whom a server can prove nothing: their passwords may be kept as MD5, or none is asked for.
+MD5_LOGIN, TRUSTED_LOGIN = "md5_login", "trusted_login"
 
 # As rds.force_ssl makes it: whoever comes by TCP without TLS finds no line.
 HBA = f"""\
 local   all  postgres                trust
 local   all  all                     scram-sha-256
-hostssl all  {OLD_LOGIN}  127.0.0.1/32  md5
-hostssl all  all        127.0.0.1/32  scram-sha-256
+hostssl all  {MD5_LOGIN}      127.0.0.1/32  md5
+hostssl all  {TRUSTED_LOGIN}  127.0.0.1/32  trust
+hostssl all  all              127.0.0.1/32  scram-sha-256
 """
 
 

@@ -269,10 +269,9 @@ def test_its_administrator_installs_and_others_work(
 
 
 @pytest.mark.dblink
-@pytest.mark.parametrize("makes_servers", [True, False])
-def test_where_tls_is_demanded(tls_server: TlsServer, tmp_path: Path, makes_servers: bool) -> None:
+def test_where_tls_is_demanded(tls_server: TlsServer, tmp_path: Path) -> None:
     """With sslmode=verify-full for all; whoever comes without TLS finds no line in pg_hba.conf."""
-    shape = replace(SERVICES[0], makes_servers=makes_servers, is_short=True)
+    shape = replace(SERVICES[0], makes_servers=False, is_short=True)
     with service(tls_server, shape) as place:
         for block in [*blocks("What is needed"), *blocks(shape.section)]:
             run(place, block, tmp_path, {})

@@ -7,6 +7,7 @@ import socketserver
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,10 +25,11 @@ from pg_embed.install.doctor import examine
 from pg_embed.models.registry import default_registry
 from pg_embed.worker import Worker
 from tests.acceptance.command import pg_embed, succeeds
+from tests.fix_models import PATIENCE
 from tests.fix_pgbouncer import StartPooler
 from tests.fix_serve import RunningSidecar, dblink_place
-from tests.fix_tls import OLD_LOGIN, TlsServer
-from tests.fix_worker import StartWorker, create_docs, create_fake_model
+from tests.fix_tls import MD5_LOGIN, TRUSTED_LOGIN, TlsServer
+from tests.fix_worker import StartWorker, broken_rows, create_docs, create_fake_model, insert_docs
 from tests.sql.helpers import value
 
 pytestmark = pytest.mark.dblink
@@ -87,6 +89,31 @@ def test_commands_say_it_in_two_lines(wrong: tuple[str, str], command: tuple[str
     assert advice in hint
 
 
+def test_a_worker_waits_for_a_certificate_that_is_renewed(
+    tls_server: TlsServer, tls_dsn: str, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tls_dsn, transport="none")
+    assert tls_server.expired is not None
+    with psycopg.connect(tls_dsn, autocommit=True) as db:
+        create_fake_model(db)
+        create_docs(db, "returns")
+        db.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake')")
+        start_worker(tls_dsn)
+        db.execute("SELECT embed.wait('docs')")
+        with tls_server.presenting(tls_server.expired):
+            db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            deadline = time.monotonic() + PATIENCE
+            while "the database was lost: connection failed" not in caplog.text:
+                assert time.monotonic() < deadline, "the worker was not refused"
+                time.sleep(0.05)
+        insert_docs(db, "shipping")
+        db.execute("SELECT embed.wait('docs')")
+        assert broken_rows(db, "docs") == []
+
+
 def loopback(dsn: str) -> dict[str, Any]:
     """What the foreign server asks of TLS."""
     with psycopg.connect(dsn) as db:
@@ -121,23 +148,28 @@ def test_a_password_is_never_kept_as_md5(tls_dsn: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sslmode", "least"),
-    [("verify-full", {"sslmode": "require"}), ("require", {"sslmode": "require"}), ("prefer", {})],
+    ("sslmode", "login", "least"),
+    [
+        ("verify-full", MD5_LOGIN, {"sslmode": "require"}),
+        ("require", TRUSTED_LOGIN, {"sslmode": "require"}),
+        ("prefer", MD5_LOGIN, {}),
+        ("prefer", TRUSTED_LOGIN, {}),
+    ],
 )
 def test_without_a_proof_it_asks_what_the_installer_asks(
-    tls_dsn: str, sslmode: str, least: dict[str, str]
+    tls_dsn: str, sslmode: str, login: str, least: dict[str, str]
 ) -> None:
     dsn = make_conninfo(tls_dsn, sslmode=sslmode)
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("SET password_encryption = 'md5'")
-        db.execute(f"CREATE ROLE {OLD_LOGIN} LOGIN PASSWORD 'x'")
+        db.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'x'")
         try:
-            settings = {"loopback_user": OLD_LOGIN, "loopback_password": "x"}
+            settings = {"loopback_user": login, "loopback_password": "x"}
             assert install(dsn, transport="dblink", settings=settings).notices == ()
             assert loopback(dsn) == least
         finally:
-            db.execute(f"DROP OWNED BY {OLD_LOGIN}")
-            db.execute(f"DROP ROLE {OLD_LOGIN}")
+            db.execute(f"DROP OWNED BY {login}")
+            db.execute(f"DROP ROLE {login}")
 
 
 def test_a_loopback_of_an_older_version_is_kept_until_dblink_is_named_anew(tls_dsn: str) -> None:
