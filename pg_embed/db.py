@@ -30,9 +30,9 @@ TLS_ADVICE = {
     "root certificate file": "sslrootcert must be a file of certificates that this process can read: download"
     " the service's",
     "no pg_hba.conf entry for .*(no encryption|SSL off)": "if the server demands TLS: put sslmode=verify-full"
-    " and the service's sslrootcert into the DSN, or else sslmode=require",
-    "server does not support SSL": "the server, or the pooler before it, has no TLS: turn it on there, or"
-    " take sslmode out of the DSN",
+    " and the service's sslrootcert into the DSN, or else sslmode=require; or its pg_hba.conf wants a line",
+    "server does not support SSL": "the server, or the pooler before it, has no TLS: turn it on there, or,"
+    " where nobody can listen, take sslmode out of the DSN",
     "SSL required": "the pooler demands TLS: put sslmode=verify-full and its sslrootcert into the DSN, or"
     " else sslmode=require",
 }

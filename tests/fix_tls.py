@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import trustme
 
 from pg_embed.embedded.account import Account, choose_account
 from tests.fix_pg import LOGS, fresh_database, temporary_folder
 from tests.fix_second_server import SecondServer, find_programs, make_cluster, started
+
+if TYPE_CHECKING:
+    import trustme
 
 NAME = "localhost"  # what the certificate is for, and not for 127.0.0.1
 RELOAD_TIMEOUT = 30.0  # seconds
@@ -89,6 +92,8 @@ class TlsServer(SecondServer):
 @pytest.fixture(scope="session")
 def tls_server(pytestconfig: pytest.Config) -> Iterator[TlsServer]:
     """A server with dblink that lets nobody in without TLS; skips where the machine has none."""
+    import trustme  # not before a test asks for it: some environments of tests do without
+
     programs = find_programs()
     with temporary_folder() as folder:
         account = choose_account(folder / "cluster")

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 import trustme
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_embed.client import AsyncClient, Client
 from pg_embed.engine import Engine
 from pg_embed.errors import DatabaseError
-from pg_embed.install import install
+from pg_embed.install import install, uninstall
 from pg_embed.install.doctor import examine
 from pg_embed.models.registry import default_registry
 from pg_embed.worker import Worker
@@ -170,6 +170,16 @@ def test_without_a_proof_it_asks_what_the_installer_asks(
         finally:
             db.execute(f"DROP OWNED BY {login}")
             db.execute(f"DROP ROLE {login}")
+
+
+def test_a_server_without_tls_reaches_itself_all_the_same(bare_dsn15: str) -> None:
+    """As behind a pooler that has TLS; here the DSN's demand is void because it leads to a Unix socket."""
+    dsn = make_conninfo(bare_dsn15, sslmode="verify-full")
+    if not str(conninfo_to_dict(dsn)["host"]).startswith("/"):
+        pytest.skip("the second server was given, and not by its socket")
+    assert install(dsn, transport="dblink").notices == ()
+    assert loopback(dsn) == {}
+    uninstall(dsn)
 
 
 def test_a_loopback_of_an_older_version_is_kept_until_dblink_is_named_anew(tls_dsn: str) -> None:
