@@ -103,7 +103,8 @@ BEGIN
         PERFORM pg_sleep(least(greatest(waited / 5, 0.0003), 0.03));
         waited := extract(epoch FROM clock_timestamp() - started);
     END LOOP;
-    DELETE FROM embed._mailbox AS m WHERE m.id = request_id;
+    -- ids are told to whoever listens: nobody takes another's request away
+    DELETE FROM embed._mailbox AS m WHERE m.id = request_id AND proof = embed._mailbox_seal(m.request);
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION embed._mailbox_wait_v1(uuid, bytea, double precision) IS 'Loopback: wait for the answer to a sealed request and take it; NULL when none came in time.';

@@ -99,6 +99,25 @@ def test_no_session_can_put_a_request_into_the_mailbox_by_itself(
         assert raised.value.sqlstate == "PE023"
 
 
+def test_no_session_can_take_a_request_of_another_away(
+    place: Place, sidecar: RunningSidecar, session: psycopg.Connection[Any]
+) -> None:
+    assert answered(session)
+    (link,) = session.execute("SELECT embed_dblink.dblink_get_connections()").fetchone() or ([],)
+    waiting = request(["x"])
+    session.execute(
+        "INSERT INTO embed._mailbox (id, request, taken_at) VALUES (%s, %s, now())",
+        (waiting["id"], json.dumps(waiting)),
+    )
+    for forged in ("\\x00", None):
+        take = psycopg.sql.SQL("SELECT embed._mailbox_wait_v1({}, {}, 0)").format(waiting["id"], forged)
+        taken = session.execute(
+            "SELECT * FROM embed_dblink.dblink(%s, %s) AS r (answer text)", (link[0], take.as_string(session))
+        ).fetchall()
+        assert taken == [(None,)]
+    assert session.execute("SELECT id::text FROM embed._mailbox").fetchall() == [(waiting["id"],)]
+
+
 def test_the_loopback_role_may_only_ask(
     place: Place, sidecar: RunningSidecar, session: psycopg.Connection[Any]
 ) -> None:
