@@ -651,7 +651,7 @@ BEGIN
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
         -- a row of an index costs as much as two dozen that are scored, but long vectors take as long to read in both
         heavy := GREATEST(1, COALESCE((plan #>> '{dense,indexed,bytes}')::float8, 0) / 1536);
-        most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
+        most := COALESCE(embed._number_setting('embed.exact_rows', 'rows'),
             GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(3 * seen * GREATEST(total, met) / heavy)));
         exact := met * COALESCE((plan #>> '{dense,chunks,per_row}')::float8, 1) <= most;
         plan := plan || pg_catalog.jsonb_build_object('filtered', filtered, 'share', LEAST(1, GREATEST(met, 1) / GREATEST(total, met, 1)));

@@ -152,7 +152,7 @@ BEGIN
             embed._boost_expression(regclass, jsonb, text, text[]), embed._boost_column(regclass, text, jsonb, text, text[]),
             embed._single_leg(jsonb, boolean, text, text, text, text, text), embed._dense_score(text, text), embed._dense_vector(text), embed._sparse_vector(text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
-            embed._filter_term(text, text, text, "char", boolean, text, jsonb, text[]), embed._base_type(oid), embed._filter_value(jsonb, text, "char"),
+            embed._filter_term(text, text, text, "char", boolean, text, jsonb, text[]), embed._base_type(oid), embed._number_setting(text, text), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
             embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
             embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),

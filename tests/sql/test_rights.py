@@ -39,6 +39,7 @@ READER_MAY = {
     "_boost_column", "_single_leg", "_dense_score", "_dense_vector", "_sparse_vector", "_weight",
     "_late_score",
     "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_base_type",
+    "_number_setting",
     "_output_names", "_vector_type", "_column_number",
     "search_chunks", "_search_chunks", "_search_chunks_v1", "_leg_own", "_leg_best", "_sparse_mean",
     "_leg_vector", "_leg_row", "_leg_input", "_chunk_leg", "_chunk_words",

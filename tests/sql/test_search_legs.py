@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from tests.fix_pg import MakeRole
 from tests.fix_search import answer, create_docs, fill, play_sidecar, texts, vectorize
 from tests.fix_worker import Connection
-from tests.sql.helpers import value
+from tests.sql.helpers import refused, value
 
 QUERY = "quick red fox 7"
 COUNT = 300
@@ -296,3 +296,9 @@ def test_a_table_that_has_no_partition_yet_is_an_empty_one(docs: Connection, mod
     docs.execute("INSERT INTO parts SELECT id, body FROM docs WHERE id < 20")
     fill(docs, "parts")
     assert docs.execute(statement, [QUERY, mode]).fetchall()
+
+
+def test_a_number_of_rows_that_is_none_is_told(docs: Connection) -> None:
+    docs.execute("SET embed.exact_rows = 'few'")
+    told = refused(docs, f"SELECT * FROM embed.search(NULL::docs, '{QUERY}')")
+    assert told == ("PE003", "embed.exact_rows is 'few'", "set it to a number of rows, without a unit")
