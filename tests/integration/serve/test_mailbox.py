@@ -179,7 +179,7 @@ def test_functions_of_others_in_the_extensions_schema_are_not_called(
         session.execute(
             f"CREATE FUNCTION public.{name}({left}, {right}) RETURNS {result} LANGUAGE sql"  # type: ignore[arg-type]
             f" AS 'SELECT (1/0)::text::{result}';"
-            f"CREATE OPERATOR public.{symbol} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.{name})"
+            f"CREATE OPERATOR public.{symbol} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {name})"
         )
     session.execute("CREATE SCHEMA evil; SET search_path = evil, public, pg_catalog")
     session.execute("CREATE FUNCTION evil.length(text) RETURNS integer LANGUAGE sql AS 'SELECT 1/0'")
