@@ -150,6 +150,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._build_posting_function(integer) IS 'Write the trigger function of a vectorizer''s postings for the names and types that its columns have now.';
 
+CREATE OR REPLACE FUNCTION embed._posting_is_stale(vectorizer integer)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT COALESCE(bool_or(strpos(f.prosrc, format('(%s, %L, %s)', c.attnum, a.attname, a.atttypid)) = 0), false)
+        -- a key of another kind is kept in other tables
+        AND bool_and(embed._key_is_whole(v.source, v.key_columns) = (to_regclass(format('embed.%I', '_postings_' || w.id || '_key')) IS NULL))
+        AND embed._posting_command_v1(vectorizer) IS NOT NULL
+    FROM embed._vectorizer AS w CROSS JOIN LATERAL embed._of_chunks(w) AS v CROSS JOIN LATERAL unnest(v.key_columns || embed._sparse_column(v)) AS c(attnum)
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum
+    JOIN pg_proc AS f ON f.pronamespace = 'embed'::regnamespace AND f.proname = '_post_' || w.id
+    WHERE w.id = vectorizer
+$$;
+COMMENT ON FUNCTION embed._posting_is_stale(integer) IS
+    'Whether the trigger function of a vectorizer''s postings was written for other names or types of the columns, as after a rename or in a restored database, and can be written anew.';
+
 CREATE OR REPLACE FUNCTION embed._build_postings(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
@@ -476,8 +494,4 @@ COMMENT ON FUNCTION embed._mend_postings_v1(integer) IS
     'After partitions came or went: remove the postings of rows that went with them, and make those of rows that came.';
 
 -- Functions of an older version, which did not look at the types.
-DO $$
-BEGIN
-    PERFORM embed._build_posting_function(p.vectorizer_id) FROM embed._postings AS p JOIN pg_proc AS f ON f.proname = '_post_' || p.vectorizer_id
-    WHERE f.pronamespace = 'embed'::regnamespace AND f.prosrc !~ 'atttypid' AND embed._posting_command_v1(p.vectorizer_id) IS NOT NULL;
-END $$;
+SELECT embed._build_posting_function(p.vectorizer_id) FROM embed._postings AS p WHERE embed._posting_is_stale(p.vectorizer_id);
