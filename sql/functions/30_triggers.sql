@@ -63,8 +63,10 @@ BEGIN
     SELECT string_agg(format('pg_get_indexdef(%s, %s, false) IS DISTINCT FROM %L',
         COALESCE(primary_index, 0), k.position, embed._column_name(v.source, k.attnum)), ' OR ' ORDER BY k.position)
     INTO renamed FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position);
-    -- A key that stands first in the table is read by its place, which no rename and no dropped column moves.
-    first := v.key_columns = (SELECT array_agg(i::smallint) FROM generate_series(1, cardinality(v.key_columns)) AS i);
+    -- A key that stands first in the table is read by its place, which no rename and no dropped column moves. It must be
+    -- that of the index: of other columns nothing would tell that they have another type now.
+    first := v.key_columns = (SELECT array_agg(i::smallint) FROM generate_series(1, cardinality(v.key_columns)) AS i)
+        AND v.key_columns = (SELECT (i.indkey::smallint[])[0 : i.indnkeyatts - 1] FROM pg_index AS i WHERE i.indexrelid = primary_index);
     SELECT string_agg(embed._column_name(v.source, k.attnum), ', ' ORDER BY k.position) INTO places
     FROM unnest(v.key_columns) WITH ORDINALITY AS k(attnum, position);
     IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (v.key_columns)
@@ -163,10 +165,16 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    SELECT relation IN (v.source, v.chunk_table) IS TRUE OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)
+    -- not the table of its chunks, whose columns may have types for which no key was ever checked
+    SELECT relation = v.source OR v.source IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a)
     FROM embed._vectorizer AS v WHERE v.id = vectorizer
 $$;
-COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer, a partition of it, or the table of its chunks; NULL when there is no such vectorizer.';
+COMMENT ON FUNCTION embed._belongs_v1(integer, oid) IS 'Whether a relation is the table of a vectorizer or a partition of it; NULL when there is no such vectorizer.';
+
+-- Trigger functions run with our rights and read the rows of a statement by this name. A trigger that somebody makes without
+-- that transition table finds this view, and not what he has in pg_temp under the name.
+CREATE OR REPLACE VIEW embed.pg_embed_new AS SELECT WHERE false;
+COMMENT ON VIEW embed.pg_embed_new IS 'Stands where a trigger of ours has no transition table: without columns, so that it fails.';
 
 CREATE OR REPLACE FUNCTION embed._renamed_key_v1(vectorizer integer)
 RETURNS text

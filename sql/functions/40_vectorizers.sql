@@ -46,6 +46,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._vectorizer_id(text) IS 'The id of a vectorizer by its name or by its table''s, or an error that lists the vectorizers.';
 
+CREATE OR REPLACE FUNCTION embed._source_of(vectorizer integer)
+RETURNS regclass
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT v.source FROM embed._vectorizer AS v WHERE v.id = vectorizer $$;
+COMMENT ON FUNCTION embed._source_of(integer) IS 'The table of a vectorizer, for a policy of the catalog, which may not read the catalog itself.';
+
 CREATE OR REPLACE FUNCTION embed._own_vectorizer(vectorizer text, lock_table boolean DEFAULT false)
 RETURNS embed._vectorizer
 LANGUAGE plpgsql

@@ -54,63 +54,52 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     SELECT format('SELECT %s, ($1).%s::text', embed._key_value(v.source, v.key_columns, '($1)'), embed._column_name(v.source, embed._sparse_column(v)))
     FROM embed._vectorizer AS w, embed._of_chunks(w) AS v WHERE w.id = vectorizer AND embed._key_is_readable(v.source, v.key_columns)
+        -- another type's cast to text would run with our rights
+        AND (SELECT a.atttypid = to_regtype(embed._vector_type('sparsevec')) FROM pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = embed._sparse_column(v))
 $$;
 COMMENT ON FUNCTION embed._posting_command_v1(integer) IS
-    'What the trigger of the postings runs to read a row after a column was renamed, until the postings are made anew; NULL when a column is gone.';
+    'What the trigger of the postings runs to read a row after a column was renamed, until the postings are made anew; NULL when a column is gone or has another type.';
 
-CREATE OR REPLACE FUNCTION embed._build_postings(vectorizer integer)
+CREATE OR REPLACE FUNCTION embed._build_posting_function(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
-VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
     name text := '_postings_' || vectorizer;
-    table_owner name;
     partitioned boolean;
     whole boolean;
     places text;
     columns integer;
 BEGIN
-    PERFORM embed._clear_postings(vectorizer);
     SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
-    SELECT pg_get_userbyid(c.relowner), c.relkind = 'p' INTO STRICT table_owner, partitioned FROM pg_class AS c WHERE c.oid = v.source;
-    whole := embed._key_is_whole(v.source, v.key_columns);
-    EXECUTE format('CREATE TABLE embed.%I (term integer NOT NULL, id bigint NOT NULL, weight real NOT NULL) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', name);
-    EXECUTE format('CREATE TABLE embed.%I (term integer PRIMARY KEY, rows bigint NOT NULL)', name || '_count');
-    EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name, 'Postings of vectorizer ' || v.name || '.');
-    EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name || '_count', 'How many postings the frequent terms of vectorizer ' || v.name || ' have.');
-    EXECUTE format('REVOKE ALL ON embed.%I, embed.%I FROM PUBLIC', name, name || '_count');
-    IF NOT whole THEN
-        EXECUTE format('CREATE TABLE embed.%I (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL UNIQUE)', name || '_key');
-        EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name || '_key', 'The numbers that keys have in the postings of vectorizer ' || v.name || '.');
-        EXECUTE format('REVOKE ALL ON embed.%I FROM PUBLIC', name || '_key');
-        EXECUTE format('GRANT SELECT, INSERT ON embed.%I TO %I', name || '_key', table_owner);
+    IF embed._posting_command_v1(vectorizer) IS NULL THEN
+        PERFORM embed._fail('PE003', format('the sparse vectors of vectorizer %L or their key are gone, or have another type now', v.name), 'drop the vectorizer and make it again');
     END IF;
-    -- the owner fills them, as the one who may read the table; _close_postings takes this back
-    EXECUTE format('GRANT INSERT ON embed.%I TO %I', name, table_owner);
-    SELECT string_agg(format('(%s, %L)', c.attnum, a.attname), ', '), count(*) INTO places, columns
+    SELECT c.relkind = 'p' INTO STRICT partitioned FROM pg_class AS c WHERE c.oid = v.source;
+    whole := embed._key_is_whole(v.source, v.key_columns);
+    SELECT string_agg(format('(%s, %L, %s)', c.attnum, a.attname, a.atttypid), ', '), count(*) INTO places, columns
     FROM unnest(v.key_columns || embed._sparse_column(v)) AS c(attnum)
     JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum;
-    EXECUTE format('CREATE FUNCTION embed.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, embed, pg_temp
+    EXECUTE format('CREATE OR REPLACE FUNCTION embed.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, embed, pg_temp
         SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off %s AS %L',
         '_post_' || v.id,
         CASE WHEN whole THEN '' ELSE 'SET DateStyle = ''ISO, YMD'' SET TimeZone = ''UTC'' SET IntervalStyle = ''postgres'' SET extra_float_digits = 1' END,
         format($body$
         DECLARE
-            -- the columns still have the names that stand below, and the table is ours
+            -- the columns still have the names and types that stand below, and the table is ours
             known boolean := (SELECT count(*) = %3$s FROM embed._vectorizer AS v JOIN pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source)
-                WHERE v.id = %1$s AND COALESCE(v.chunk_table, v.source) = %4$s AND (a.attnum, a.attname) IN (%2$s));
+                WHERE v.id = %1$s AND COALESCE(v.chunk_table, v.source) = %4$s AND (a.attnum, a.attname, a.atttypid) IN (%2$s));
             command text;
             given %5$s;
             terms text;
             place bigint;
         BEGIN
-            IF NOT known AND embed._belongs_v1(%1$s, TG_RELID) IS NOT TRUE THEN
-                IF embed._belongs_v1(%1$s, TG_RELID) IS NULL THEN
-                    RETURN NULL;  -- restored from a dump without data
-                END IF;
+            IF NOT known AND NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = %1$s) THEN
+                RETURN NULL;  -- restored from a dump without data
+            ELSIF NOT known AND NOT EXISTS (SELECT FROM embed._vectorizer AS v WHERE v.id = %1$s AND embed._home(v) = %4$s) THEN
                 RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this trigger function belongs to another table';
             ELSIF TG_OP = 'TRUNCATE' THEN
                 TRUNCATE %6$s;
@@ -157,8 +146,59 @@ BEGIN
             ON CONFLICT ON CONSTRAINT %I DO UPDATE SET key = excluded.key RETURNING k.id INTO place;', name || '_key', name || '_key_key_key') END,
         name));
     EXECUTE format('REVOKE ALL ON FUNCTION embed.%I() FROM PUBLIC', '_post_' || v.id);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION embed.%I() TO %I', '_post_' || v.id, table_owner);
     EXECUTE format('COMMENT ON FUNCTION embed.%I() IS %L', '_post_' || v.id, 'Trigger of the postings of vectorizer ' || v.name || '.');
+END $$;
+COMMENT ON FUNCTION embed._build_posting_function(integer) IS 'Write the trigger function of a vectorizer''s postings for the names and types that its columns have now.';
+
+CREATE OR REPLACE FUNCTION embed._posting_is_stale(vectorizer integer)
+RETURNS boolean
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT COALESCE(bool_or(strpos(f.prosrc, format('(%s, %L, %s)', c.attnum, a.attname, a.atttypid)) = 0), false)
+        -- a key of another kind is kept in other tables
+        AND bool_and(embed._key_is_whole(v.source, v.key_columns) = (to_regclass(format('embed.%I', '_postings_' || w.id || '_key')) IS NULL))
+        AND embed._posting_command_v1(vectorizer) IS NOT NULL
+    FROM embed._vectorizer AS w CROSS JOIN LATERAL embed._of_chunks(w) AS v CROSS JOIN LATERAL unnest(v.key_columns || embed._sparse_column(v)) AS c(attnum)
+    JOIN pg_attribute AS a ON a.attrelid = v.source AND a.attnum = c.attnum
+    JOIN pg_proc AS f ON f.pronamespace = 'embed'::regnamespace AND f.proname = '_post_' || w.id
+    WHERE w.id = vectorizer
+$$;
+COMMENT ON FUNCTION embed._posting_is_stale(integer) IS
+    'Whether the trigger function of a vectorizer''s postings was written for other names or types of the columns, as after a rename or in a restored database, and can be written anew.';
+
+CREATE OR REPLACE FUNCTION embed._build_postings(vectorizer integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    v embed._vectorizer;
+    name text := '_postings_' || vectorizer;
+    table_owner name;
+    whole boolean;
+BEGIN
+    PERFORM embed._clear_postings(vectorizer);
+    SELECT c.* INTO STRICT v FROM embed._vectorizer AS w, embed._of_chunks(w) AS c WHERE w.id = vectorizer;
+    SELECT pg_get_userbyid(c.relowner) INTO STRICT table_owner FROM pg_class AS c WHERE c.oid = v.source;
+    whole := embed._key_is_whole(v.source, v.key_columns);
+    EXECUTE format('CREATE TABLE embed.%I (term integer NOT NULL, id bigint NOT NULL, weight real NOT NULL) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', name);
+    EXECUTE format('CREATE TABLE embed.%I (term integer PRIMARY KEY, rows bigint NOT NULL)', name || '_count');
+    EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name, 'Postings of vectorizer ' || v.name || '.');
+    EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name || '_count', 'How many postings the frequent terms of vectorizer ' || v.name || ' have.');
+    EXECUTE format('REVOKE ALL ON embed.%I, embed.%I FROM PUBLIC', name, name || '_count');
+    IF NOT whole THEN
+        EXECUTE format('CREATE TABLE embed.%I (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL UNIQUE)', name || '_key');
+        EXECUTE format('COMMENT ON TABLE embed.%I IS %L', name || '_key', 'The numbers that keys have in the postings of vectorizer ' || v.name || '.');
+        EXECUTE format('REVOKE ALL ON embed.%I FROM PUBLIC', name || '_key');
+        EXECUTE format('GRANT SELECT, INSERT ON embed.%I TO %I', name || '_key', table_owner);
+    END IF;
+    -- the owner fills them, as the one who may read the table; _close_postings takes this back
+    EXECUTE format('GRANT INSERT ON embed.%I TO %I', name, table_owner);
+    PERFORM embed._build_posting_function(vectorizer);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION embed.%I() TO %I', '_post_' || v.id, table_owner);
 END $$;
 COMMENT ON FUNCTION embed._build_postings(integer) IS 'Make empty tables for a vectorizer''s postings, and the function that keeps them.';
 
@@ -452,3 +492,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._mend_postings_v1(integer) IS
     'After partitions came or went: remove the postings of rows that went with them, and make those of rows that came.';
+
+-- Functions of an older version, which did not look at the types.
+SELECT embed._build_posting_function(p.vectorizer_id) FROM embed._postings AS p WHERE embed._posting_is_stale(p.vectorizer_id);

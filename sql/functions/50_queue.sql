@@ -901,6 +901,9 @@ BEGIN
         IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);
         END IF;
+        IF embed._posting_is_stale(v.id) THEN
+            PERFORM embed._build_posting_function(v.id);
+        END IF;
         -- in this order: what is attached in between is renewed now and in the next round, rather than in none
         present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
         IF v.partitions <> present THEN

@@ -1,4 +1,21 @@
--- embed() and its kin: STABLE outside, so that an index is used and each text is embedded once; VOLATILE inside.
+-- embed() and its kin: STABLE outside, so that an index is used and each text is embedded once; VOLATILE inside. Their bodies are
+-- no strings: the types of pgvector are found now, and not on the search_path of whoever calls.
+
+CREATE OR REPLACE FUNCTION embed._number_setting(name text, unit text)
+RETURNS double precision
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    told text := NULLIF(current_setting(name, true), '');
+BEGIN
+    IF told !~ '^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?\s*$' THEN
+        PERFORM embed._fail('PE003', format('%s is %L', name, told), format('set it to a number of %s, without a unit', unit));
+    END IF;
+    RETURN told;
+END $$;
+COMMENT ON FUNCTION embed._number_setting(text, text) IS 'A setting of ours that is a number; NULL where it is not set.';
 
 CREATE OR REPLACE FUNCTION embed._ask(request jsonb)
 RETURNS jsonb
@@ -8,8 +25,8 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     id text := gen_random_uuid();
-    wait double precision := COALESCE(NULLIF(current_setting('embed.timeout', true), ''),
-        (SELECT t.settings ->> 'timeout' FROM embed._transport AS t), '30')::double precision;
+    wait double precision := COALESCE(embed._number_setting('embed.timeout', 'seconds'),
+        (SELECT t.settings ->> 'timeout' FROM embed._transport AS t)::double precision, 30);
     answer jsonb;
 BEGIN
     IF wait <= 0 OR wait > 3600 THEN
@@ -185,7 +202,7 @@ CREATE OR REPLACE FUNCTION embed.embed(query text, model text DEFAULT NULL, vect
 RETURNS vector
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'dense', vectorizer)::vector $$;
+RETURN embed._vector(query, model, 'query', 'dense', vectorizer)::vector;
 COMMENT ON FUNCTION embed.embed(text, text, text) IS
     'The vector of a query, to compare with the vectors of a column: ORDER BY embedding <=> embed(''...''). The model is that of a vectorizer, by its name or its table''s, which follows a switch of models; without either, the one that the vectorizers use. No SET clause: it must inline.';
 
@@ -193,14 +210,14 @@ CREATE OR REPLACE FUNCTION embed.embed_document(document text, model text DEFAUL
 RETURNS vector
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(document, model, 'document', 'dense')::vector $$;
+RETURN embed._vector(document, model, 'document', 'dense')::vector;
 COMMENT ON FUNCTION embed.embed_document(text, text) IS 'The vector of a text as a vectorizer would store it. No SET clause: it must inline.';
 
 CREATE OR REPLACE FUNCTION embed.embed_sparse(query text, model text DEFAULT NULL, vectorizer text DEFAULT NULL)
 RETURNS sparsevec
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'sparse', vectorizer)::sparsevec $$;
+RETURN embed._vector(query, model, 'query', 'sparse', vectorizer)::sparsevec;
 COMMENT ON FUNCTION embed.embed_sparse(text, text, text) IS
     'The sparse vector of a query, to compare with a column of sparse vectors: ORDER BY sparse <#> embed_sparse(''...''). Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
 
@@ -208,7 +225,7 @@ CREATE OR REPLACE FUNCTION embed.embed_multi(query text, model text DEFAULT NULL
 RETURNS halfvec[]
 LANGUAGE sql
 STABLE PARALLEL UNSAFE
-AS $$ SELECT embed._vector(query, model, 'query', 'multi', vectorizer)::halfvec[] $$;
+RETURN embed._vector(query, model, 'query', 'multi', vectorizer)::halfvec[];
 COMMENT ON FUNCTION embed.embed_multi(text, text, text) IS
     'A vector for each token of a query, to compare with a column of token vectors. Without a model, the one that the vectorizers use for these. No SET clause: it must inline.';
 

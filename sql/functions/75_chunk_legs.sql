@@ -67,7 +67,8 @@ DECLARE
     depth record := embed._dense_depth(leg -> 'indexed', 4 * (plan ->> 'candidates')::integer, 1);
 BEGIN
     -- Four chunks for each candidate, by the index. Where they are of fewer rows than are wanted in the end, all rows are scored.
-    RETURN format('WITH _chunks AS MATERIALIZED (SELECT %1$s, %2$s AS d FROM %3$s AS c JOIN %4$s ON %5$s WHERE %6$s ORDER BY %7$s LIMIT %8$s),
+    -- The condition stands where it sees its table alone: its columns may be written without one.
+    RETURN format('WITH _chunks AS MATERIALIZED (SELECT n.*, %2$s AS d FROM %3$s AS c CROSS JOIN LATERAL (SELECT %1$s FROM %4$s WHERE %5$s AND %6$s) AS n ORDER BY %7$s LIMIT %8$s),
         _near AS MATERIALIZED (SELECT %9$s, min(n.d) AS d, NULL::float8 AS s FROM _chunks AS n GROUP BY %9$s),
         _short AS MATERIALIZED (SELECT count(n.d) < $5 AS so FROM _near AS n)
         SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
@@ -79,7 +80,7 @@ END $$;
 COMMENT ON FUNCTION embed._chunk_leg(jsonb, text, text, text) IS
     'The part of a search that finds the nearest rows by an index over chunks, where not all rows are scored anyway: the keys, and d, the distance of the nearest chunk.';
 
-CREATE OR REPLACE FUNCTION embed._chunk_words(plan jsonb, keys text, keyed text)
+CREATE OR REPLACE FUNCTION embed._chunk_words(plan jsonb, keys text, keyed text, score text)
 RETURNS text
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
@@ -88,12 +89,19 @@ AS $$
 DECLARE
     leg jsonb := plan -> 'sparse';
 BEGIN
-    RETURN format('SELECT %1$s, NULL::float8 AS d, min(n.s) AS s FROM (SELECT %2$s, - f.score::float8 AS s FROM embed._sparse_top_v1(%3$s, $2::%4$s, 4 * $4) AS f
-        JOIN %5$s AS c ON c.%6$s OPERATOR(pg_catalog.=) f.key::bigint JOIN %7$s AS %8$s ON %9$s) AS n GROUP BY %1$s ORDER BY s, %1$s LIMIT $4',
-        keys, keyed, leg ->> 'vectorizer', leg ->> 'type', leg #>> '{chunks,table}', leg #>> '{chunks,id}', plan ->> 'table', plan ->> 'alias', leg #>> '{chunks,match}');
+    -- Four chunks for each candidate. Where they are of fewer rows than are wanted in the end, and there may be more, all are scored.
+    RETURN format('WITH _words AS MATERIALIZED (SELECT f.* FROM embed._sparse_top_v1(%3$s, $2::%4$s, 4 * $4) AS f),
+        _near AS MATERIALIZED (SELECT %1$s, NULL::float8 AS d, min(n.s) AS s FROM (SELECT %2$s, - f.score::float8 AS s FROM _words AS f
+            JOIN %5$s AS c ON c.%6$s OPERATOR(pg_catalog.=) f.key::bigint JOIN %7$s ON %8$s) AS n GROUP BY %1$s),
+        _short AS MATERIALIZED (SELECT (SELECT count(*) FROM _near) < $5 AND (SELECT count(*) FROM _words) >= 4 * $4 AS so)
+        SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
+        UNION ALL (SELECT %2$s, NULL::float8 AS d, %9$s AS s FROM %7$s WHERE (SELECT y.so FROM _short AS y))
+        ORDER BY s, %1$s LIMIT $4',
+        keys, keyed, leg ->> 'vectorizer', leg ->> 'type', leg #>> '{chunks,table}', leg #>> '{chunks,id}', format('%s AS %s', plan ->> 'table', plan ->> 'alias'),
+        leg #>> '{chunks,match}', score);
 END $$;
-COMMENT ON FUNCTION embed._chunk_words(jsonb, text, text) IS
-    'The part of a search that finds the best rows by postings of their chunks: the keys, and s, the negative product of the best chunk.';
+COMMENT ON FUNCTION embed._chunk_words(jsonb, text, text, text) IS
+    'The part of a search that finds the best rows by postings of their chunks, where not all rows are scored anyway: the keys, and s, the negative product of the best chunk. Never fewer than are wanted, if there are as many.';
 
 CREATE OR REPLACE FUNCTION embed._sparse_mean(vectors text[])
 RETURNS text

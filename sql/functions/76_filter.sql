@@ -1,4 +1,18 @@
--- Filters of a search: JSON to a condition. Values never become text of a statement: they are bound, as $3[1], $3[2], …
+-- Filters of a search: JSON to a condition. Values are bound, as $3[1], $3[2], … Only for types that are not Postgres' own they
+-- stand in it as literals, quoted: these the type itself reads, where of a bound text its owner's cast would be run.
+
+CREATE OR REPLACE FUNCTION embed._base_type(type oid)
+RETURNS oid
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    base oid := (SELECT t.typbasetype FROM pg_type AS t WHERE t.oid = type AND t.typtype = 'd');
+BEGIN
+    RETURN CASE WHEN base IS NULL THEN type ELSE embed._base_type(base) END;
+END $$;
+COMMENT ON FUNCTION embed._base_type(oid) IS 'The type that a domain, or a domain over a domain, is of; of any other type itself.';
 
 CREATE OR REPLACE FUNCTION embed._filter_value(value jsonb, kind text, category "char")
 RETURNS text
@@ -9,6 +23,8 @@ AS $$
 BEGIN
     RETURN CASE
         WHEN kind IN ('json', 'jsonb') THEN value::text
+        -- many write whole numbers as 2020.0
+        WHEN kind IN ('smallint', 'integer', 'bigint') AND jsonb_typeof(value) = 'number' THEN trim_scale(value::numeric)::text
         WHEN category = 'A' THEN (SELECT COALESCE(array_agg(e.element #>> '{}'), '{}')::text
             FROM jsonb_array_elements(CASE jsonb_typeof(value) WHEN 'array' THEN value ELSE jsonb_build_array(value) END) AS e(element))
         ELSE value #>> '{}'
@@ -17,7 +33,7 @@ END $$;
 COMMENT ON FUNCTION embed._filter_value(jsonb, text, "char") IS 'A value of a filter in the text form of a column''s type.';
 
 CREATE OR REPLACE FUNCTION embed._filter_term(
-    told text, subject text, kind text, category "char", operator text, value jsonb, INOUT bound text[], OUT condition text
+    told text, subject text, kind text, category "char", literal boolean, operator text, value jsonb, INOUT bound text[], OUT condition text
 )
 LANGUAGE plpgsql
 IMMUTABLE PARALLEL SAFE
@@ -25,7 +41,8 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     shape text := jsonb_typeof(value);
-    place text := format('($3[%s])', cardinality(bound) + 1);
+    given text := embed._filter_value(value, kind, category);
+    place text;
 BEGIN
     IF operator = '=' AND shape = 'null' OR operator = 'is_null' AND value = 'true' THEN
         condition := subject || ' IS NULL';
@@ -42,35 +59,40 @@ BEGIN
         ELSIF value @> '[null]' THEN
             PERFORM embed._fail('PE003', format('the filter''s %s for %s has a null', to_json(operator), told), 'use "is_null" beside it, within "or" or "and"');
         END IF;
-        bound := array_append(bound, (SELECT COALESCE(array_agg(embed._filter_value(e.element, kind, category)), '{}')::text FROM jsonb_array_elements(value) AS e(element)));
-        condition := format(CASE operator WHEN 'in' THEN '%s = ANY (%s::%s[])' ELSE '%s <> ALL (%s::%s[])' END, subject, place, kind);
-        RETURN;
+        given := (SELECT COALESCE(array_agg(embed._filter_value(e.element, kind, category)), '{}')::text FROM jsonb_array_elements(value) AS e(element));
+        condition := CASE operator WHEN 'in' THEN '%s = ANY (%s::%s[])' ELSE '%s <> ALL (%s::%s[])' END;
     ELSIF operator IN ('like', 'ilike') THEN
         IF shape <> 'string' OR category <> 'S' THEN
             PERFORM embed._fail('PE003', format('the filter''s %s for %s does not fit', to_json(operator), told),
                 CASE WHEN category = 'S' THEN 'it needs a string, with % for anything' ELSE 'the column holds no text' END);
         END IF;
-        condition := format('%s %s %s::text', subject, upper(operator), place);
+        condition := '%s ' || upper(operator) || ' %s::text';
     ELSIF operator = 'contains' THEN
         IF category <> 'A' AND kind <> 'jsonb' THEN
             PERFORM embed._fail('PE003', format('the filter''s "contains" for %s does not fit', told), 'it is for columns of arrays and of jsonb; for text use "like"');
         END IF;
-        condition := format('%s @> %s::%s', subject, place, kind);
+        condition := '%s @> %s::%s';
     ELSIF operator IN ('=', '<>', '!=', '<', '<=', '>', '>=') THEN
         IF shape = 'null' THEN
             PERFORM embed._fail('PE003', format('the filter compares %s with null by %s', told, to_json(operator)), 'use "is_null"');
         ELSIF shape IN ('object', 'array') AND category <> 'A' AND kind NOT IN ('json', 'jsonb') THEN
             PERFORM embed._fail('PE003', format('the filter compares %s with an %s', told, shape), 'give a string, a number, true or false');
         END IF;
-        condition := format('%s %s %s::%s', subject, CASE operator WHEN '!=' THEN '<>' ELSE operator END, place, kind);
+        condition := '%s ' || CASE operator WHEN '!=' THEN '<>' ELSE operator END || ' %s::%s';
     ELSE
         PERFORM embed._fail('PE003', format('a filter has no operator %s', to_json(operator)),
             'they are =, <>, <, <=, >, >=, in, not_in, is_null, like, ilike and contains');
     END IF;
-    bound := array_append(bound, embed._filter_value(value, kind, category));
+    IF literal THEN
+        place := quote_nullable(given);
+    ELSE
+        bound := array_append(bound, given);
+        place := format('($3[%s])', cardinality(bound));
+    END IF;
+    condition := format(condition, subject, place, kind);
 END $$;
-COMMENT ON FUNCTION embed._filter_term(text, text, text, "char", text, jsonb, text[]) IS
-    'One operator of a filter as a condition; its value is added to those that are bound.';
+COMMENT ON FUNCTION embed._filter_term(text, text, text, "char", boolean, text, jsonb, text[]) IS
+    'One operator of a filter as a condition; its value is added to those that are bound, or stands in it as a literal.';
 
 CREATE OR REPLACE FUNCTION embed._filter_column(source regclass, name text, value jsonb, alias text, INOUT bound text[], OUT condition text)
 LANGUAGE plpgsql
@@ -82,18 +104,19 @@ DECLARE
     subject text := format('%s.%I', alias, name);
     kind text;
     category "char";
+    literal boolean;
     item record;
     term record;
     terms text[] := '{}';
 BEGIN
     -- without a length, to which a cast would cut the value; of a domain its type, whose conditions are not the filter's
-    SELECT format_type(COALESCE(NULLIF(t.typbasetype, 0), t.oid), -1), t.typcategory INTO kind, category
-    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = source AND a.attnum = number;
+    SELECT format_type(t.oid, -1), t.typcategory, t.typnamespace <> 'pg_catalog'::regnamespace INTO kind, category, literal
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = embed._base_type(a.atttypid) WHERE a.attrelid = source AND a.attnum = number;
     FOR item IN
         SELECT o.key AS operator, o.value FROM jsonb_each(CASE jsonb_typeof(value) WHEN 'object' THEN value
             ELSE jsonb_build_object(CASE WHEN jsonb_typeof(value) = 'array' AND category <> 'A' AND kind NOT IN ('json', 'jsonb') THEN 'in' ELSE '=' END, value) END) AS o
     LOOP
-        SELECT * INTO term FROM embed._filter_term(format('column %I', name), subject, kind, category, item.operator, item.value, bound);
+        SELECT * INTO term FROM embed._filter_term(format('column %I', name), subject, kind, category, literal, item.operator, item.value, bound);
         bound := term.bound;
         terms := array_append(terms, term.condition);
     END LOOP;

@@ -48,6 +48,7 @@ DECLARE
     keys text[];
     target text;
     target_type text;
+    stored_type regtype;
     indexed jsonb;
     legs jsonb := '{}';
 BEGIN
@@ -57,7 +58,7 @@ BEGIN
         (SELECT true FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'r0')
     INTO kind, name, rows, home, taken FROM pg_class AS c WHERE c.oid = source;
     IF kind = 'p' THEN
-        rows := (SELECT sum(greatest(l.reltuples, 0)) FROM pg_partition_tree(source) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf);
+        rows := (SELECT COALESCE(sum(greatest(l.reltuples, 0)), 0) FROM pg_partition_tree(source) AS t JOIN pg_class AS l ON l.oid = t.relid WHERE t.isleaf);
     ELSE
         name := 'ONLY ' || name;
     END IF;
@@ -88,9 +89,12 @@ BEGIN
                 'search without a reranker; or keep its texts in a table of chunks: create_vectorizer(..., storage => ''table'')');
         END IF;
         FOR place IN 1..cardinality(v.outputs) LOOP
-            SELECT quote_ident(a.attname), t.typname INTO target, target_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+            SELECT quote_ident(a.attname), t.typname, a.atttypid INTO target, target_type, stored_type FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
             WHERE a.attrelid = stored AND a.attnum = v.target_columns[place] AND NOT a.attisdropped;
-            CONTINUE WHEN NOT FOUND;
+            -- a type of that name that is not pgvector's would be cast by whatever its owner has made
+            CONTINUE WHEN target_type IS NULL OR target_type <> ALL (CASE v.outputs[place] WHEN 'sparse' THEN '{sparsevec}' WHEN 'multi' THEN '{_halfvec}' ELSE '{vector,halfvec}' END::text[]);
+            target_type := format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END);
+            CONTINUE WHEN to_regtype(target_type) IS DISTINCT FROM stored_type;
             SELECT m.name, m.family, m.metric INTO model FROM embed._model AS m WHERE m.id = embed._model_of(v.vectorizer, v.outputs[place]);
             indexed := 'false';
             IF v.outputs[place] = 'sparse' AND mode IS DISTINCT FROM 'dense' THEN
@@ -105,7 +109,7 @@ BEGIN
             legs := legs || jsonb_build_object(v.outputs[place], COALESCE(legs -> v.outputs[place], '[]') || (jsonb_build_object(
                 'vectorizer', v.id, 'name', v.name, 'model', model.name, 'family', model.family, 'metric', model.metric,
                 'keys', keys, 'key_columns', v.key_columns, 'column', target,
-                'type', format('%s.%s', home, CASE v.outputs[place] WHEN 'multi' THEN 'halfvec[]' ELSE target_type END), 'indexed', indexed,
+                'type', target_type, 'indexed', indexed,
                 'input', CASE WHEN with_input THEN embed._input(source, v.input_columns, v.template, v.filter, alias, (v.vectorizer).prepare) END) || embed._leg_chunks(v.vectorizer, alias)));
         END LOOP;
     END LOOP;
@@ -344,13 +348,14 @@ DECLARE
     found text := format('SELECT %s, NULL::float8 AS d, %s AS s FROM', keyed, score);
 BEGIN
     IF (sparse ->> 'indexed')::boolean AND sparse ? 'chunks' AND plan ->> 'condition' IS NULL THEN
-        RETURN embed._chunk_words(plan, keys, keyed);
+        RETURN embed._chunk_words(plan, keys, keyed, score);
     ELSIF NOT (sparse ->> 'indexed')::boolean OR sparse ? 'chunks' THEN
         RETURN format('%s %s WHERE %s ORDER BY s, %s LIMIT $4', found, relation, condition, keys);
     END IF;
-    -- the best by the postings may fail the condition: where too few are left, and there may be more, all that meet it are scored
+    -- The best by the postings may fail the condition: where too few are left, and there may be more, all that meet it are scored.
+    -- In the sub-select, as everywhere, a condition whose columns stand without a table sees no other relation.
     RETURN format('WITH _words AS MATERIALIZED (SELECT f.* FROM embed._sparse_near_v1(%1$s, $2::%2$s, $4, %3$s) AS f),
-        _near AS MATERIALIZED (%4$s _words AS f JOIN %5$s ON %6$s WHERE %7$s ORDER BY s, %8$s LIMIT $4),
+        _near AS MATERIALIZED (SELECT n.* FROM _words AS f CROSS JOIN LATERAL (%4$s %5$s WHERE %6$s AND %7$s) AS n ORDER BY s, %8$s LIMIT $4),
         _short AS MATERIALIZED (SELECT (SELECT count(*) FROM _near AS n WHERE n.s < 0) < $4 AND COALESCE((SELECT bool_or(f.more) FROM _words AS f), false) AS so)
         SELECT n.* FROM _near AS n WHERE NOT (SELECT y.so FROM _short AS y)
         UNION ALL (%4$s %5$s WHERE %7$s AND (SELECT y.so FROM _short AS y) ORDER BY s, %8$s LIMIT $4)',
@@ -646,7 +651,7 @@ BEGIN
         met := CASE WHEN filtered OR total = 0 THEN embed._search_estimate(plan ->> 'table', plan ->> 'alias', plan ->> 'condition', bound) ELSE total END;
         -- a row of an index costs as much as two dozen that are scored, but long vectors take as long to read in both
         heavy := GREATEST(1, COALESCE((plan #>> '{dense,indexed,bytes}')::float8, 0) / 1536);
-        most := COALESCE(NULLIF(pg_catalog.current_setting('embed.exact_rows', true), '')::float8,
+        most := COALESCE(embed._number_setting('embed.exact_rows', 'rows'),
             GREATEST(10000 / heavy, 2 * pg_catalog.sqrt(3 * seen * GREATEST(total, met) / heavy)));
         exact := met * COALESCE((plan #>> '{dense,chunks,per_row}')::float8, 1) <= most;
         plan := plan || pg_catalog.jsonb_build_object('filtered', filtered, 'share', LEAST(1, GREATEST(met, 1) / GREATEST(total, met, 1)));
@@ -737,8 +742,9 @@ BEGIN
         END LOOP;
         RETURN NULL;
     END IF;
-    IF pg_catalog.current_setting(names[2], true) IS NULL THEN
-        -- pgvector has its settings from its first use in a session on
+    IF pg_catalog.num_nulls(pg_catalog.current_setting(names[2], true), pg_catalog.current_setting(names[5], true),
+            pg_catalog.current_setting(names[6], true), pg_catalog.current_setting(names[7], true)) > 0 THEN
+        -- pgvector has its settings from its first use in a session on; any of them may have been set before that
         EXECUTE pg_catalog.format('SELECT %L::%s', '[1]', embed._vector_type('vector'));
     END IF;
     before := ARRAY[pg_catalog.current_setting(names[1], true), pg_catalog.current_setting(names[2], true)];

@@ -9,7 +9,7 @@ AS $$
 DECLARE
     number smallint := embed._column_number(source, name, 'boost');
     subject text := format('%s.%I', alias, name);
-    kind regtype := (SELECT COALESCE(NULLIF(t.typbasetype, 0), t.oid) FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = source AND a.attnum = number);
+    kind regtype := (SELECT embed._base_type(a.atttypid) FROM pg_attribute AS a WHERE a.attrelid = source AND a.attnum = number);
     dated boolean := kind = ANY ('{date,timestamp,timestamptz}'::regtype[]);
     weight text := format('($3[%s])::float8', cardinality(bound) + 1);
     seconds double precision;

@@ -103,7 +103,8 @@ BEGIN
         PERFORM pg_sleep(least(greatest(waited / 5, 0.0003), 0.03));
         waited := extract(epoch FROM clock_timestamp() - started);
     END LOOP;
-    DELETE FROM embed._mailbox AS m WHERE m.id = request_id;
+    -- ids are told to whoever listens: nobody takes another's request away
+    DELETE FROM embed._mailbox AS m WHERE m.id = request_id AND proof = embed._mailbox_seal(m.request);
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION embed._mailbox_wait_v1(uuid, bytea, double precision) IS 'Loopback: wait for the answer to a sealed request and take it; NULL when none came in time.';
@@ -184,7 +185,8 @@ $$;
 COMMENT ON FUNCTION embed._mailbox_sweep_v1(double precision) IS 'Sidecar: delete requests older than so many seconds, and answers that were not fetched within a minute.';
 
 -- What follows runs in the caller's session. `path` is a search_path that ends with the schema of the extension dblink. Others
--- may have functions there; but ours and Postgres's own come first, and no signature fits better than dblink's own.
+-- may have functions and operators there; but ours and Postgres's own come first, and none fits better than what is called here:
+-- with exactly its types, or qualified.
 CREATE OR REPLACE FUNCTION embed._mailbox_exchange(
     path text, link text, request_id uuid, request text, timeout double precision
 )
@@ -207,7 +209,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'connection_failure', MESSAGE = 'the loopback connection is broken';
     END IF;
     WHILE dblink_is_busy(link) = 1 LOOP
-        PERFORM pg_sleep(least(greatest(waited / 5, 0.0003), 0.03));
+        PERFORM pg_sleep(least(greatest(waited / 5::float8, 0.0003), 0.03));
         waited := extract(epoch FROM clock_timestamp() - started);
         IF waited > timeout THEN
             RETURN NULL;
@@ -217,7 +219,7 @@ BEGIN
                 PERFORM embed._mailbox_check_attended();
             END IF;
             is_lost := NOT embed._mailbox_attended();
-            look_at := waited + CASE WHEN is_lost THEN 0.1 ELSE 0.3 END;  -- its last answer may be on the way
+            look_at := waited + (CASE WHEN is_lost THEN 0.1 ELSE 0.3 END)::float8;  -- its last answer may be on the way
         END IF;
     END LOOP;
     SELECT r.answer INTO answer FROM dblink_get_result(link, true) AS r (answer text);

@@ -137,7 +137,7 @@ BEGIN
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
-    RETURN concat_ws(': ', message, nullif(detail, ''));
+    RETURN pg_catalog.concat_ws(': ', message, nullif(detail, ''));
 END $$;
 COMMENT ON FUNCTION embed._loopback_problem() IS 'Owner: why the server cannot connect to itself as the dblink transport does; NULL when it can.';
 

@@ -19,11 +19,16 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'everybody_reads') THEN
             CREATE POLICY everybody_reads ON embed._vectorizer FOR SELECT TO embed_owner USING (true);
         END IF;
-        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'own_tables') THEN
+        IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = 'embed._vectorizer'::regclass AND p.polname = 'own_tables'
+                AND pg_get_expr(p.polwithcheck, p.polrelid) ~ '_source_of') THEN
+            DROP POLICY IF EXISTS own_tables ON embed._vectorizer;
+            -- what a row names is changed and dropped with the rights of whoever switches or drops the vectorizer; a view may be gone
             CREATE POLICY own_tables ON embed._vectorizer TO embed_owner
                 USING (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE'))
                 WITH CHECK (pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = source), 'USAGE')
-                    AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE')));
+                    AND (chunk_table IS NULL OR pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_table), 'USAGE'))
+                    AND COALESCE(pg_catalog.pg_has_role(current_user, (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid = chunk_view), 'USAGE'), true)
+                    AND (shadow_of IS NULL OR embed._source_of(shadow_of) = source));
         END IF;
         FOR belonging IN
             SELECT b.relation FROM unnest('{embed._backfill,embed._budget,embed._failure,embed._queue,embed._index,embed._switch}'::regclass[]) AS b(relation)
@@ -43,7 +48,7 @@ BEGIN
             embed.alter_vectorizer(text, text, text, text, integer, text, jsonb, text, text, text, text, boolean, text, boolean),
             embed.drop_vectorizer(text, boolean, boolean), embed.set_replication(text, text), embed._fire(integer), embed._firing(text),
             embed.backfill(text, text), embed.retry(text, text), embed.pause(text), embed.resume(text),
-            embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean),
+            embed._model_id(text), embed._default_model_id(), embed._find_vectorizers(text), embed._vectorizer_id(text), embed._own_vectorizer(text, boolean), embed._source_of(integer),
             embed._check_limits(text, integer), embed._forget_dropped(), embed._vector_type(text),
             embed._check_source(regclass), embed._check_input(regclass, smallint[]), embed._key_type_is_plain(oid), embed._key_is_readable(oid, smallint[]),
             embed._add_column(regclass, text, text, text, integer), embed._targets(embed._model, embed._model, text, text, text),
@@ -134,7 +139,7 @@ BEGIN
             embed._leg_vector(jsonb, text), embed._leg_row(jsonb, text, text), embed._leg_input(jsonb, text), embed.search_chunks(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer, real, jsonb, integer), embed._search_chunks(jsonb, jsonb),
             embed._search_chunks_v1(anyelement, text, integer, text, jsonb, text, real[], integer, text, real, text, integer, text, real, jsonb, text, integer),
             embed._leg_own(jsonb, text), embed._leg_best(jsonb, jsonb), embed._sparse_mean(text[]),
-            embed._chunk_leg(jsonb, text, text, text), embed._chunk_words(jsonb, text, text),
+            embed._chunk_leg(jsonb, text, text, text), embed._chunk_words(jsonb, text, text, text),
             embed._search_leg(regclass, jsonb, text), embed._search_estimate(text, text, text, text[]), embed._search_statement(jsonb, boolean),
             embed._search_settings(integer, boolean, double precision, text[]), embed._sparse_leg(jsonb, text, text, text), embed._dense_leg(jsonb, text, text, text),
             embed._dense_depth(jsonb, integer, double precision), embed._nearness(jsonb), embed._serves(jsonb, text, text[]), embed._standard_score(text, text), embed._weight(text), embed._late_score(jsonb, text),
@@ -147,7 +152,7 @@ BEGIN
             embed._boost_expression(regclass, jsonb, text, text[]), embed._boost_column(regclass, text, jsonb, text, text[]),
             embed._single_leg(jsonb, boolean, text, text, text, text, text), embed._dense_score(text, text), embed._dense_vector(text), embed._sparse_vector(text),
             embed._filter_condition(regclass, jsonb, text, text[]), embed._filter_column(regclass, text, jsonb, text, text[]),
-            embed._filter_term(text, text, text, "char", text, jsonb, text[]), embed._filter_value(jsonb, text, "char"),
+            embed._filter_term(text, text, text, "char", boolean, text, jsonb, text[]), embed._base_type(oid), embed._number_setting(text, text), embed._filter_value(jsonb, text, "char"),
             embed._output_names(text[]), embed._vector_type(text), embed._column_number(regclass, text, text),
             embed.indexes(text), embed.index_plan(text, text, integer, integer, bigint), embed.recall(text, integer, integer, double precision),
             embed._check_index(text, integer, integer, bigint, text, integer), embed._vectorizer_id_v1(text), embed._vector_schema(), embed._index_tree(oid),

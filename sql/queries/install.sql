@@ -59,7 +59,8 @@ SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('embed_reader
 SELECT s.nspname
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS s ON s.oid = p.pronamespace
-WHERE p.proname = 'embed' AND p.prosrc IN ('SELECT embed.embed(query, model, vectorizer)', ' SELECT embed._vector(query, model, ''query'', ''dense'', vectorizer)::vector ')
+WHERE p.proname = 'embed'
+    AND (p.prosrc = 'SELECT embed.embed(query, model, vectorizer)' OR p.oid = pg_catalog.to_regprocedure('embed.embed(text, text, text)'))
 ORDER BY s.nspname = 'embed'
 LIMIT 1;
 

@@ -40,7 +40,9 @@ BEGIN
             HINT = '"pg-embed doctor" tells which transports this server allows; or embed the text in the client and pass the vector';
     END IF;
     PERFORM embed._mailbox_check_attended();
-    PERFORM set_config('search_path', path, true);  -- until this function ends
+    -- Until this function ends. Whoever may create functions and operators there has some that fit better than Postgres' own
+    -- where these take any type, or others: so from here on functions are qualified, and operators have exactly their types.
+    PERFORM set_config('search_path', path, true);
     is_kept := coalesce(link = ANY (dblink_get_connections()), false);
     LOOP
         BEGIN
@@ -51,7 +53,7 @@ BEGIN
             IF answer IS NULL THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'PE011',
-                    MESSAGE = format('no answer from the sidecar within %s s', timeout),
+                    MESSAGE = pg_catalog.format('no answer from the sidecar within %s s', timeout),
                     HINT = 'the model may be loading, or the sidecar busy: try again, or set embed.timeout higher';
             END IF;
             EXIT;
@@ -63,7 +65,7 @@ BEGIN
                 IF NOT is_kept THEN
                     RAISE EXCEPTION USING
                         ERRCODE = 'PE010',
-                        MESSAGE = format('the sidecar cannot be reached: the loopback: %s', detail),
+                        MESSAGE = pg_catalog.format('the sidecar cannot be reached: the loopback: %s', detail),
                         HINT = '"pg-embed doctor" tells what is missing';
                 END IF;
                 is_kept := false;  -- it broke while it was idle: once more; embedding twice does no harm
@@ -72,8 +74,9 @@ BEGIN
                 RAISE;
         END;
     END LOOP;
-    IF NOT starts_with(answer, '{"id":"' || request_id || '"')
-        AND coalesce(answer::json ->> 'id', CASE WHEN answer::json -> 'error' IS NOT NULL THEN request_id::text END)
+    IF NOT starts_with(answer, '{"id":"' || request_id::text || '"')
+        AND coalesce(pg_catalog.json_extract_path_text(answer::json, 'id'),
+            CASE WHEN pg_catalog.json_extract_path(answer::json, 'error') IS NOT NULL THEN request_id::text END)
             IS DISTINCT FROM request_id::text
     THEN
         RAISE EXCEPTION USING

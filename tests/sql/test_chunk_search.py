@@ -149,6 +149,39 @@ def test_a_row_with_very_many_near_chunks_does_not_hide_the_others(docs: Connect
     assert [row[0] for row in rows] == [3, *[row for row in best(dense) if row != 3][:9]]
 
 
+def test_a_row_with_very_many_chunks_of_its_words_does_not_hide_the_others(docs: Connection) -> None:
+    docs.execute(
+        "INSERT INTO docs_embedding (id, chunk_no, chunk, context, chunk_hash, words)"
+        " SELECT 3, 1000 + i, 'near', '', 0, %s FROM generate_series(1, 600) AS i",
+        [literals([QUERY])[0]["sparse"]],
+    )
+    docs.execute("SET embed.exact_rows = 1000000")
+    exact = {arguments: search(docs, arguments) for arguments in (", mode => 'sparse'", ", candidates => 10")}
+    docs.execute("SELECT embed.create_postings('docs_embedding')")
+    docs.execute("SET embed.exact_rows = 0")
+    for arguments, rows in exact.items():
+        assert len(rows) == 10
+        assert [row[0] for row in search(docs, arguments)] == [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("condition", ["id > 30", "chunk <> ''", "id > 30 AND context IS NULL"])
+def test_a_condition_s_columns_are_the_row_s(docs: Connection, condition: str) -> None:
+    """As those that SQLAlchemy and Django write, without a table; chunks have columns of these names, too."""
+    docs.execute("ALTER TABLE docs ADD chunk text, ADD context text, ADD embedding text, ADD number int")
+    docs.execute("UPDATE docs SET chunk = CASE WHEN id > 30 THEN 'x' ELSE '' END")
+    docs.execute("CREATE INDEX near ON docs_embedding USING hnsw (embedding vector_cosine_ops)")
+    docs.execute("SET enable_seqscan = off; SET enable_sort = off")
+    statement = (
+        "SELECT (hit).id FROM embed._search_v1(NULL::docs, %s, 10, 'dense', NULL, 'convex', NULL, 100,"
+        " NULL, NULL, NULL, %s)"
+    )
+    dense, _ = scores()
+    for exact_rows in (0, 10**6):
+        docs.execute(f"SET embed.exact_rows = {exact_rows}".encode())
+        found = docs.execute(statement, [QUERY, condition]).fetchall()
+        assert [row[0] for row in found] == best({row: leg for row, leg in dense.items() if row > 30})
+
+
 def test_a_reranker_reads_the_nearest_chunk_and_token_vectors_take_the_best(docs: Connection) -> None:
     create_reranker(docs, "judge")
     rows = docs.execute(

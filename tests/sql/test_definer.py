@@ -458,3 +458,131 @@ def test_another_owner_may_not_use_the_trigger_function(
     assert not value(
         db, "SELECT has_function_privilege(%s, %s, 'EXECUTE')", other.name, f"embed._enqueue_{identity}()"
     )
+
+
+def make_evil(attacker: Connection) -> None:
+    """A type of the owner's, whose casts leave a mark."""
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute("CREATE TYPE mine.evil AS (a int)")
+    for target in ("text", "bigint"):
+        attacker.execute(
+            f"CREATE FUNCTION mine.to_{target}(mine.evil) RETURNS {target} LANGUAGE sql"
+            f" AS $$ SELECT mine.leak(); SELECT '1'::{target} $$;"
+            f"CREATE CAST (mine.evil AS {target}) WITH FUNCTION mine.to_{target}(mine.evil)"
+        )
+
+
+def drop_triggers(attacker: Connection, table: str) -> None:
+    """Remove every trigger of a table's, as its owner may."""
+    for (name,) in attacker.execute(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal", [table]
+    ).fetchall():
+        attacker.execute(f"DROP TRIGGER {name} ON {table}")
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "TABLE"])
+def test_a_trigger_without_its_transition_table_reads_none_of_its_owner_s(
+    db: Connection, attacker: Connection, kind: str
+) -> None:
+    attacker.execute(LEAK.format(schema="mine"))
+    attacker.execute(
+        "CREATE FUNCTION mine.one() RETURNS int LANGUAGE sql AS $$ SELECT mine.leak(); SELECT 1 $$"
+    )
+    attacker.execute("CREATE TABLE mine.docs (body text, id int PRIMARY KEY)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    if kind == "VIEW":
+        attacker.execute("CREATE TEMPORARY VIEW pg_embed_new AS SELECT mine.one() AS id")
+    else:
+        attacker.execute("CREATE TEMPORARY TABLE pg_embed_new AS SELECT 77 AS id")
+    attacker.execute("INSERT INTO mine.docs VALUES ('one', 1)")
+    attacker.execute(
+        "CREATE TRIGGER again AFTER INSERT ON mine.docs FOR EACH STATEMENT"
+        f" EXECUTE FUNCTION embed._enqueue_{identity}()"
+    )
+    assert refused(attacker, "INSERT INTO mine.docs VALUES ('two', 2)")[0] == "42703"
+    assert queued(db) == ["1"]
+    assert not leaked(db)
+
+
+@pytest.mark.parametrize("level", ["ROW", "STATEMENT"])
+def test_the_trigger_function_works_on_no_table_of_chunks(
+    db: Connection, attacker: Connection, level: str
+) -> None:
+    make_evil(attacker)
+    attacker.execute("CREATE TABLE mine.docs (body text, id int PRIMARY KEY)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body', storage => 'table')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    attacker.execute("DROP VIEW mine.docs_chunks; DROP POLICY rows_of_the_source ON mine.docs_embedding")
+    attacker.execute("ALTER TABLE mine.docs_embedding ALTER id TYPE mine.evil USING ROW(1)::mine.evil")
+    attacker.execute(
+        "CREATE TRIGGER t AFTER INSERT ON mine.docs_embedding"
+        f"{' REFERENCING NEW TABLE AS pg_embed_new' if level == 'STATEMENT' else ''}"
+        f" FOR EACH {level} EXECUTE FUNCTION embed._enqueue_{identity}()"
+    )
+    insert = (
+        "INSERT INTO mine.docs_embedding (id, chunk_no, chunk, context, chunk_hash)"
+        " VALUES (ROW(1), 1, '', '', 1)"
+    )
+    state, message, _ = refused(attacker, insert)
+    assert (state, message) == ("42501", "this trigger function belongs to another table")
+    assert not leaked(db)
+
+
+def test_a_key_that_is_not_the_primary_one_is_read_by_no_place(db: Connection, attacker: Connection) -> None:
+    make_evil(attacker)
+    attacker.execute("CREATE TABLE mine.docs (n int, id int PRIMARY KEY, body text)")
+    attacker.execute("SELECT embed.create_vectorizer('mine.docs', 'body')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    attacker.execute("UPDATE embed._vectorizer SET key_columns = '{1}'")
+    attacker.execute(f"SELECT embed._build_trigger_function({identity})")
+    attacker.execute("ALTER TABLE mine.docs ALTER n TYPE mine.evil USING ROW(1)::mine.evil")
+    attacker.execute("INSERT INTO mine.docs VALUES (ROW(1), 1, 'one')")
+    assert not leaked(db)
+
+
+@pytest.mark.parametrize("column", ["id", "words"])
+@pytest.mark.parametrize("remade", [False, True])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_postings_read_no_type_of_the_table_s_owner(
+    db: Connection, attacker: Connection, column: str, remade: bool, renamed: bool
+) -> None:
+    make_evil(attacker)
+    create_fake_model(db, "both", sparse_dimensions=1000)
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body text)")
+    attacker.execute(
+        "SELECT embed.create_vectorizer('mine.docs', 'body', model => 'both', sparse_column => 'words')"
+    )
+    attacker.execute("SELECT embed.create_postings('mine.docs')")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    drop_triggers(attacker, "mine.docs")
+    attacker.execute(f"ALTER TABLE mine.docs ALTER {column} TYPE mine.evil USING ROW(1)::mine.evil")
+    if remade:
+        assert refused(attacker, f"SELECT embed._build_postings({identity})")[0] == "PE003"
+    if renamed:
+        attacker.execute(f"ALTER TABLE mine.docs RENAME {column} TO other")
+    attacker.execute(
+        "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON mine.docs FOR EACH ROW"
+        f" EXECUTE FUNCTION embed._post_{identity}()"
+    )
+    values = "ROW(1), 'one', NULL, '{1:1}/1000'" if column == "id" else "1, 'one', NULL, ROW(1)"
+    attacker.execute(f"INSERT INTO mine.docs VALUES ({values})")
+    assert not leaked(db)
+
+
+def test_postings_of_chunks_read_no_rows_of_the_table(db: Connection, attacker: Connection) -> None:
+    make_evil(attacker)
+    create_fake_model(db, "both", sparse_dimensions=1000)
+    attacker.execute("CREATE TABLE mine.docs (id int PRIMARY KEY, body text)")
+    attacker.execute(
+        "SELECT embed.create_vectorizer('mine.docs', 'body', model => 'both', sparse_column => 'words',"
+        " storage => 'table')"
+    )
+    attacker.execute("SELECT embed.create_postings('mine.docs')")
+    attacker.execute("ALTER TABLE mine.docs ADD chunk_id mine.evil, ADD words mine.evil")
+    identity = value(db, "SELECT id FROM embed._vectorizer")
+    attacker.execute(
+        f"CREATE TRIGGER t BEFORE INSERT ON mine.docs FOR EACH ROW EXECUTE FUNCTION embed._post_{identity}()"
+    )
+    assert refused(attacker, "INSERT INTO mine.docs VALUES (1, 'one', ROW(1), ROW(2))")[0] == "42501"
+    assert not leaked(db)

@@ -22,14 +22,19 @@ def docs(db: Connection) -> Connection:
     answer(db, "red")
     db.execute(
         "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN small AS int CHECK (VALUE < 100);"
+        "CREATE DOMAIN smaller AS small CHECK (VALUE < 90); CREATE DOMAIN doc AS jsonb;"
+        "CREATE DOMAIN docs_doc AS doc;"
         "ALTER TABLE docs ADD flag boolean, ADD day date, ADD short varchar(3), ADD fixed char(3),"
         " ADD feeling mood, ADD num numeric(6,2), ADD uid uuid, ADD counted small,"
+        " ADD least smaller, ADD inner_meta docs_doc, ADD feelings mood[],"
         ' ADD "the Name" text, ADD moment timestamptz'
     )
     db.execute(
         "UPDATE docs SET flag = id % 2 = 0, day = date '2026-01-01' + id::int, short = 'a' || id % 3,"
         " fixed = 'f' || id % 3,"
         " feeling = CASE WHEN id % 4 > 0 THEN 'glad' ELSE 'sad' END::mood, num = id / 4.0, counted = id,"
+        " least = id, inner_meta = meta,"
+        " feelings = ARRAY['sad', CASE WHEN id % 4 > 0 THEN 'glad' END]::mood[],"
         " uid = ('00000000-0000-0000-0000-' || lpad(id::text, 12, '0'))::uuid,"
         " \"the Name\" = 'O''Neil ' || id,"
         " moment = '2026-01-01 00:00+00'::timestamptz + id * interval '1 hour'"
@@ -82,6 +87,16 @@ def ids(db: Connection, filter: Any) -> set[int]:
         ({"feeling": {"in": ["sad", "glad"]}}, "true"),
         ({"uid": "00000000-0000-0000-0000-000000000007"}, "id = 7"),
         ({"counted": {"<": 1000}}, "true"),
+        ({"least": {"<": 1000}}, "true"),
+        ({"least": [1, 1000]}, "id = 1"),
+        ({"inner_meta": {"contains": {"a": 1}}}, "meta @> '{\"a\": 1}'"),
+        ({"inner_meta": {"=": {"a": 2}}}, "meta = '{\"a\": 2}'"),
+        ({"feelings": {"contains": ["glad"]}}, "feelings @> '{glad}'"),
+        ({"feelings": ["sad", "glad"]}, "feeling = 'glad'"),
+        ({"feeling": {">": "sad"}}, "feeling = 'glad'"),
+        ({"feeling": {"not_in": ["sad"]}}, "feeling = 'glad'"),
+        ({"year": 2010.0}, "year = 2010"),
+        ({"id": {"in": [1.0, 2.00]}}, "id IN (1, 2)"),
         ({"short": "a1 and more"}, "false"),
         ({"fixed": "f1"}, "fixed = 'f1'"),
         ({"fixed": {"in": ["f1", "f2"]}}, "fixed IN ('f1', 'f2')"),
@@ -181,6 +196,32 @@ def test_a_value_of_another_type_is_told(docs: Connection) -> None:
         state, message, _ = refused(docs, SEARCH, Jsonb(filter))
         assert state in ("22P02", "22008")
         assert str(next(iter(filter.values()))) in message
+
+
+def test_a_value_of_a_type_of_somebody_s_is_never_sql(docs: Connection) -> None:
+    docs.execute("ALTER TYPE mood ADD VALUE 'o''k %s \\$$'")
+    docs.execute("UPDATE docs SET feeling = 'o''k %s \\$$' WHERE id = 7")
+    for filter in (
+        {"feeling": "o'k %s \\$$"},
+        {"feeling": ["o'k %s \\$$"]},
+        {"feeling": {">=": "o'k %s \\$$"}},
+    ):
+        assert ids(docs, filter) == {7}
+    assert refused(docs, SEARCH, Jsonb({"feeling": "sad' OR true --"}))[0] == "22P02"
+    assert refused(docs, SEARCH, Jsonb({"feelings": {"contains": "sad}' OR true --"}}))[0] == "22P02"
+    assert ids(docs, {"feelings": {"contains": None}}) == set()
+
+
+@pytest.mark.parametrize("exact_rows", [0, 10**6])
+def test_a_cast_that_a_type_s_owner_made_is_not_run(docs: Connection, exact_rows: int) -> None:
+    docs.execute(
+        "CREATE FUNCTION harm(text) RETURNS mood LANGUAGE plpgsql AS $$ BEGIN RAISE 'run'; END $$;"
+        "CREATE CAST (text AS mood) WITH FUNCTION harm(text);"
+        "CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)"
+    )
+    docs.execute(f"SET embed.exact_rows = {exact_rows}".encode())
+    for filter in ({"feeling": "sad"}, {"feeling": ["sad"]}, {"feelings": {"contains": "sad"}}):
+        assert ids(docs, filter)
 
 
 def test_no_filter_is_no_filter(docs: Connection) -> None:

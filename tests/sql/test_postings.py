@@ -199,6 +199,26 @@ def test_a_renamed_column_neither_stops_writers_nor_loses_postings(docs: Connect
     assert difference(docs) == 0
 
 
+def test_maintenance_writes_their_trigger_anew(docs: Connection) -> None:
+    """After a rename, and in a restored database, where the types of pgvector have other numbers."""
+    stale = f"SELECT embed._posting_is_stale({vectorizer(docs)})"
+    function = f"embed._post_{vectorizer(docs)}()"
+    sparsevec = value(docs, "SELECT 'sparsevec'::regtype::oid")
+    assert not value(docs, stale)
+    for _ in range(2):
+        if value(docs, "SELECT count(*) FROM pg_attribute WHERE attname = 'words'"):
+            docs.execute("ALTER TABLE docs RENAME COLUMN words TO lost")
+        else:
+            body = value(docs, "SELECT pg_get_functiondef(%s::regprocedure)", function)
+            docs.execute(body.replace(f"'lost', {sparsevec})", "'lost', 1)"))
+        assert value(docs, stale)
+        docs.execute(f"UPDATE docs SET lost = '{{3:1}}/{DIMENSIONS}' WHERE id::text > '2'")
+        docs.execute("SELECT embed._tend_v1()")
+        assert not value(docs, stale)
+        docs.execute(f"UPDATE docs SET lost = '{{4:2,9:1}}/{DIMENSIONS}' WHERE id::text < '2'")
+        assert difference(docs, column="lost") == 0
+
+
 def test_made_anew_they_are_the_same_and_dropped_they_leave_nothing(docs: Connection) -> None:
     number = vectorizer(docs)
     docs.execute("SELECT embed.create_postings('docs')")

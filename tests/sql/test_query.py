@@ -96,6 +96,17 @@ def test_an_output_that_a_model_lacks_is_an_error(asked: Connection) -> None:
     assert error == ("PE003", "model 'a' makes no token vectors", "it makes dense vectors")
 
 
+@pytest.mark.parametrize("path", ["''", "pg_catalog", "elsewhere"])
+def test_the_caller_s_search_path_need_not_have_pgvector(asked: Connection, path: str) -> None:
+    asked.execute("CREATE SCHEMA elsewhere; CREATE TYPE elsewhere.vector AS ENUM ('a')")
+    create_fake_model(asked, "b", sparse_dimensions=9, multi_dimensions=2)
+    calls = ("embed('x', 'b')", "embed_document('x', 'b')", "embed_sparse('x', 'b')", "embed_multi('x', 'b')")
+    found = [value(asked, f"SELECT embed.{call}::text") for call in calls]
+    asked.execute(f"SET search_path = {path}")
+    assert [value(asked, f"SELECT embed.{call}::text") for call in calls] == found
+    assert value(asked, "SELECT public.embed('x', 'b')::text") == found[0]
+
+
 def test_null_is_null_and_asks_nobody(asked: Connection) -> None:
     assert value(asked, "SELECT embed(NULL)") is None
     assert value(asked, "SELECT embed.embed_document(NULL, 'a')") is None
@@ -191,11 +202,21 @@ def test_the_timeout_of_the_session_goes_with_the_request(asked: Connection) -> 
     assert value(asked, "SELECT request ->> 'waited' FROM embed.asked") == "2.5"
 
 
-def test_a_timeout_that_is_no_number_is_told(asked: Connection) -> None:
-    asked.execute("SET embed.timeout = 'soon'")
-    state, message, _ = refused(asked, "SELECT embed('x')")
-    assert state in ("PE003", "22P02")
-    assert "soon" in message
+@pytest.mark.parametrize("timeout", ["soon", "5s", "NaN", "1.2.3", "1e999"])
+def test_a_timeout_that_is_no_number_is_told(asked: Connection, timeout: str) -> None:
+    asked.execute(f"SET embed.timeout = '{timeout}'")
+    assert refused(asked, "SELECT embed('x')") == (
+        "PE003",
+        f"embed.timeout is '{timeout}'",
+        "set it to a number of seconds, without a unit",
+    )
+
+
+@pytest.mark.parametrize("timeout", ["2.", ".5", " 3 ", "1e1", "+4"])
+def test_a_timeout_may_be_any_number(asked: Connection, timeout: str) -> None:
+    asked.execute(f"SET embed.timeout = '{timeout}'")
+    asked.execute("SELECT embed('x')")
+    assert float(value(asked, "SELECT request ->> 'waited' FROM embed.asked")) == float(timeout)
 
 
 def test_the_same_text_is_asked_for_once_in_a_session(asked: Connection) -> None:

@@ -38,7 +38,8 @@ READER_MAY = {
     "_search_extended", "_search_ending", "_search_given", "_search_turns", "_boost_expression",
     "_boost_column", "_single_leg", "_dense_score", "_dense_vector", "_sparse_vector", "_weight",
     "_late_score",
-    "_filter_condition", "_filter_column", "_filter_term", "_filter_value",
+    "_filter_condition", "_filter_column", "_filter_term", "_filter_value", "_base_type",
+    "_number_setting",
     "_output_names", "_vector_type", "_column_number",
     "search_chunks", "_search_chunks", "_search_chunks_v1", "_leg_own", "_leg_best", "_sparse_mean",
     "_leg_vector", "_leg_row", "_leg_input", "_chunk_leg", "_chunk_words",
@@ -346,12 +347,15 @@ def test_the_catalog_itself_guards_the_vectorizers_of_others(owned: Connection, 
     ).fetchall()
     assert found == [(10, "missing", 1), (1, None, 0)]
     foreign = value(docs, "SELECT id FROM embed._vectorizer WHERE name = 'docs_embedding'")
+    docs.execute("CREATE VIEW seen AS SELECT * FROM docs")
     for statement in (
         f"INSERT INTO embed._queue (vectorizer_id, ids, n) VALUES ({foreign}, '{{1}}', 1)",
         f"INSERT INTO embed._backfill (vectorizer_id, mode) VALUES ({foreign}, 'all')",
         f"INSERT INTO embed._failure VALUES ({foreign}, '2', 'x', 'x', 1)",
         f"UPDATE embed._failure SET vectorizer_id = {foreign}",
         "UPDATE embed._vectorizer SET source = 'docs' WHERE name = 'notes_embedding'",
+        "UPDATE embed._vectorizer SET chunk_view = 'seen' WHERE name = 'notes_embedding'",
+        f"UPDATE embed._vectorizer SET shadow_of = {foreign} WHERE name = 'notes_embedding'",
         "INSERT INTO embed._vectorizer (name, source, model_id, key_columns,"
         " input_columns, template, outputs,"
         " target_columns) SELECT 'x', 'docs', model_id, key_columns, input_columns, template,"

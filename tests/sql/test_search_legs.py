@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from tests.fix_pg import MakeRole
 from tests.fix_search import answer, create_docs, fill, play_sidecar, texts, vectorize
 from tests.fix_worker import Connection
-from tests.sql.helpers import value
+from tests.sql.helpers import refused, value
 
 QUERY = "quick red fox 7"
 COUNT = 300
@@ -248,3 +248,57 @@ def test_settings_are_those_of_before(docs: Connection) -> None:
         assert value(docs, "SHOW hnsw.max_scan_tuples") == "777"
         assert value(docs, "SHOW enable_sort") == "on"
         assert value(docs, "SHOW hnsw.iterative_scan") == "off"
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+@pytest.mark.parametrize("condition", ["id > 150", "key > 150", "more", "id > 150 AND year > 2000"])
+def test_a_condition_s_columns_need_no_table(docs: Connection, condition: str, mode: str) -> None:
+    """As those that SQLAlchemy and Django write: `id` is the key of postings, too."""
+    docs.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
+    docs.execute("ALTER TABLE docs ADD key int, ADD more boolean, ADD score real, ADD f int, ADD n int")
+    docs.execute("UPDATE docs SET key = id, more = id > 150")
+    docs.execute("SET enable_seqscan = off")
+    statement = (
+        "SELECT (hit).id, score, dense_rank, dense_score, sparse_rank, sparse_score FROM embed._search_v1("
+        "NULL::docs, %s, 10, %s, NULL, 'convex', NULL, 100, NULL, NULL, NULL, %s)"
+    )
+    docs.execute("SET embed.exact_rows = 0")
+    found = docs.execute(statement, [QUERY, mode, condition]).fetchall()
+    docs.execute("SET embed.exact_rows = 1000000")
+    assert same(found, docs.execute(statement, [QUERY, mode, condition]).fetchall())
+    assert len(found) == 10
+    assert all(row[0] > 150 for row in found)
+
+
+def test_a_setting_of_pgvector_that_was_made_before_its_first_use_is_no_harm(
+    docs: Connection, dsn: str
+) -> None:
+    docs.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
+    told = "SELECT embed.explain_search(NULL::docs, mode => 'dense') -> 'settings'"
+    with psycopg.connect(dsn, autocommit=True) as fresh:
+        fresh.execute("SET embed.exact_rows = 0; SET hnsw.ef_search = 77")
+        settings = value(fresh, told)
+    assert settings["hnsw.ef_search"] == "77"
+    assert settings["hnsw.iterative_scan"] == settings["ivfflat.iterative_scan"] == "relaxed_order"
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+def test_a_table_that_has_no_partition_yet_is_an_empty_one(docs: Connection, mode: str) -> None:
+    docs.execute("CREATE TABLE parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    vectorize(docs, "parts")
+    docs.execute("CREATE INDEX ON parts USING hnsw (embedding vector_cosine_ops)")
+    docs.execute("SELECT embed.create_postings('parts')")
+    statement = "SELECT (hit).id FROM embed.search(NULL::parts, %s, mode => %s)"
+    assert docs.execute(statement, [QUERY, mode]).fetchall() == []
+    told = value(docs, "SELECT embed.explain_search(NULL::parts, mode => %s)", mode)
+    assert (told["rows"], told["exact"]) == (0, True)
+    docs.execute("CREATE TABLE parts_1 PARTITION OF parts DEFAULT")
+    docs.execute("INSERT INTO parts SELECT id, body FROM docs WHERE id < 20")
+    fill(docs, "parts")
+    assert docs.execute(statement, [QUERY, mode]).fetchall()
+
+
+def test_a_number_of_rows_that_is_none_is_told(docs: Connection) -> None:
+    docs.execute("SET embed.exact_rows = 'few'")
+    told = refused(docs, f"SELECT * FROM embed.search(NULL::docs, '{QUERY}')")
+    assert told == ("PE003", "embed.exact_rows is 'few'", "set it to a number of rows, without a unit")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.fix_pg import MakeRole, Role
 from tests.fix_search import answer, create_docs
@@ -131,6 +132,40 @@ def test_a_condition_in_sql_has_the_caller_s_rights_and_cannot_write(
         assert refused(reader, statement, condition)[0] == "42501"
     assert refused(reader, statement, "true); DELETE FROM docs; --")[0] == "42601"
     assert value(docs, "SELECT count(*) FROM docs") == COUNT
+
+
+@pytest.mark.parametrize("name", ["vector", "vector, harm()", "halfvec) IS NULL OR harm() IS NOT NULL --"])
+@pytest.mark.parametrize("column", ["embedding", "words"])
+def test_a_column_that_was_given_a_type_of_its_owner_s_is_no_column_of_vectors(
+    docs: Connection, name: str, column: str
+) -> None:
+    own = sql.Identifier("own", "sparsevec" if name == "vector" and column == "words" else name)
+    docs.execute(
+        "CREATE SCHEMA own; CREATE FUNCTION harm() RETURNS text LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'run' USING ERRCODE = 'ZZ001'; END $$"
+    )
+    docs.execute(sql.SQL("CREATE TYPE {} AS (a int)").format(own))
+    for target in ("vector", "sparsevec"):
+        docs.execute(
+            sql.SQL(
+                "CREATE FUNCTION own.made({0}, OUT {1}) LANGUAGE plpgsql AS $$ BEGIN PERFORM harm(); END $$;"
+                "CREATE CAST ({0} AS {1}) WITH FUNCTION own.made({0}) AS IMPLICIT"
+            ).format(own, sql.Identifier(target))
+            if target == ("sparsevec" if column == "words" else "vector")
+            else sql.SQL("SELECT 1")
+        )
+    docs.execute(
+        sql.SQL("ALTER TABLE docs ALTER {0} TYPE {1} USING ROW(1)::{1}").format(sql.Identifier(column), own)
+    )
+    mode = "dense" if column == "embedding" else "sparse"
+    for statement in (
+        f"SELECT * FROM embed.search(NULL::docs, 'red', mode => '{mode}')",
+        f"SELECT * FROM embed.similar(NULL::docs, '1', mode => '{mode}')",
+    ):
+        state, message, hint = refused(docs, statement)
+        assert state == "PE003"
+        assert f"makes {mode}" in message
+        assert hint
 
 
 def test_a_worker_and_an_owner_search_what_is_theirs(db: Connection, make_role: MakeRole) -> None:

@@ -10,7 +10,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fix_serve import FAKE, Place, RunningSidecar, call, dblink_place, failure, request, with_transport
+from tests.fix_serve import (
+    FAKE,
+    SLOW,
+    Place,
+    RunningSidecar,
+    call,
+    dblink_place,
+    failure,
+    request,
+    with_transport,
+)
 
 pytestmark = pytest.mark.dblink
 
@@ -99,6 +109,25 @@ def test_no_session_can_put_a_request_into_the_mailbox_by_itself(
         assert raised.value.sqlstate == "PE023"
 
 
+def test_no_session_can_take_a_request_of_another_away(
+    place: Place, sidecar: RunningSidecar, session: psycopg.Connection[Any]
+) -> None:
+    assert answered(session)
+    (link,) = session.execute("SELECT embed_dblink.dblink_get_connections()").fetchone() or ([],)
+    waiting = request(["x"])
+    session.execute(
+        "INSERT INTO embed._mailbox (id, request, taken_at) VALUES (%s, %s, now())",
+        (waiting["id"], json.dumps(waiting)),
+    )
+    for forged in ("\\x00", None):
+        take = psycopg.sql.SQL("SELECT embed._mailbox_wait_v1({}, {}, 0)").format(waiting["id"], forged)
+        taken = session.execute(
+            "SELECT * FROM embed_dblink.dblink(%s, %s) AS r (answer text)", (link[0], take.as_string(session))
+        ).fetchall()
+        assert taken == [(None,)]
+    assert session.execute("SELECT id::text FROM embed._mailbox").fetchall() == [(waiting["id"],)]
+
+
 def test_the_loopback_role_may_only_ask(
     place: Place, sidecar: RunningSidecar, session: psycopg.Connection[Any]
 ) -> None:
@@ -133,12 +162,34 @@ def test_functions_of_others_in_the_extensions_schema_are_not_called(
                 "CREATE FUNCTION public." + signature + " LANGUAGE sql AS 'SELECT (1/0)::text'"
             )  # type: ignore[arg-type]
         )
+    # what fits better than functions and operators of Postgres that take any type, or others
+    for signature in ("format(text, double precision)", "format(text, text)", "concat_ws(text, text, text)"):
+        session.execute(
+            psycopg.sql.SQL(
+                f"CREATE FUNCTION public.{signature} RETURNS text LANGUAGE sql AS 'SELECT (1/0)::text'"
+            )  # type: ignore[arg-type]
+        )
+    for name, symbol, left, right, result in (
+        ("told", "->>", "json", "json", "text"),
+        ("part", "->", "json", "json", "json"),
+        ("joined", "||", "uuid", "uuid", "text"),
+        ("divided", "/", "double precision", "integer", "double precision"),
+        ("added", "+", "double precision", "numeric", "double precision"),
+    ):
+        session.execute(
+            f"CREATE FUNCTION public.{name}({left}, {right}) RETURNS {result} LANGUAGE sql"  # type: ignore[arg-type]
+            f" AS 'SELECT (1/0)::text::{result}';"
+            f"CREATE OPERATOR public.{symbol} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {name})"
+        )
     session.execute("CREATE SCHEMA evil; SET search_path = evil, public, pg_catalog")
     session.execute("CREATE FUNCTION evil.length(text) RETURNS integer LANGUAGE sql AS 'SELECT 1/0'")
     session.execute(
         "CREATE FUNCTION evil.format(text, text) RETURNS text LANGUAGE sql AS 'SELECT (1/0)::text'"
     )
     assert answered(session)
+    assert failure(session, request(["x"], model=SLOW), timeout=0.5).code == "PE011"
+    session.execute("ALTER SERVER pg_embed_loopback OPTIONS (SET dbname 'nowhere')")
+    assert "nowhere" in str(session.execute("SELECT embed._loopback_problem()").fetchone())
 
 
 def test_a_dropped_extension_is_told(session: psycopg.Connection[Any]) -> None:
