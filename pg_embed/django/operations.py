@@ -11,11 +11,12 @@ from psycopg import sql
 
 from pg_embed import migrating, statements
 from pg_embed.django.chunks import ChunkedField
-from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.fields import EmbeddedField, by_output
 from pg_embed.django.naming import beside, chunk_names
 from pg_embed.django.sending import install_in, send
 from pg_embed.django.templates import column_of, renamed
 from pg_embed.install import removal_steps
+from pg_embed.records import Output
 
 SQL = statements.fragments("django")
 APP = "pg_embed"  # the label of our own app
@@ -290,8 +291,8 @@ class SwitchModel(_OfModel):
 
     Workers fill the new vectors behind live rows, and then swap, unless `auto` is false; `keep`, `index` and
     `dependants` are those of embed.switch_model. An empty table is switched at once. The fields have the new
-    model and its size from this migration on: write it into the models, too. `dimensions` is for models that
-    are not known by name.
+    model and its size from this migration on: write it into the models, too. `dimensions`, of the dense
+    vectors or by output, are for models that are not known by name.
     """
 
     def __init__(
@@ -300,7 +301,7 @@ class SwitchModel(_OfModel):
         field: str,
         *,
         model: str,
-        dimensions: int | None = None,
+        dimensions: int | Mapping[Output, int] | None = None,
         auto: bool = True,
         keep: str | None = None,
         index: str | None = None,
@@ -317,7 +318,7 @@ class SwitchModel(_OfModel):
         """The fields, by the new model."""
         fields = state.models[app_label, self.model_name.lower()].fields
         for name in _filled_with(fields, self.field):
-            field = fields[name].switched(self.model, self.dimensions)
+            field = fields[name].switched(self.model, by_output(self.dimensions))
             state.alter_field(app_label, self.model_name.lower(), name, field, True)
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:

@@ -149,6 +149,47 @@ def test_a_field_leaves_the_text_and_the_table_at_once(with_model: Project, proj
     assert vectorizers(project_db)[0][1] == "{title} {body}"
 
 
+TOKENS = f'{BOTH}    tokens = EmbeddedField("{{body}}", model="three", output="multi", dimensions=8)\n'
+
+
+def test_token_vectors_are_a_column(with_model: Project, project_db: Connection) -> None:
+    with_model.models(TOKENS)
+    with_model.revise()
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words", "tokens"])
+    multi = literals(["words"])[0]["multi"]
+    project_db.execute("INSERT INTO shop_doc (title, tokens) VALUES ('a', NULL), ('b', %s)", [multi])
+    read = "print([d.tokens and len(d.tokens[0]) for d in Doc.objects.order_by('title')])"
+    assert with_model.run(read) == "[None, 8]\n"
+    with_model.models(BOTH)
+    assert steps(with_model.revise("-n", "gone")) == ["DropVectorizer", "RemoveField", "CreateVectorizer"]
+    with_model.migrate()
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words"])
+    with_model.migrate("shop", "0001")
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words", "tokens"])
+
+
+def test_a_switch_is_told_the_sizes_of_all_outputs(with_model: Project, project_db: Connection) -> None:
+    create_fake_model(project_db, "second", dimensions=3, sparse_dimensions=500, multi_dimensions=4)
+    with_model.models(TOKENS)
+    with_model.revise()
+    sizes = "{'dense': 3, 'sparse': 500, 'multi': 4}"
+    switch = f"SwitchModel('doc', 'words', model='second', dimensions={sizes})"
+    with_model.write("0002_switch", "0001_initial", switch)
+    with_model.migrate()
+    assert vectorizers(project_db)[0][2:4] == ("second", ["embedding", "words", "tokens"])
+    types = project_db.execute(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'shop_doc'::regclass"
+        " AND attname IN ('embedding', 'words', 'tokens') ORDER BY attname"
+    )
+    assert types.fetchall() == [("vector(3)",), ("halfvec(4)[]",), ("sparsevec(500)",)]
+    other = TOKENS.replace("**THREE", "model='second', dimensions=3, column_type='vector'")
+    other = other.replace("**SPARSE", "model='second', dimensions=500, output='sparse'")
+    with_model.models(other.replace('"three"', '"second"').replace("=8", "=4"))
+    assert with_model.is_settled()
+
+
 def test_another_model_makes_the_column_anew(with_model: Project, project_db: Connection) -> None:
     create_fake_model(project_db, "second", dimensions=3)
     with_model.models(BOTH)
