@@ -47,7 +47,7 @@ class Declared:
         """The same after fields were renamed."""
         kept = ("chunks",) if self.chunks is not None else VECTORS
         old = {field: getattr(self, field) for field in kept}
-        new = {field: None if value is None else name(value) for field, value in old.items()}
+        new: dict[str, Any] = {field: value and name(value) for field, value in old.items()}
         return replace(self, template=renamed(self.template, name), **new)
 
 

@@ -21,7 +21,7 @@ from pg_embed.search import Fusion, Mode
 SQL = statements.fragments("django")
 HITS = "pg_embed_hits"
 SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
-CHUNKS = ("chunk", "score", "chunk_score", "chunk_no", "context")
+CHUNKS = ("chunk_no", "chunk", "context", "score", "chunk_score")
 PLACE = "place"
 TYPES: dict[str, type[Field]] = {
     **dict.fromkeys(("chunk", "context"), TextField),
@@ -47,6 +47,11 @@ class Asked:
     boost: str | None  # JSON
     skip: int
     per_row: int | None = None  # chunks, where they are searched
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is told of a hit, in the order of the function's columns."""
+        return SCORES if self.per_row is None else CHUNKS
 
     def parameters(self) -> list[Any]:
         """As the driver is given them."""
@@ -124,8 +129,11 @@ class Hits:
             f"({alias}.hit).{_quoted(connection, column)} = {compiler.compile(place)[0]}"
             for column, place in self.key
         ]
-        statement = SQL["hits" if self.asked.per_row is None else "chunk_hits"]
-        text = sql.SQL(statement).format(
+        has_chunks = self.asked.per_row is not None
+        text = sql.SQL(SQL["hits"]).format(
+            function=sql.SQL("_search_chunks_v1" if has_chunks else "_search_v1"),
+            per_row=sql.SQL(SQL["per_row"] if has_chunks else ""),
+            columns=sql.SQL(", ").join(map(sql.Identifier, ("hit", *self.asked.columns, PLACE))),
             table=sql.SQL(_quoted(connection, self.table)),
             alias=sql.SQL(alias),
             matches=sql.SQL(" AND ".join(matches)),
@@ -169,7 +177,7 @@ def search(
     else, holds within the search wherever it stands, which therefore finds k rows that meet it; others are
     applied to its answer. `filter` and `boost` are embed.search's JSON; the other options are its own, too.
     """
-    return _searched(queryset, _asked(locals()), prefix, SCORES)
+    return _searched(queryset, _asked(locals()), prefix)
 
 
 def search_chunks(
@@ -197,7 +205,7 @@ def search_chunks(
     `prefix` before the names. The table has chunks by a ChunkedField, or by a vectorizer that was made in
     SQL. `k` counts rows; the rest is as in `search`.
     """
-    return _searched(queryset, _asked(locals()), prefix, CHUNKS)
+    return _searched(queryset, _asked(locals()), prefix)
 
 
 def _asked(told: Mapping[str, Any]) -> Asked:
@@ -207,8 +215,8 @@ def _asked(told: Mapping[str, Any]) -> Asked:
     return Asked(**{**given, "filter": _json(given["filter"]), "boost": _json(given["boost"])})
 
 
-def _searched(queryset: Any, asked: Asked, prefix: str, columns: Iterable[str]) -> Any:
-    told = {f"{prefix}{name}": name for name in columns}
+def _searched(queryset: Any, asked: Asked, prefix: str) -> Any:
+    told = {f"{prefix}{name}": name for name in asked.columns}
     _refuse(queryset, told)
     chained = queryset._chain()
     alias = chained.query.join(_hits(chained.query, asked))

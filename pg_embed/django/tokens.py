@@ -14,7 +14,7 @@ class TokenVectors:
     """Lists of vectors, with the methods that pgvector's own classes have for one."""
 
     @staticmethod
-    def _from_db(value: Any) -> list[list[float]] | None:
+    def _from_db(value: Any) -> list[Any] | None:
         """Read what comes as a text, or as a list of vectors."""
         if value is None:
             return None
