@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from django.db import connections
 from django.db.backends.utils import truncate_name
 from django.db.migrations import AddField, RemoveField, RenameField, RenameModel
+from django.db.migrations import AlterField as AlterColumn
 from django.db.migrations import CreateModel as CreateTable
 from django.db.migrations.autodetector import OperationDependency
 
@@ -16,8 +18,15 @@ from pg_embed.django.chunks import ChunkedField
 from pg_embed.django.declarations import Declared, declared
 from pg_embed.django.fields import EmbeddedField
 from pg_embed.django.naming import chunk_names
-from pg_embed.django.operations import APP, AlterVectorizer, CreateModel, CreateVectorizer, DropVectorizer
-from pg_embed.django.templates import names_of
+from pg_embed.django.operations import (
+    APP,
+    AlterField,
+    AlterVectorizer,
+    CreateModel,
+    CreateVectorizer,
+    DropVectorizer,
+)
+from pg_embed.django.types import type_changes
 from pg_embed.models.presets import presets
 
 INSTALLED = OperationDependency(APP, "installation", None, OperationDependency.Type.CREATE)
@@ -59,8 +68,10 @@ class VectorizersMixin:
     def add_operation(
         self, app_label: str, operation: Any, dependencies: Any = None, beginning: bool = False
     ) -> None:
-        """pg_embed, and with it pgvector, is there before a column of vectors."""
+        """pg_embed is there before a column of vectors, and makes way for another type of what it reads."""
         given = list(dependencies or [])
+        if type(operation) is AlterColumn and self._is_read(app_label, operation):
+            operation = AlterField(*operation._constructor_args[0], **operation._constructor_args[1])
         fields: list[Any] = []
         if isinstance(operation, CreateTable):
             fields = [field for _, field in operation.fields]
@@ -69,6 +80,17 @@ class VectorizersMixin:
         if any(isinstance(field, EmbeddedField) for field in fields):
             given.append(INSTALLED)
         super().add_operation(app_label, operation, given, beginning)  # type: ignore[misc]
+
+    def _is_read(self, app_label: str, operation: Any) -> bool:
+        """Whether the type of a column changes that a vectorizer reads."""
+        key = (app_label, operation.model_name)
+        fields = self._fields_before(key)
+        name = self._name_before(key, operation.name)
+        postgres = next((own for own in connections.all() if own.vendor == "postgresql"), None)
+        if postgres is None or fields[name].is_relation or operation.field.is_relation:
+            return False
+        is_read = any(wanted.reads(name, fields[name]) for wanted in declared(fields.items()))
+        return is_read and type_changes(fields[name], operation.field, postgres)
 
     def _sort_migrations(self) -> None:
         """What is dropped goes first, what is made last, and then a column goes that a text had in it."""
@@ -103,7 +125,8 @@ class VectorizersMixin:
             (*pair.key, name)
             for pair in self._pairs
             if pair.before is not None and pair.after is not None
-            for name in names_of(pair.before.template)
+            for name, field in self._fields_before(pair.key).items()
+            if pair.before.reads(name, field)
         }
         for pair in self._pairs:
             if pair.before is not None and pair.after is None:
@@ -138,7 +161,7 @@ class VectorizersMixin:
         """The vectorizers of the models that stay."""
         for key in sorted(self.old_model_keys & self.new_model_keys):
             now = partial(self._name_now, key)
-            old = self.from_state.models[key[0], self.renamed_models.get(key, key[1])].fields
+            old = self._fields_before(key)
             new = self.to_state.models[key].fields
             before = [wanted.called(now) for wanted in declared(old.items())]
             after = declared(new.items())
@@ -168,8 +191,7 @@ class VectorizersMixin:
         """Fields that stay, but for vectors of another model or size."""
         for app_label, model_name, name in self.old_field_keys & self.new_field_keys:
             key = (app_label, model_name)
-            old_model = self.from_state.models[app_label, self.renamed_models.get(key, model_name)]
-            old = old_model.fields[self._name_before(key, name)]
+            old = self._fields_before(key)[self._name_before(key, name)]
             new = self.to_state.models[key].fields[name]
             if isinstance(old, ChunkedField) != isinstance(new, ChunkedField):
                 yield app_label, model_name, name  # a column comes or goes
@@ -178,6 +200,9 @@ class VectorizersMixin:
             same = isinstance(old, EmbeddedField) and old.embedding_model == new.embedding_model
             if not same or old.db_type(None) != new.db_type(None):
                 yield app_label, model_name, name
+
+    def _fields_before(self, key: Key) -> Any:
+        return self.from_state.models[key[0], self.renamed_models.get(key, key[1])].fields
 
     def _name_before(self, key: Key, name: str) -> str:
         return self.renamed_fields.get((*key, name), name)

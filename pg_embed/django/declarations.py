@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pg_embed.django.chunks import COLUMNS, ChunkedField
 from pg_embed.django.fields import EmbeddedField
-from pg_embed.django.templates import renamed
+from pg_embed.django.templates import names_of, renamed
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import VECTORS
 
@@ -42,6 +43,13 @@ class Declared:
         if self.chunks is not None:
             return (self.chunks,)
         return tuple(name for name in (self.dense, self.sparse, self.multi) if name is not None)
+
+    def reads(self, name: str, field: Any) -> bool:
+        """Whether the text or the filter names a field, or its column."""
+        told = {name, f"{name}_id", field.db_column or name}
+        return bool(names_of(self.template) & told) or any(
+            re.search(rf"(?<!\w){re.escape(one)}(?!\w)", self.filter or "") for one in told
+        )
 
     def called(self, name: Callable[[str], str]) -> Declared:
         """The same after fields were renamed."""

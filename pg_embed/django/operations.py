@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import router
-from django.db.migrations.operations.base import Operation
+from django.db.migrations import operations as plain
+from django.db.migrations.operations.base import Operation, OperationCategory
 from psycopg import sql
 
 from pg_embed import migrating, statements
@@ -15,6 +16,7 @@ from pg_embed.django.fields import EmbeddedField, by_output
 from pg_embed.django.naming import beside, chunk_names
 from pg_embed.django.sending import install_in, send
 from pg_embed.django.templates import column_of, renamed
+from pg_embed.django.types import keeps_texts, type_changes
 from pg_embed.install import removal_steps
 from pg_embed.records import Output
 
@@ -35,16 +37,20 @@ class _EmbedOperation(Operation):
         return type(self).__name__, list(positional), dict(named)
 
 
-class _OfModel(_EmbedOperation):
-    """An operation on a model's table."""
-
-    model_name: str
+class _OnTable(Operation):
+    """An operation on a table that Django made."""
 
     def runs(self, schema_editor: Any, model: Any) -> bool:
         """Whether the table is in this database."""
         alias = schema_editor.connection.alias
         is_postgres: bool = schema_editor.connection.vendor == "postgresql"
         return is_postgres and bool(self.allow_migrate_model(alias, model))
+
+
+class _OfModel(_OnTable, _EmbedOperation):
+    """An operation on a model's table, by the model's name."""
+
+    model_name: str
 
     def references_model(self, name: str, app_label: str) -> bool:
         """For the optimizer of migrations."""
@@ -61,6 +67,8 @@ class CreateVectorizer(_OfModel):
     of the chunks. `filter` is SQL over columns, `sparse_model` another model for the sparse ones; the other
     options are those of embed.create_vectorizer. Backwards the vectors stay unless `drop_column` is true.
     """
+
+    category = OperationCategory.ADDITION
 
     def __init__(
         self,
@@ -122,7 +130,12 @@ class CreateVectorizer(_OfModel):
             send(schema_editor, self._removal(schema_editor, model))
 
     def describe(self) -> str:
-        return f"Embed {self.model_name}"
+        return f"Embed {self.model_name}{self._in_fields()}"
+
+    def _in_fields(self) -> str:
+        own = ", ".join(name for name in self.places.values() if name is not None)
+        named = "chunks" if self.storage == "table" else own
+        return f" in {named}" if named else ""
 
     @property
     def migration_name_fragment(self) -> str:
@@ -165,6 +178,8 @@ class DropVectorizer(CreateVectorizer):
     It is found by its `name` or its fields of vectors, and can be reversed if all else is said of it, too.
     """
 
+    category = OperationCategory.REMOVAL
+
     @property
     def reversible(self) -> bool:
         """Whether it says what was there."""
@@ -179,7 +194,7 @@ class DropVectorizer(CreateVectorizer):
         CreateVectorizer.database_forwards(self, app_label, schema_editor, from_state, to_state)
 
     def describe(self) -> str:
-        return f"Do not embed {self.model_name} any more"
+        return f"Do not embed {self.model_name}{self._in_fields()} any more"
 
     @property
     def migration_name_fragment(self) -> str:
@@ -193,6 +208,8 @@ class AlterVectorizer(_OfModel):
     again behind live rows. `chunk_table` and `chunk_view` are new names, of which those before must be told.
     What else was before may be told (`existing_template`, ...), so that it can be reversed.
     """
+
+    category = OperationCategory.ALTERATION
 
     def __init__(
         self,
@@ -284,6 +301,39 @@ class AlterVectorizer(_OfModel):
             send(schema_editor, migrating.call("create_index", vectorizer, kind=changes["index"]))
 
 
+class AlterField(_OnTable, plain.AlterField):
+    """Django's own, for a field that a vectorizer reads: PostgreSQL refuses to change its type otherwise.
+
+        AlterField("doc", "title", models.CharField(max_length=500))
+
+    Where it may have made other texts of those that are there, rows are embedded again behind live ones.
+    """
+
+    atomic = True  # no row may be written while no trigger looks
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        """Also backwards."""
+        old, new = (
+            state.apps.get_model(app_label, self.model_name)._meta.get_field(self.name)
+            for state in (from_state, to_state)
+        )
+        is_read = self.runs(schema_editor, new.model) and type_changes(old, new, schema_editor.connection)
+        source = _source(schema_editor, new.model)
+        if is_read:
+            send(schema_editor, sql.SQL(SQL["untie"]).format(source=source))
+        super().database_forwards(app_label, schema_editor, from_state, to_state)
+        if is_read:
+            again = sql.Literal(not keeps_texts(old, new, schema_editor.connection))
+            send(schema_editor, sql.SQL(SQL["tie"]).format(source=source, again=again))
+
+    def reduce(self, operation: Any, app_label: str) -> Any:
+        """For the optimizer of migrations: one that comes next is such a one, too."""
+        reduced = super().reduce(operation, app_label)
+        if reduced == [operation] and type(operation) is plain.AlterField:
+            return [AlterField(*operation._constructor_args[0], **operation._constructor_args[1])]
+        return reduced
+
+
 class SwitchModel(_OfModel):
     """Another model for a field of vectors, and for those filled with it, without a pause for searches.
 
@@ -294,6 +344,8 @@ class SwitchModel(_OfModel):
     model and its size from this migration on: write it into the models, too. `dimensions`, of the dense
     vectors or by output, are for models that are not known by name.
     """
+
+    category = OperationCategory.ALTERATION
 
     def __init__(
         self,
@@ -355,6 +407,8 @@ class CreateModel(_EmbedOperation):
     running then.
     """
 
+    category = OperationCategory.ADDITION
+
     def __init__(
         self,
         name: str,
@@ -398,6 +452,8 @@ class EmbedUpgrade(_EmbedOperation):
     answers nothing until `pg-embed upgrade DSN` was told where the sidecar is. Backwards it is removed, and
     columns of vectors stay, unless it is told `remove=False`.
     """
+
+    category = OperationCategory.ADDITION
 
     def __init__(self, *, remove: bool = True) -> None:
         self.remove = remove

@@ -69,6 +69,14 @@ WHERE v.chunk_view = to_regclass({view})
 SELECT embed.drop_vectorizer(v.name, drop_column => {drop_column}) FROM embed.vectorizers AS v
 WHERE v.source = {source} AND {column} = ANY (v.columns) AND v.storage = 'column'
 
+-- name: untie
+-- Take off what names the columns of a table, so that their types can be changed.
+SELECT embed._untie_v1({source})
+
+-- name: tie
+-- Put it on again.
+SELECT embed._tie_v1({source}, again => {again})
+
 -- name: finish_switch
 -- Swap at once where no row is there that would have to wait.
 SELECT embed.finish_switch({vectorizer}, force => true) WHERE NOT EXISTS (SELECT FROM {table})

@@ -54,6 +54,9 @@ def with_model(django_project: Project, project_db: Connection) -> Project:
 
 def test_models_make_their_vectorizers(django_project: Project, project_db: Connection) -> None:
     django_project.models(DOC)
+    told = django_project.manage("makemigrations", "--dry-run")
+    assert "+ Embed doc in embedding" in told
+    assert "?" not in told
     made = django_project.revise()
     assert steps(made) == ["CreateModel", *["CreateModel", "CreateVectorizer"] * 2]
     assert "('pg_embed', '0001_install')" in made
@@ -235,6 +238,61 @@ def test_names_change_and_vectors_stay(with_model: Project, project_db: Connecti
     assert vectorizers(project_db) == []
     with_model.migrate("shop", "0003")
     assert len(vectorizers(project_db)) == 1
+
+
+WIDTHS = """
+class Doc(models.Model):
+    title = models.CharField(max_length=100, db_column="The Title")
+    body = models.TextField(null=True)
+    n = models.IntegerField(default=1)
+    other = models.IntegerField(default=1)
+    embedding = EmbeddedField("{title}: {body}", filter='n > 0 AND "The Title" IS NOT NULL', **THREE)
+    chunks = ChunkedField("{title}", **THREE)
+"""
+
+
+def test_types_change_of_what_is_embedded(with_model: Project, project_db: Connection) -> None:
+    with_model.models(WIDTHS)
+    with_model.revise()
+    with_model.migrate()
+    project_db.execute("INSERT INTO shop_doc VALUES (1, 'a', 'b', 1, 1)")
+    project_db.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    wide = WIDTHS.replace("max_length=100", "max_length=200").replace("n = models.Int", "n = models.BigInt")
+    wide = wide.replace("other = models.Integer", "other = models.BigInteger")
+    with_model.models(wide)
+    made = with_model.revise("-n", "wide")
+    assert steps(made) == ["AlterField"] * 3
+    assert made.count("pg_embed.django.operations.AlterField(") == 2
+    for _ in range(2):
+        with_model.migrate()
+        assert with_model.is_settled()
+        assert waiting(project_db) == (0, [])
+        project_db.execute("""UPDATE shop_doc SET "The Title" = "The Title" || '!'""")
+        assert waiting(project_db) == (2, [])
+        project_db.execute("DELETE FROM embed._queue")
+        with_model.migrate("shop", "0001")  # to fewer characters: texts may be cut
+        assert waiting(project_db) == (0, ["all", "all"])
+        project_db.execute("DELETE FROM embed._backfill")
+    with_model.migrate()
+    with_model.models(wide.replace("body = models.TextField(null=True)", "body = models.TextField()"))
+    assert "operations.AlterField" not in with_model.manage(
+        "makemigrations", "--dry-run", "-v3", "--no-input"
+    )
+    with_model.models(
+        wide.replace("n > 0 AND", "").replace("    n = models.BigIntegerField(default=1)\n", "")
+    )
+    made = with_model.revise("-n", "filter")
+    assert steps(made) == ["AlterField", "AlterVectorizer", "RemoveField"]
+    with_model.migrate()
+    assert with_model.is_settled()
+
+
+def waiting(db: Connection) -> tuple[Any, list[str]]:
+    """Rows that are queued, and the modes of backfills."""
+    queued = db.execute("SELECT COALESCE(sum(n), 0) FROM embed._queue").fetchone()
+    assert queued is not None
+    modes = db.execute("SELECT mode FROM embed._backfill ORDER BY vectorizer_id").fetchall()
+    return int(queued[0]), [row[0] for row in modes]
 
 
 SHAPES = """
