@@ -226,6 +226,11 @@ class Chunk:
     of its headings), of the vectors embedding, sparse and multi as they were declared, and source, the row.
     """
 
+    chunk: str
+
+    def __str__(self) -> str:
+        return self.chunk
+
     def save_base(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Chunks are pg_embed's to write."""
         _refuse()

@@ -78,6 +78,17 @@ class HitColumn(Expression):
         return f"{connection.ops.quote_name(self.alias)}.{self.name}", []
 
 
+class Best(Expression):
+    """The order of the hits of a query, wherever the query stands and whatever its aliases are by then."""
+
+    def __init__(self) -> None:
+        super().__init__(output_field=IntegerField())
+
+    def resolve_expression(self, query: Any = None, *args: Any, **options: Any) -> Any:
+        """The place of a hit."""
+        return HitColumn(_alias_of_hits(query), PLACE)
+
+
 @dataclass(unsafe_hash=True)
 class Hits:
     """The join, as Django's queries know joins, which they give an alias and a type.
@@ -221,20 +232,29 @@ def _searched(queryset: Any, asked: Asked, prefix: str) -> Any:
     chained = queryset._chain()
     alias = chained.query.join(_hits(chained.query, asked))
     scores = {own: HitColumn(alias, name) for own, name in told.items()}
-    return chained.annotate(**scores).order_by(HitColumn(alias, PLACE))
+    return chained.annotate(**scores).order_by(Best())
 
 
 def _refuse(queryset: Any, names: Iterable[str]) -> None:
     if queryset.query.is_sliced or queryset.query.combinator:
         hint = "search first, and slice or combine what it gives"
         raise InvalidArgument("a QuerySet that is sliced or combined cannot be searched", hint=hint)
-    if HITS in queryset.query.table_map:
+    if is_searched(queryset):
         raise InvalidArgument("a QuerySet is searched once", hint="combine two searches in Python")
     present = {own.name for own in queryset.model._meta.get_fields()}
     taken = [name for name in names if name in present]
     if taken:
         hint = "give the scores other names: search(..., prefix='search_')"
         raise InvalidArgument(f"{queryset.model._meta.label} has a field {taken[0]!r} itself", hint=hint)
+
+
+def is_searched(queryset: Any) -> bool:
+    """Whether it gives what a search found."""
+    return _alias_of_hits(queryset.query) is not None
+
+
+def _alias_of_hits(query: Any) -> Any:
+    return next((alias for alias, join in query.alias_map.items() if isinstance(join, Hits)), None)
 
 
 def _hits(query: Any, asked: Asked) -> Hits:

@@ -125,6 +125,7 @@ def test_chunks_stand_in_the_order_of_the_text(docs: Connection, ahead: bool) ->
     for chunk in rows[3].chunks.all():
         assert isinstance(chunk, Chunk)
         assert (chunk.context, chunk.source_id, chunk.source) == ("above", 3, rows[3])
+        assert str(chunk) == chunk.chunk
         number = CHUNKS - chunk.chunk_no
         assert list(chunk.embedding) == pytest.approx(list(found.dense[number]), abs=1e-6)
         assert chunk.sparse.dimensions() == OPTIONS["sparse_dimensions"]

@@ -213,6 +213,10 @@ def test_a_vector_is_read_and_never_written(docs: Connection) -> None:
     Page.objects.bulk_create([Page(pk=1_001, body="newer")])
     Page.objects.bulk_update([page], ["lang"])
     Page.objects.filter(pk=7).update(lang="updated")
+    again = [Page(pk=7, body=page.body, lang="upserted"), Page(pk=1_001, body="newest")]
+    updated = ["body", "lang", "embedding", "words"]
+    Page.objects.bulk_create(again, update_conflicts=True, unique_fields=["pk"], update_fields=updated)
+    assert Page.objects.get(pk=7).lang == "upserted"
     rows = docs.execute("SELECT embedding IS NULL FROM docs WHERE id IN (7, 1000, 1001) ORDER BY id")
     assert rows.fetchall() == [(False,), (True,), (True,)]
     fresh = Page(pk=1_002, body="newest")
