@@ -20,11 +20,11 @@ from pg_embed.django.fields import EmbeddedField
 from pg_embed.django.naming import chunk_names
 from pg_embed.django.operations import (
     APP,
-    AlterField,
     AlterVectorizer,
     CreateModel,
     CreateVectorizer,
     DropVectorizer,
+    careful,
 )
 from pg_embed.django.types import type_changes
 from pg_embed.models.presets import presets
@@ -71,7 +71,7 @@ class VectorizersMixin:
         """pg_embed is there before a column of vectors, and makes way for another type of what it reads."""
         given = list(dependencies or [])
         if type(operation) is AlterColumn and self._is_read(app_label, operation):
-            operation = AlterField(*operation._constructor_args[0], **operation._constructor_args[1])
+            operation = careful(operation)
         fields: list[Any] = []
         if isinstance(operation, CreateTable):
             fields = [field for _, field in operation.fields]

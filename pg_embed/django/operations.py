@@ -327,11 +327,17 @@ class AlterField(_OnTable, plain.AlterField):
             send(schema_editor, sql.SQL(SQL["tie"]).format(source=source, again=again))
 
     def reduce(self, operation: Any, app_label: str) -> Any:
-        """For the optimizer of migrations: one that comes next is such a one, too."""
+        """For the optimizer of migrations: what is made of it is such a one, too."""
         reduced = super().reduce(operation, app_label)
-        if reduced == [operation] and type(operation) is plain.AlterField:
-            return [AlterField(*operation._constructor_args[0], **operation._constructor_args[1])]
-        return reduced
+        return [careful(own) for own in reduced] if isinstance(reduced, list) else reduced
+
+
+def careful(operation: Operation) -> Operation:
+    """Our AlterField for Django's."""
+    if type(operation) is not plain.AlterField:
+        return operation
+    arguments, named = operation._constructor_args
+    return AlterField(*arguments, **named)
 
 
 class SwitchModel(_OfModel):

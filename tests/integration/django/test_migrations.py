@@ -287,6 +287,25 @@ def test_types_change_of_what_is_embedded(with_model: Project, project_db: Conne
     assert with_model.is_settled()
 
 
+def test_a_change_of_type_survives_a_squash(with_model: Project, project_db: Connection) -> None:
+    plain = WIDTHS.replace(', db_column="The Title"', "").replace('"The Title"', "title")
+    with_model.models(plain)
+    with_model.revise()
+    with_model.models(plain.replace("=100", "=200"))
+    with_model.revise("-n", "wide")
+    longest = "migrations.AlterField('doc', 'name', models.CharField(max_length=300))"
+    with_model.write("0003_name", "0002_wide", f"migrations.RenameField('doc', 'title', 'name'), {longest}")
+    with_model.manage("squashmigrations", "shop", "0003", "--no-input")
+    (squashed,) = with_model.app.glob("migrations/0001_squashed*.py")
+    assert squashed.read_text(encoding="utf-8").count("pg_embed.django.operations.AlterField(") == 1
+    with_model.migrate()
+    row = project_db.execute(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'name'"
+        " AND attrelid = 'shop_doc'::regclass"
+    ).fetchone()
+    assert row == ("character varying(300)",)
+
+
 def waiting(db: Connection) -> tuple[Any, list[str]]:
     """Rows that are queued, and the modes of backfills."""
     queued = db.execute("SELECT COALESCE(sum(n), 0) FROM embed._queue").fetchone()
