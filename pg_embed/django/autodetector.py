@@ -96,19 +96,20 @@ class VectorizersMixin:
         """What is dropped goes first, what is made last, and then a column goes that a text had in it."""
         super()._sort_migrations()  # type: ignore[misc]
         for app_label, found in self.generated_operations.items():
-            self.generated_operations[app_label] = sorted(found, key=partial(self._place, app_label))
+            dropped = [operation for operation in found if isinstance(operation, DropVectorizer)]
+            others = [operation for operation in found if operation not in dropped]
+            placed = sorted(others, key=partial(self._place, app_label))
+            for operation in reversed(dropped):
+                placed.insert(_after_renames(placed, operation.model_name), operation)
+            self.generated_operations[app_label] = placed
 
     def _place(self, app_label: str, operation: Any) -> int:
-        if isinstance(operation, (RenameModel, RenameField)):
-            return 0
-        if isinstance(operation, DropVectorizer):
-            return 1
         if isinstance(operation, (CreateModel, CreateVectorizer, AlterVectorizer)):
-            return 3
+            return 1
         is_late = isinstance(operation, RemoveField) and (
             (app_label, operation.model_name.lower(), operation.name) in self._late
         )
-        return 4 if is_late else 2
+        return 2 if is_late else 0
 
     def generate_deleted_models(self) -> None:
         """Vectorizers go before their tables."""
@@ -262,6 +263,17 @@ class VectorizersMixin:
         options = state.models[key].options
         table = options.get("db_table") or truncate_name("_".join(key), NAME_MOST)
         return chunk_names(table, wanted.chunk_table, wanted.chunk_view)
+
+
+def _after_renames(operations: list[Any], model_name: str) -> int:
+    """The place from which on a model and its fields have the names of the new state."""
+    renames = (
+        place
+        for place, operation in enumerate(operations, 1)
+        if (isinstance(operation, RenameModel) and operation.new_name.lower() == model_name)
+        or (isinstance(operation, RenameField) and operation.model_name.lower() == model_name)
+    )
+    return max(renames, default=0)
 
 
 def _told(wanted: Declared) -> dict[str, Any]:

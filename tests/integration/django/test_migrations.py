@@ -240,6 +240,38 @@ def test_names_change_and_vectors_stay(with_model: Project, project_db: Connecti
     assert len(vectorizers(project_db)) == 1
 
 
+TITLED = f"""{BOTH}
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(title=""), name="titled")]
+"""
+RENAME = """
+from django.core.management import call_command
+from django.db.migrations.questioner import MigrationQuestioner
+MigrationQuestioner.ask_rename = lambda *told: True
+call_command("makemigrations", "shop", "--no-input", "-n", "renamed")
+"""
+
+
+def test_constraints_go_before_their_fields_are_renamed(with_model: Project, project_db: Connection) -> None:
+    with_model.models(TITLED)
+    with_model.revise()
+    with_model.migrate()
+    renamed = TITLED.replace("title =", "name =").replace("title=", "name=")
+    with_model.models(
+        renamed.replace("body =", "text =")
+        .replace('"{body}", **SP', '"{name}", **SP')
+        .replace("{body}", "{text}")
+    )
+    with_model.run(RENAME)
+    made = (with_model.app / "migrations" / "0002_renamed.py").read_text(encoding="utf-8")
+    assert steps(made)[:4] == ["RemoveConstraint", "RenameField", "RenameField", "DropVectorizer"]
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert [row[1] for row in vectorizers(project_db)] == ["{text}", "{name}"]
+    with_model.migrate("shop", "0001")
+    assert [row[1] for row in vectorizers(project_db)] == ["{body}"]
+
+
 WIDTHS = """
 class Doc(models.Model):
     title = models.CharField(max_length=100, db_column="The Title")
