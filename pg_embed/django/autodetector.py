@@ -89,7 +89,8 @@ class VectorizersMixin:
         postgres = next((own for own in connections.all() if own.vendor == "postgresql"), None)
         if postgres is None or fields[name].is_relation or operation.field.is_relation:
             return False
-        is_read = any(wanted.reads(name, fields[name]) for wanted in declared(fields.items()))
+        is_key = bool(fields[name].primary_key)
+        is_read = any(is_key or wanted.reads(name, fields[name]) for wanted in declared(fields.items()))
         return is_read and type_changes(fields[name], operation.field, postgres)
 
     def _sort_migrations(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import router
@@ -318,18 +318,26 @@ class AlterField(_OnTable, plain.AlterField):
             for state in (from_state, to_state)
         )
         is_read = self.runs(schema_editor, new.model) and type_changes(old, new, schema_editor.connection)
-        source = _source(schema_editor, new.model)
-        if is_read:
+        sources = [_source(schema_editor, model) for model in _having(new)] if is_read else []
+        for source in sources:
             send(schema_editor, sql.SQL(SQL["untie"]).format(source=source))
         super().database_forwards(app_label, schema_editor, from_state, to_state)
-        if is_read:
-            again = sql.Literal(not keeps_texts(old, new, schema_editor.connection))
+        again = sql.Literal(not keeps_texts(old, new, schema_editor.connection))
+        for source in sources:
             send(schema_editor, sql.SQL(SQL["tie"]).format(source=source, again=again))
 
     def reduce(self, operation: Any, app_label: str) -> Any:
         """For the optimizer of migrations: what is made of it is such a one, too."""
         reduced = super().reduce(operation, app_label)
         return [careful(own) for own in reduced] if isinstance(reduced, list) else reduced
+
+
+def _having(field: Any) -> Iterator[Any]:
+    """The models whose tables have a field's column: a key is that of those, too, that inherit by a join."""
+    yield field.model
+    for relation in field.model._meta.related_objects if field.primary_key else ():
+        if relation.field.primary_key and relation.related_model._meta.managed:
+            yield from _having(relation.field)
 
 
 def careful(operation: Operation) -> Operation:

@@ -256,6 +256,24 @@ def test_types_change_while_triggers_are_off(docs: Connection, make_role: MakeRo
         assert refused(reader, "SELECT embed._untie_v1('docs')")[0] == "42501"
 
 
+def test_a_key_becomes_larger_while_triggers_are_off(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("CREATE TABLE few (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('few', 'body', backfill => false)")
+    docs.execute("INSERT INTO few VALUES (1, 'one')")
+    docs.execute("SELECT embed._untie_v1('few')")
+    docs.execute("ALTER TABLE few ALTER id TYPE bigint")
+    docs.execute("SELECT embed._tie_v1('few')")
+    docs.execute("INSERT INTO few VALUES (3000000000, 'two')")
+    assert queued(docs, "few_embedding") == ["1", "3000000000"]
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('few')")
+    docs.execute("UPDATE few SET id = id + 1, body = body || '!'")
+    docs.execute("SELECT embed.wait('few')")
+    assert broken_rows(docs, "few", vectorizer="few_embedding") == []
+
+
 def test_rows_changed_in_replica_mode_are_found_by_a_backfill(
     docs: Connection, dsn: str, start_worker: StartWorker
 ) -> None:

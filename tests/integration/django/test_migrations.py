@@ -319,6 +319,36 @@ def test_types_change_of_what_is_embedded(with_model: Project, project_db: Conne
     assert with_model.is_settled()
 
 
+SMALL = """
+class Place(models.Model):
+    id = models.AutoField(primary_key=True)
+    name = models.TextField()
+    vectors = EmbeddedField("{name}", **THREE)
+
+class Cafe(Place):
+    menu = models.TextField()
+    menu_vectors = EmbeddedField("{menu}", **THREE)
+"""
+
+
+def test_a_key_becomes_larger(with_model: Project, project_db: Connection) -> None:
+    with_model.models(SMALL)
+    with_model.revise()
+    with_model.migrate()
+    with_model.run("Cafe.objects.create(name='Roma', menu='soup')")
+    project_db.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    with_model.models(SMALL.replace("AutoField", "BigAutoField"))
+    with_model.revise("-n", "big")
+    for _ in range(2):
+        with_model.migrate()
+        assert waiting(project_db) == (0, [])
+        with_model.run("cafe = Cafe.objects.get(); cafe.name += '!'; cafe.menu += '!'; cafe.save()")
+        assert waiting(project_db) == (2, [])
+        project_db.execute("DELETE FROM embed._queue")
+        with_model.migrate("shop", "0001")
+    assert with_model.run("print(Cafe.objects.get().menu)") == "soup!!\n"
+
+
 def test_a_change_of_type_survives_a_squash(with_model: Project, project_db: Connection) -> None:
     plain = WIDTHS.replace(', db_column="The Title"', "").replace('"The Title"', "title")
     with_model.models(plain)
