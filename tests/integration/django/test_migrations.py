@@ -542,9 +542,13 @@ class Router:
         return (model_name != "doc") == (db == "default")
 DATABASE_ROUTERS = [Router()]
 """
-    django_project.settings(router, databases={"default": lite, "texts": database(bare_dsn)})
+    databases = {"default": lite, "texts": database(bare_dsn)}
     django_project.models(DOC + "class Note(models.Model):\n    text = models.TextField()\n")
+    django_project.settings(router.replace('return db == "texts"', "return False"), databases=databases)
     django_project.revise()
+    with pytest.raises(AssertionError, match=r"E006.*keeps the app 'pg_embed' out of it"):
+        django_project.migrate("--database", "texts")
+    django_project.settings(router, databases=databases)
     django_project.migrate()
     django_project.migrate("--database", "texts")
     assert len(vectorizers(project_db)) == 2
