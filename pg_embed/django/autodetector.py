@@ -165,7 +165,12 @@ class VectorizersMixin:
             now = partial(self._name_now, key)
             old = self._fields_before(key)
             new = self.to_state.models[key].fields
-            before = [wanted.called(now) for wanted in declared(old.items())]
+            columns = {
+                _column(name, field): _column(now(name), new[now(name)])
+                for name, field in old.items()
+                if now(name) in new
+            }
+            before = [wanted.called(now, columns) for wanted in declared(old.items())]
             after = declared(new.items())
             for left in before:
                 same = next((right for right in after if self._is_same(key, old, left, right)), None)
@@ -264,6 +269,11 @@ class VectorizersMixin:
         options = state.models[key].options
         table = options.get("db_table") or truncate_name("_".join(key), NAME_MOST)
         return chunk_names(table, wanted.chunk_table, wanted.chunk_view)
+
+
+def _column(name: str, field: Any) -> str:
+    """The column of a field that is bound to no model."""
+    return str(field.db_column or (f"{name}_id" if field.is_relation else name))
 
 
 def _after_renames(operations: list[Any], model_name: str) -> int:

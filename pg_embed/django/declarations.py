@@ -9,7 +9,7 @@ from typing import Any
 
 from pg_embed.django.chunks import COLUMNS, ChunkedField
 from pg_embed.django.fields import EmbeddedField
-from pg_embed.django.templates import names_of, renamed
+from pg_embed.django.templates import names_of, renamed, with_columns
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import VECTORS
 
@@ -51,11 +51,13 @@ class Declared:
             re.search(rf"(?<!\w){re.escape(one)}(?!\w)", self.filter or "") for one in told
         )
 
-    def called(self, name: Callable[[str], str]) -> Declared:
-        """The same after fields were renamed."""
+    def called(self, name: Callable[[str], str], columns: Mapping[str, str]) -> Declared:
+        """The same after fields were renamed, and with them columns, which a filter follows by itself."""
         kept = ("chunks",) if self.chunks is not None else VECTORS
         old = {field: getattr(self, field) for field in kept}
         new: dict[str, Any] = {field: value and name(value) for field, value in old.items()}
+        if self.filter is not None:
+            new["filter"] = with_columns(self.filter, columns)
         return replace(self, template=renamed(self.template, name), **new)
 
 

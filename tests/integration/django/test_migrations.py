@@ -272,6 +272,31 @@ def test_constraints_go_before_their_fields_are_renamed(with_model: Project, pro
     assert [row[1] for row in vectorizers(project_db)] == ["{body}"]
 
 
+FILTERED = """
+class Doc(models.Model):
+    kind = models.TextField(default="kind")
+    n = models.IntegerField(default=1)
+    embedding = EmbeddedField("{n}", filter="n > 0 AND kind = 'kind'", **THREE)
+"""
+
+
+def test_a_filter_follows_its_columns(with_model: Project, project_db: Connection) -> None:
+    with_model.models(FILTERED)
+    with_model.revise()
+    with_model.migrate()
+    renamed = FILTERED.replace(" n =", " m =").replace('"{n}"', '"{m}"')
+    renamed = renamed.replace('default="kind"', 'default="kind", db_column="The Kind"')
+    with_model.models(renamed.replace("n > 0 AND kind", 'm > 0 AND \\"The Kind\\"'))
+    with_model.run(RENAME)
+    made = (with_model.app / "migrations" / "0002_renamed.py").read_text(encoding="utf-8")
+    assert steps(made) == ["RenameField", "AlterField", "AlterField"]
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert vectorizers(project_db)[0][4] == "((m > 0) AND (\"The Kind\" = 'kind'::text))"
+    with_model.migrate("shop", "0001")
+    assert vectorizers(project_db)[0][4] == "((n > 0) AND (kind = 'kind'::text))"
+
+
 WIDTHS = """
 class Doc(models.Model):
     title = models.CharField(max_length=100, db_column="The Title")
