@@ -8,7 +8,7 @@ from typing import Any, Literal
 from django.apps import apps
 from django.core import checks
 from django.db import connections, router
-from django.db.models import Field, Value
+from django.db.models import F, Field, Value
 from pgvector import HalfVector, SparseVector, Vector
 
 from pg_embed.django.templates import names_of
@@ -131,6 +131,10 @@ class EmbeddedField(TemplateField):
         """Be left out of what is written, but for the models of migrations, which make the column."""
         super().contribute_to_class(cls, name, private_only)
         self.generated = cls._meta.apps is apps
+
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        """What an update writes, of a migration's models: the vector that is there by then."""
+        return super().pre_save(model_instance, add) if add else F(self.name)
 
     def generated_sql(self, connection: Any) -> tuple[str, tuple[Any, ...]]:
         """No table is made from a model itself: it would have no vectorizer."""

@@ -270,7 +270,7 @@ class AlterVectorizer(_OfModel):
             self._rename(schema_editor, model, statement, new, old)
 
     def describe(self) -> str:
-        return f"Change how {self.field} of {self.model_name} is embedded"
+        return f"Change how {self.model_name} is embedded in {self.field}"
 
     @property
     def migration_name_fragment(self) -> str:

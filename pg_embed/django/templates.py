@@ -9,9 +9,7 @@ from typing import Any
 from django.core.exceptions import FieldDoesNotExist
 
 PART = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")  # a brace of the text, or a name
-WORD = re.compile(
-    r"""'(?:[^']|'')*'|"((?:[^"]|"")+)"|(\w+)"""
-)  # a text in SQL, or a name with quotes or without
+WORD = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")+)"|(\w+)""")  # of SQL: a text, or a name as it may stand
 PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # a name that needs no quotes
 
 

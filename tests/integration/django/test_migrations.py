@@ -193,6 +193,20 @@ def test_a_switch_is_told_the_sizes_of_all_outputs(with_model: Project, project_
     assert with_model.is_settled()
 
 
+def test_a_migration_that_saves_rows_leaves_vectors(with_model: Project, project_db: Connection) -> None:
+    with_model.models(BOTH)
+    with_model.revise()
+    with_model.migrate()
+    project_db.execute("INSERT INTO shop_doc (title, body, embedding) VALUES ('a', 'b', '[1,2,3,4,5,6,7,8]')")
+    docs = "apps.get_model('shop', 'Doc').objects"
+    late = f"[({docs}.update(embedding=[2] * 8, title='c'), doc.save()) for doc in {docs}.all()]"
+    made = f"{docs}.create(title='new', body='d').save()"
+    with_model.write("0002_rows", "0001_initial", f"migrations.RunPython(lambda apps, _: {late} and {made})")
+    with_model.migrate()
+    rows = project_db.execute("SELECT title, embedding FROM shop_doc ORDER BY id").fetchall()
+    assert rows == [("a", "[2,2,2,2,2,2,2,2]"), ("new", None)]
+
+
 def test_another_model_makes_the_column_anew(with_model: Project, project_db: Connection) -> None:
     create_fake_model(project_db, "second", dimensions=3)
     with_model.models(BOTH)
