@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from django.db.models import Expression, Field, FloatField, IntegerField, TextField
+from django.db.models import Expression, Field, FloatField, IntegerField, Min, TextField
 from django.db.models.expressions import Col
 from django.db.models.sql.constants import INNER
 from psycopg import sql
@@ -85,8 +85,9 @@ class Best(Expression):
         super().__init__(output_field=IntegerField())
 
     def resolve_expression(self, query: Any = None, *args: Any, **options: Any) -> Any:
-        """The place of a hit."""
-        return HitColumn(_alias_of_hits(query), PLACE)
+        """The place of a hit, or the best one of a group of them."""
+        place = HitColumn(_alias_of_hits(query), PLACE)
+        return Min(place).resolve_expression(query) if isinstance(query.group_by, tuple) else place
 
 
 @dataclass(unsafe_hash=True)

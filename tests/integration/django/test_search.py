@@ -21,7 +21,7 @@ configure()
 
 from django.contrib.postgres.fields import ArrayField  # noqa: E402
 from django.db import connection, models  # noqa: E402
-from django.db.models import Avg, Count, Exists, F, OuterRef, Q, Subquery, Value  # noqa: E402
+from django.db.models import Avg, Count, Exists, F, Max, OuterRef, Q, Subquery, Value  # noqa: E402
 from django.db.models.expressions import RawSQL  # noqa: E402
 from django.db.models.functions import Length, Lower  # noqa: E402
 
@@ -280,6 +280,20 @@ def test_hits_stand_within_other_queries(docs: Connection) -> None:
     both = found.filter(pk__in=Doc.objects.search(OTHER, k=500).values("pk")[:500])
     assert set(ids(both)) == set(every) & set(ids(Doc.objects.search(OTHER, k=500)))
     assert ids(found.union(Doc.objects.search(OTHER, k=1), all=True)[:20]) == every
+
+
+def test_hits_are_counted_by_groups(docs: Connection) -> None:
+    docs.execute("UPDATE docs SET lang = 'none' WHERE lang IS NULL")
+    found = Doc.objects.search(QUERY, k=40)
+    langs = [hit.lang for hit in found]
+    counted = found.values("lang").annotate(n=Count("pk"), best=Max("score"))
+    wanted = [(lang, langs.count(lang)) for lang in dict.fromkeys(langs)]  # the one of the best hit first
+    assert [(row["lang"], row["n"]) for row in counted] == wanted
+    assert counted[0]["best"] == found[0].score
+    assert list(counted.order_by("lang").values_list("lang", flat=True)) == sorted(set(langs))
+    of_each = found.annotate(n=Count("notes")).values_list("pk", "n")
+    assert list(of_each) == [(hit.pk, 2 * (hit.pk % 10 == 0)) for hit in found]
+    assert [row["lang"] for row in counted.reverse()] == [lang for lang, _ in reversed(wanted)]
 
 
 def test_hits_are_combined_by_their_conditions(docs: Connection) -> None:
