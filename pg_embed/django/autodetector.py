@@ -86,12 +86,9 @@ class VectorizersMixin:
         key = (app_label, operation.model_name)
         fields = self._fields_before(key)
         name = self._name_before(key, operation.name)
-        postgres = next((own for own in connections.all() if own.vendor == "postgresql"), None)
-        if postgres is None or fields[name].is_relation or operation.field.is_relation:
-            return False
         is_key = bool(fields[name].primary_key)
         is_read = any(is_key or wanted.reads(name, fields[name]) for wanted in declared(fields.items()))
-        return is_read and type_changes(fields[name], operation.field, postgres)
+        return is_read and _type_changes(fields[name], operation.field)
 
     def _sort_migrations(self) -> None:
         """What is dropped goes first, what is made last, and then a column goes that a text had in it."""
@@ -188,10 +185,20 @@ class VectorizersMixin:
         if right.chunks is not None:
             before = old[self._name_before(key, right.chunks)]
             after = new[right.chunks]
-            return bool((before.dimensions, before.column_type) == (after.dimensions, after.column_type))
+            sizes = (before.dimensions, before.column_type) == (after.dimensions, after.column_type)
+            return bool(sizes) and not self._key_changes(key)
         return all(
             old[self._name_before(key, name)].db_type(None) == new[name].db_type(None)
             for name in right.fields
+        )
+
+    def _key_changes(self, key: Key) -> bool:
+        """Whether a key gets another type, which chunks have in columns of their own."""
+        now, new = partial(self._name_now, key), self.to_state.models[key].fields
+        return any(
+            _type_changes(field, new[now(name)])
+            for name, field in self._fields_before(key).items()
+            if field.primary_key and now(name) in new
         )
 
     def _of_other_models(self) -> Iterator[tuple[str, str, str]]:
@@ -269,6 +276,14 @@ class VectorizersMixin:
         options = state.models[key].options
         table = options.get("db_table") or truncate_name("_".join(key), NAME_MOST)
         return chunk_names(table, wanted.chunk_table, wanted.chunk_view)
+
+
+def _type_changes(old: Any, new: Any) -> bool:
+    """Whether a column gets another type in PostgreSQL, so far as fields that are bound to no model tell."""
+    postgres = next((own for own in connections.all() if own.vendor == "postgresql"), None)
+    if postgres is None or old.is_relation or new.is_relation:
+        return False
+    return type_changes(old, new, postgres)
 
 
 def _column(name: str, field: Any) -> str:
