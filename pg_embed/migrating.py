@@ -11,7 +11,7 @@ from psycopg import sql
 from pg_embed import statements
 from pg_embed.models.presets import presets
 
-SQL = statements.load("migrating")
+SQL = statements.fragments("migrating")
 
 
 def call(function: str, /, first: Any, **named: Any) -> sql.Composed:

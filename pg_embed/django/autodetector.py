@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from django.db import connections
 from django.db.backends.utils import truncate_name
 from django.db.migrations import AddField, RemoveField, RenameField, RenameModel
+from django.db.migrations import AlterField as AlterColumn
 from django.db.migrations import CreateModel as CreateTable
 from django.db.migrations.autodetector import OperationDependency
 
@@ -16,8 +18,15 @@ from pg_embed.django.chunks import ChunkedField
 from pg_embed.django.declarations import Declared, declared
 from pg_embed.django.fields import EmbeddedField
 from pg_embed.django.naming import chunk_names
-from pg_embed.django.operations import APP, AlterVectorizer, CreateModel, CreateVectorizer, DropVectorizer
-from pg_embed.django.templates import names_of
+from pg_embed.django.operations import (
+    APP,
+    AlterVectorizer,
+    CreateModel,
+    CreateVectorizer,
+    DropVectorizer,
+    careful,
+)
+from pg_embed.django.types import type_changes
 from pg_embed.models.presets import presets
 
 INSTALLED = OperationDependency(APP, "installation", None, OperationDependency.Type.CREATE)
@@ -59,8 +68,10 @@ class VectorizersMixin:
     def add_operation(
         self, app_label: str, operation: Any, dependencies: Any = None, beginning: bool = False
     ) -> None:
-        """pg_embed, and with it pgvector, is there before a column of vectors."""
+        """pg_embed is there before a column of vectors, and makes way for another type of what it reads."""
         given = list(dependencies or [])
+        if type(operation) is AlterColumn and self._is_read(app_label, operation):
+            operation = careful(operation)
         fields: list[Any] = []
         if isinstance(operation, CreateTable):
             fields = [field for _, field in operation.fields]
@@ -70,23 +81,33 @@ class VectorizersMixin:
             given.append(INSTALLED)
         super().add_operation(app_label, operation, given, beginning)  # type: ignore[misc]
 
+    def _is_read(self, app_label: str, operation: Any) -> bool:
+        """Whether the type of a column changes that a vectorizer reads."""
+        key = (app_label, operation.model_name)
+        fields = self._fields_before(key)
+        name = self._name_before(key, operation.name)
+        is_key = bool(fields[name].primary_key)
+        is_read = any(is_key or wanted.reads(name, fields[name]) for wanted in declared(fields.items()))
+        return is_read and _type_changes(fields[name], operation.field)
+
     def _sort_migrations(self) -> None:
         """What is dropped goes first, what is made last, and then a column goes that a text had in it."""
         super()._sort_migrations()  # type: ignore[misc]
         for app_label, found in self.generated_operations.items():
-            self.generated_operations[app_label] = sorted(found, key=partial(self._place, app_label))
+            dropped = [operation for operation in found if isinstance(operation, DropVectorizer)]
+            others = [operation for operation in found if operation not in dropped]
+            placed = sorted(others, key=partial(self._place, app_label))
+            for operation in reversed(dropped):
+                placed.insert(_after_renames(placed, operation.model_name), operation)
+            self.generated_operations[app_label] = placed
 
     def _place(self, app_label: str, operation: Any) -> int:
-        if isinstance(operation, (RenameModel, RenameField)):
-            return 0
-        if isinstance(operation, DropVectorizer):
-            return 1
         if isinstance(operation, (CreateModel, CreateVectorizer, AlterVectorizer)):
-            return 3
+            return 1
         is_late = isinstance(operation, RemoveField) and (
             (app_label, operation.model_name.lower(), operation.name) in self._late
         )
-        return 4 if is_late else 2
+        return 2 if is_late else 0
 
     def generate_deleted_models(self) -> None:
         """Vectorizers go before their tables."""
@@ -103,7 +124,8 @@ class VectorizersMixin:
             (*pair.key, name)
             for pair in self._pairs
             if pair.before is not None and pair.after is not None
-            for name in names_of(pair.before.template)
+            for name, field in self._fields_before(pair.key).items()
+            if pair.before.reads(name, field)
         }
         for pair in self._pairs:
             if pair.before is not None and pair.after is None:
@@ -138,9 +160,14 @@ class VectorizersMixin:
         """The vectorizers of the models that stay."""
         for key in sorted(self.old_model_keys & self.new_model_keys):
             now = partial(self._name_now, key)
-            old = self.from_state.models[key[0], self.renamed_models.get(key, key[1])].fields
+            old = self._fields_before(key)
             new = self.to_state.models[key].fields
-            before = [wanted.called(now) for wanted in declared(old.items())]
+            columns = {
+                _column(name, field): _column(now(name), new[now(name)])
+                for name, field in old.items()
+                if now(name) in new
+            }
+            before = [wanted.called(now, columns) for wanted in declared(old.items())]
             after = declared(new.items())
             for left in before:
                 same = next((right for right in after if self._is_same(key, old, left, right)), None)
@@ -158,18 +185,27 @@ class VectorizersMixin:
         if right.chunks is not None:
             before = old[self._name_before(key, right.chunks)]
             after = new[right.chunks]
-            return bool((before.dimensions, before.column_type) == (after.dimensions, after.column_type))
+            sizes = (before.dimensions, before.column_type) == (after.dimensions, after.column_type)
+            return bool(sizes) and not self._key_changes(key)
         return all(
             old[self._name_before(key, name)].db_type(None) == new[name].db_type(None)
             for name in right.fields
+        )
+
+    def _key_changes(self, key: Key) -> bool:
+        """Whether a key gets another type, which chunks have in columns of their own."""
+        now, new = partial(self._name_now, key), self.to_state.models[key].fields
+        return any(
+            _type_changes(field, new[now(name)])
+            for name, field in self._fields_before(key).items()
+            if field.primary_key and now(name) in new
         )
 
     def _of_other_models(self) -> Iterator[tuple[str, str, str]]:
         """Fields that stay, but for vectors of another model or size."""
         for app_label, model_name, name in self.old_field_keys & self.new_field_keys:
             key = (app_label, model_name)
-            old_model = self.from_state.models[app_label, self.renamed_models.get(key, model_name)]
-            old = old_model.fields[self._name_before(key, name)]
+            old = self._fields_before(key)[self._name_before(key, name)]
             new = self.to_state.models[key].fields[name]
             if isinstance(old, ChunkedField) != isinstance(new, ChunkedField):
                 yield app_label, model_name, name  # a column comes or goes
@@ -178,6 +214,9 @@ class VectorizersMixin:
             same = isinstance(old, EmbeddedField) and old.embedding_model == new.embedding_model
             if not same or old.db_type(None) != new.db_type(None):
                 yield app_label, model_name, name
+
+    def _fields_before(self, key: Key) -> Any:
+        return self.from_state.models[key[0], self.renamed_models.get(key, key[1])].fields
 
     def _name_before(self, key: Key, name: str) -> str:
         return self.renamed_fields.get((*key, name), name)
@@ -237,6 +276,30 @@ class VectorizersMixin:
         options = state.models[key].options
         table = options.get("db_table") or truncate_name("_".join(key), NAME_MOST)
         return chunk_names(table, wanted.chunk_table, wanted.chunk_view)
+
+
+def _type_changes(old: Any, new: Any) -> bool:
+    """Whether a column gets another type in PostgreSQL, so far as fields that are bound to no model tell."""
+    postgres = next((own for own in connections.all() if own.vendor == "postgresql"), None)
+    if postgres is None or old.is_relation or new.is_relation:
+        return False
+    return type_changes(old, new, postgres)
+
+
+def _column(name: str, field: Any) -> str:
+    """The column of a field that is bound to no model."""
+    return str(field.db_column or (f"{name}_id" if field.is_relation else name))
+
+
+def _after_renames(operations: list[Any], model_name: str) -> int:
+    """The place from which on a model and its fields have the names of the new state."""
+    renames = (
+        place
+        for place, operation in enumerate(operations, 1)
+        if (isinstance(operation, RenameModel) and operation.new_name.lower() == model_name)
+        or (isinstance(operation, RenameField) and operation.model_name.lower() == model_name)
+    )
+    return max(renames, default=0)
 
 
 def _told(wanted: Declared) -> dict[str, Any]:

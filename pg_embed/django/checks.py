@@ -11,6 +11,7 @@ from django.db import connections, router
 from pg_embed import statements
 from pg_embed.django.chunks import ChunkedField
 from pg_embed.django.fields import TemplateField
+from pg_embed.django.operations import APP
 from pg_embed.models.presets import presets
 
 SQL = statements.fragments("django")
@@ -45,7 +46,7 @@ def _look(alias: str, fields: list[TemplateField]) -> list[CheckMessage]:
             told = f"the server of database {alias!r} has no extension vector"
             return [Error(told, hint=hint, id="pg_embed.E004")]
         if not installed:
-            return []  # a migration is about to do it
+            return _look_at_routers(alias)
         unknown = [
             (field, model) for field in fields for model in _models(field) if not _is_known(cursor, model)
         ]
@@ -58,6 +59,15 @@ def _look(alias: str, fields: list[TemplateField]) -> list[CheckMessage]:
         )
         for field, model in unknown
     ]
+
+
+def _look_at_routers(alias: str) -> list[CheckMessage]:
+    """Whether a migration is about to install us."""
+    if router.allow_migrate(alias, APP):
+        return []
+    hint = f"let allow_migrate() of your router answer True for app_label {APP!r} and this database"
+    told = f"database {alias!r} has models with vectors, and a router keeps the app {APP!r} out of it"
+    return [Error(told, hint=hint, id="pg_embed.E006")]
 
 
 def _models(field: TemplateField) -> list[str | None]:

@@ -23,13 +23,20 @@ from django.db.models.fields.related import lazy_related_operation
 from django.db.models.fields.related_descriptors import ReverseManyToOneDescriptor
 
 from pg_embed.chunks import Chunking
-from pg_embed.django.fields import FIXED, ColumnType, EmbeddedField, Stored, TemplateField, described, type_of
+from pg_embed.django.fields import (
+    FIXED,
+    ColumnType,
+    EmbeddedField,
+    TemplateField,
+    by_output,
+    described,
+    type_of,
+)
 from pg_embed.django.naming import beside, chunk_names
 from pg_embed.errors import InvalidArgument
 from pg_embed.models.presets import known_size
 from pg_embed.records import Output
 
-STORED: tuple[Stored, ...] = ("dense", "sparse")
 COLUMNS: dict[Output, str] = {"dense": "embedding", "sparse": "sparse", "multi": "multi"}
 
 
@@ -41,9 +48,9 @@ class ChunkedField(TemplateField):
     It is no column, but a relation: `doc.chunks.all()`, `prefetch_related("chunks")`,
     `filter(chunks__chunk__contains="tea")`. `Doc.chunks.model` is the class of the chunks. `makemigrations`
     writes what makes the vectorizer with a table and a view of the chunks. `outputs` are the vectors that a
-    chunk has, of which those for each token ("multi") are searched but not read; `sparse` names another model
-    for sparse ones, as in sparse="bm25". `dimensions`, of the dense vectors or by output, are needed for
-    models whose names do not tell. The other arguments are those of embed.create_vectorizer.
+    chunk has; `sparse` names another model for sparse ones, as in sparse="bm25". `dimensions`, of the dense
+    vectors or by output, are needed for models whose names do not tell. The other arguments are those of
+    embed.create_vectorizer.
     """
 
     description = "Chunks of a text, kept by pg_embed"
@@ -75,7 +82,7 @@ class ChunkedField(TemplateField):
         self.embedding_model = model
         self.sparse_model = sparse
         self.outputs = tuple(output for output in COLUMNS if output in made)
-        self.dimensions = self._sizes({"dense": dimensions} if isinstance(dimensions, int) else dimensions)
+        self.dimensions = self._sizes(by_output(dimensions))
         dense = self.dimensions.get("dense")
         self.column_type = None if dense is None else column_type or type_of(dense)
         self.chunking = None if chunking is None else dict(chunking)
@@ -86,14 +93,12 @@ class ChunkedField(TemplateField):
         self.chunk_view = chunk_view
         super().__init__(**{**options, **FIXED})
 
-    def _sizes(self, told: Mapping[Output, int] | None) -> dict[Stored, int]:
-        """The dimensions of the vectors that are columns of Django's."""
-        wanted: list[Stored] = [output for output in STORED if output in self.outputs]
+    def _sizes(self, told: Mapping[Output, int]) -> dict[Output, int]:
         return {
-            output: (told or {}).get(output) or known_size(self.model_of(output), output) for output in wanted
+            output: told.get(output) or known_size(self.model_of(output), output) for output in self.outputs
         }
 
-    def model_of(self, output: Stored) -> str | None:
+    def model_of(self, output: Output) -> str | None:
         """The model that makes an output."""
         return self.sparse_model or self.embedding_model if output == "sparse" else self.embedding_model
 
@@ -149,13 +154,13 @@ class ChunkedField(TemplateField):
         }
         return name, "pg_embed.django.ChunkedField", [self.template, *args], described(kwargs, told)
 
-    def switched(self, model: str, dimensions: int | None) -> ChunkedField:
-        """The same for vectors of another model."""
+    def switched(self, model: str, dimensions: Mapping[Output, int]) -> ChunkedField:
+        """The same for vectors of another model, of which sizes by output may be told."""
         _, _, args, kwargs = self.deconstruct()
         kept = {key: value for key, value in kwargs.items() if key not in ("dimensions", "column_type")}
         if self.column_type == "vector":
             kept["column_type"] = "vector"
-        sizes: dict[Stored, int] = {} if dimensions is None else {"dense": dimensions}
+        sizes = dict(dimensions)
         if self.sparse_model is not None:  # which stays
             sizes["sparse"] = self.dimensions["sparse"]
         return ChunkedField(*args, **{**kept, "model": model, "dimensions": sizes})
@@ -218,8 +223,13 @@ class Chunk:
     """A chunk of a row, to be read only.
 
     Its attributes are chunk_id, chunk_no, chunk (its text), context (what stands above it, such as the path
-    of its headings), of the vectors embedding and sparse as they were declared, and source, the row.
+    of its headings), of the vectors embedding, sparse and multi as they were declared, and source, the row.
     """
+
+    chunk: str
+
+    def __str__(self) -> str:
+        return self.chunk
 
     def save_base(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Chunks are pg_embed's to write."""

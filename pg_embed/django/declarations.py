@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pg_embed.django.chunks import COLUMNS, ChunkedField
 from pg_embed.django.fields import EmbeddedField
-from pg_embed.django.templates import renamed
+from pg_embed.django.templates import names_of, renamed, with_columns
 from pg_embed.errors import InvalidArgument
+from pg_embed.records import VECTORS
 
 
 @dataclass(frozen=True)
 class Declared:
     """A vectorizer that a model's table should have; all names are those of fields.
 
-    `dense` and `sparse` are the fields for the model's outputs, of which there is one at least. Where
-    `chunks` names a field of chunks, they and `multi` are columns of those.
+    `dense`, `sparse` and `multi` are the fields for the model's outputs, of which there is one at least.
+    Where `chunks` names a field of chunks, they are columns of those.
     """
 
     template: str
@@ -40,15 +42,23 @@ class Declared:
         """Its fields of vectors, or that of its chunks."""
         if self.chunks is not None:
             return (self.chunks,)
-        return tuple(name for name in (self.dense, self.sparse) if name is not None)
+        return tuple(name for name in (self.dense, self.sparse, self.multi) if name is not None)
 
-    def called(self, name: Callable[[str], str]) -> Declared:
-        """The same after fields were renamed."""
-        if self.chunks is not None:
-            return replace(self, template=renamed(self.template, name), chunks=name(self.chunks))
-        dense = None if self.dense is None else name(self.dense)
-        sparse = None if self.sparse is None else name(self.sparse)
-        return replace(self, template=renamed(self.template, name), dense=dense, sparse=sparse)
+    def reads(self, name: str, field: Any) -> bool:
+        """Whether the text or the filter names a field, or its column."""
+        told = {name, f"{name}_id", field.db_column or name}
+        return bool(names_of(self.template) & told) or any(
+            re.search(rf"(?<!\w){re.escape(one)}(?!\w)", self.filter or "") for one in told
+        )
+
+    def called(self, name: Callable[[str], str], columns: Mapping[str, str]) -> Declared:
+        """The same after fields were renamed, and with them columns, which a filter follows by itself."""
+        kept = ("chunks",) if self.chunks is not None else VECTORS
+        old = {field: getattr(self, field) for field in kept}
+        new: dict[str, Any] = {field: value and name(value) for field, value in old.items()}
+        if self.filter is not None:
+            new["filter"] = with_columns(self.filter, columns)
+        return replace(self, template=renamed(self.template, name), **new)
 
 
 def declared(fields: Iterable[tuple[str, Any]]) -> list[Declared]:

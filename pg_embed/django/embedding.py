@@ -54,11 +54,16 @@ class Embed(Expression):
         resolved: Embed = super().resolve_expression(query, *args, **options)
         meta = getattr(getattr(query, "model", None), "_meta", None)
         fields = [] if meta is None else meta.concrete_fields
-        resolved.candidates = [field for field in fields if isinstance(field, EmbeddedField)]
+        resolved.candidates = [
+            field for field in fields if isinstance(field, EmbeddedField) and field.output in FUNCTIONS
+        ]
         return resolved
 
     def beside(self, field: EmbeddedField) -> Embed:
         """The same text for a field, by that field's model if none was named."""
+        if field.output not in FUNCTIONS:
+            hint = "rank rows by them: search(..., rerank='multi')"
+            raise InvalidArgument(f"no distance is between the token vectors of {field.name}", hint=hint)
         placed: Embed = self.copy()
         placed.candidates = [field]
         return placed

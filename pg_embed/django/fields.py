@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from django.apps import apps
 from django.core import checks
 from django.db import connections, router
-from django.db.models import Field, Value
+from django.db.models import F, Field, Value
 from pgvector import HalfVector, SparseVector, Vector
 
 from pg_embed.django.templates import names_of
+from pg_embed.django.tokens import TokenVectors
 from pg_embed.errors import InvalidArgument
 from pg_embed.models.presets import HALFVEC_MOST, known_size
+from pg_embed.records import VECTORS, Output
 
-Stored = Literal["dense", "sparse"]
 ColumnType = Literal["halfvec", "vector"]
+COLUMN_TYPES: dict[Output, str] = {"sparse": "sparsevec", "multi": "halfvec[]"}  # of dense ones there are two
 FIXED = {"null": True, "blank": True, "editable": False, "serialize": False}
-VALUES: dict[str, Any] = {"halfvec": HalfVector, "vector": Vector, "sparsevec": SparseVector}
+VALUES: dict[str, Any] = {
+    "halfvec": HalfVector,
+    "vector": Vector,
+    "sparsevec": SparseVector,
+    "halfvec[]": TokenVectors,
+}
 
 
 class TemplateField(Field):
@@ -77,9 +85,9 @@ class EmbeddedField(TemplateField):
     The template names fields of the model. `makemigrations` writes what makes the vectorizer, one for all
     fields of one template and model. A model that is known by its name tells the size of its vectors; for
     others, and for one that is set to another size, give `dimensions`. Dense vectors are halfvec up to 4,000
-    dimensions unless `column_type` is "vector". `filter` (SQL over columns), `index` and the name
-    `vectorizer` are those of embed.create_vectorizer. A new object reads its vector from the database when it
-    is asked for.
+    dimensions unless `column_type` is "vector"; other outputs of a model are "sparse" vectors and "multi", a
+    list with a vector for each token. `filter` (SQL over columns), `index` and the name `vectorizer` are
+    those of embed.create_vectorizer. A new object reads its vector from the database when it is asked for.
     """
 
     description = "Vectors of a text, kept by pg_embed"
@@ -93,7 +101,7 @@ class EmbeddedField(TemplateField):
         template: str,
         *args: Any,
         model: str | None = None,
-        output: Stored = "dense",
+        output: Output = "dense",
         dimensions: int | None = None,
         column_type: ColumnType | None = None,
         filter: str | None = None,
@@ -101,14 +109,14 @@ class EmbeddedField(TemplateField):
         vectorizer: str | None = None,
         **options: Any,
     ) -> None:
-        if output not in ("dense", "sparse"):
-            hint = 'use "dense" or "sparse"'
+        if output not in VECTORS:
+            hint = 'use "dense", "sparse" or "multi"'
             raise InvalidArgument(f"a field cannot hold {output!r} vectors", hint=hint)
         self.template = template
         self.embedding_model = model
         self.output = output
         self.dimensions = dimensions or known_size(model, output)
-        self.column_type = "sparsevec" if output == "sparse" else column_type or type_of(self.dimensions)
+        self.column_type = COLUMN_TYPES.get(output) or column_type or type_of(self.dimensions)
         self.filter = filter
         self.index = index
         self.vectorizer = vectorizer
@@ -124,6 +132,10 @@ class EmbeddedField(TemplateField):
         super().contribute_to_class(cls, name, private_only)
         self.generated = cls._meta.apps is apps
 
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        """What an update writes, of a migration's models: the vector that is there by then."""
+        return super().pre_save(model_instance, add) if add else F(self.name)
+
     def generated_sql(self, connection: Any) -> tuple[str, tuple[Any, ...]]:
         """No table is made from a model itself: it would have no vectorizer."""
         hint = f"run: manage.py makemigrations {self.model._meta.app_label}"
@@ -138,27 +150,28 @@ class EmbeddedField(TemplateField):
             "model": (self.embedding_model, None),
             "output": (self.output, "dense"),
             "dimensions": (self.dimensions, None),
-            "column_type": (None if self.output == "sparse" else self.column_type, None),
+            "column_type": (self.column_type if self.output == "dense" else None, None),
             "filter": (self.filter, None),
             "index": (self.index, "none"),
             "vectorizer": (self.vectorizer, None),
         }
         return name, "pg_embed.django.EmbeddedField", [self.template, *args], described(kwargs, told)
 
-    def switched(self, model: str, dimensions: int | None) -> EmbeddedField:
-        """The same for vectors of another model."""
+    def switched(self, model: str, dimensions: Mapping[Output, int]) -> EmbeddedField:
+        """The same for vectors of another model, of which sizes by output may be told."""
         _, _, args, kwargs = self.deconstruct()
         kept = {key: value for key, value in kwargs.items() if key not in ("dimensions", "column_type")}
         if self.column_type == "vector":
             kept["column_type"] = "vector"
-        return EmbeddedField(*args, **{**kept, "model": model, "dimensions": dimensions})
+        return EmbeddedField(*args, **{**kept, "model": model, "dimensions": dimensions.get(self.output)})
 
     def db_type(self, connection: Any) -> str:
         """The type of pgvector with its size."""
-        return f"{self.column_type}({self.dimensions})"
+        kind, brackets, _ = self.column_type.partition("[]")
+        return f"{kind}({self.dimensions}){brackets}"
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
-        """A list of numbers, or a SparseVector."""
+        """A list of numbers, a SparseVector, or a list of lists of numbers."""
         return VALUES[self.column_type]._from_db(value)
 
     def to_python(self, value: Any) -> Any:
@@ -168,6 +181,11 @@ class EmbeddedField(TemplateField):
     def get_prep_value(self, value: Any) -> Any:
         """A vector as pgvector reads it."""
         return VALUES[self.column_type]._to_db(value)
+
+
+def by_output(dimensions: int | Mapping[Output, int] | None) -> Mapping[Output, int]:
+    """Sizes as they are told: a number is that of dense vectors."""
+    return {"dense": dimensions} if isinstance(dimensions, int) else dimensions or {}
 
 
 def type_of(dimensions: int) -> ColumnType:

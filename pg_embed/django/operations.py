@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import router
-from django.db.migrations.operations.base import Operation
+from django.db.migrations import operations as plain
+from django.db.migrations.operations.base import Operation, OperationCategory
 from psycopg import sql
 
 from pg_embed import migrating, statements
 from pg_embed.django.chunks import ChunkedField
-from pg_embed.django.fields import EmbeddedField
+from pg_embed.django.fields import EmbeddedField, by_output
 from pg_embed.django.naming import beside, chunk_names
 from pg_embed.django.sending import install_in, send
 from pg_embed.django.templates import column_of, renamed
+from pg_embed.django.types import keeps_texts, type_changes
 from pg_embed.install import removal_steps
+from pg_embed.records import Output
 
 SQL = statements.fragments("django")
 APP = "pg_embed"  # the label of our own app
@@ -34,16 +37,20 @@ class _EmbedOperation(Operation):
         return type(self).__name__, list(positional), dict(named)
 
 
-class _OfModel(_EmbedOperation):
-    """An operation on a model's table."""
-
-    model_name: str
+class _OnTable(Operation):
+    """An operation on a table that Django made."""
 
     def runs(self, schema_editor: Any, model: Any) -> bool:
         """Whether the table is in this database."""
         alias = schema_editor.connection.alias
         is_postgres: bool = schema_editor.connection.vendor == "postgresql"
         return is_postgres and bool(self.allow_migrate_model(alias, model))
+
+
+class _OfModel(_OnTable, _EmbedOperation):
+    """An operation on a model's table, by the model's name."""
+
+    model_name: str
 
     def references_model(self, name: str, app_label: str) -> bool:
         """For the optimizer of migrations."""
@@ -60,6 +67,8 @@ class CreateVectorizer(_OfModel):
     of the chunks. `filter` is SQL over columns, `sparse_model` another model for the sparse ones; the other
     options are those of embed.create_vectorizer. Backwards the vectors stay unless `drop_column` is true.
     """
+
+    category = OperationCategory.ADDITION
 
     def __init__(
         self,
@@ -121,7 +130,12 @@ class CreateVectorizer(_OfModel):
             send(schema_editor, self._removal(schema_editor, model))
 
     def describe(self) -> str:
-        return f"Embed {self.model_name}"
+        return f"Embed {self.model_name}{self._in_fields()}"
+
+    def _in_fields(self) -> str:
+        own = ", ".join(name for name in self.places.values() if name is not None)
+        named = "chunks" if self.storage == "table" else own
+        return f" in {named}" if named else ""
 
     @property
     def migration_name_fragment(self) -> str:
@@ -164,6 +178,8 @@ class DropVectorizer(CreateVectorizer):
     It is found by its `name` or its fields of vectors, and can be reversed if all else is said of it, too.
     """
 
+    category = OperationCategory.REMOVAL
+
     @property
     def reversible(self) -> bool:
         """Whether it says what was there."""
@@ -178,7 +194,7 @@ class DropVectorizer(CreateVectorizer):
         CreateVectorizer.database_forwards(self, app_label, schema_editor, from_state, to_state)
 
     def describe(self) -> str:
-        return f"Do not embed {self.model_name} any more"
+        return f"Do not embed {self.model_name}{self._in_fields()} any more"
 
     @property
     def migration_name_fragment(self) -> str:
@@ -192,6 +208,8 @@ class AlterVectorizer(_OfModel):
     again behind live rows. `chunk_table` and `chunk_view` are new names, of which those before must be told.
     What else was before may be told (`existing_template`, ...), so that it can be reversed.
     """
+
+    category = OperationCategory.ALTERATION
 
     def __init__(
         self,
@@ -252,7 +270,7 @@ class AlterVectorizer(_OfModel):
             self._rename(schema_editor, model, statement, new, old)
 
     def describe(self) -> str:
-        return f"Change how {self.field} of {self.model_name} is embedded"
+        return f"Change how {self.model_name} is embedded in {self.field}"
 
     @property
     def migration_name_fragment(self) -> str:
@@ -283,6 +301,53 @@ class AlterVectorizer(_OfModel):
             send(schema_editor, migrating.call("create_index", vectorizer, kind=changes["index"]))
 
 
+class AlterField(_OnTable, plain.AlterField):
+    """Django's own, for a field that a vectorizer reads: PostgreSQL refuses to change its type otherwise.
+
+        AlterField("doc", "title", models.CharField(max_length=500))
+
+    Where it may have made other texts of those that are there, rows are embedded again behind live ones.
+    """
+
+    atomic = True  # no row may be written while no trigger looks
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        """Also backwards."""
+        old, new = (
+            state.apps.get_model(app_label, self.model_name)._meta.get_field(self.name)
+            for state in (from_state, to_state)
+        )
+        is_read = self.runs(schema_editor, new.model) and type_changes(old, new, schema_editor.connection)
+        sources = [_source(schema_editor, model) for model in _having(new)] if is_read else []
+        for source in sources:
+            send(schema_editor, sql.SQL(SQL["untie"]).format(source=source))
+        super().database_forwards(app_label, schema_editor, from_state, to_state)
+        again = sql.Literal(not keeps_texts(old, new, schema_editor.connection))
+        for source in sources:
+            send(schema_editor, sql.SQL(SQL["tie"]).format(source=source, again=again))
+
+    def reduce(self, operation: Any, app_label: str) -> Any:
+        """For the optimizer of migrations: what is made of it is such a one, too."""
+        reduced = super().reduce(operation, app_label)
+        return [careful(own) for own in reduced] if isinstance(reduced, list) else reduced
+
+
+def _having(field: Any) -> Iterator[Any]:
+    """The models whose tables have a field's column: a key is that of those, too, that inherit by a join."""
+    yield field.model
+    for relation in field.model._meta.related_objects if field.primary_key else ():
+        if relation.field.primary_key and relation.related_model._meta.managed:
+            yield from _having(relation.field)
+
+
+def careful(operation: Operation) -> Operation:
+    """Our AlterField for Django's."""
+    if type(operation) is not plain.AlterField:
+        return operation
+    arguments, named = operation._constructor_args
+    return AlterField(*arguments, **named)
+
+
 class SwitchModel(_OfModel):
     """Another model for a field of vectors, and for those filled with it, without a pause for searches.
 
@@ -290,9 +355,11 @@ class SwitchModel(_OfModel):
 
     Workers fill the new vectors behind live rows, and then swap, unless `auto` is false; `keep`, `index` and
     `dependants` are those of embed.switch_model. An empty table is switched at once. The fields have the new
-    model and its size from this migration on: write it into the models, too. `dimensions` is for models that
-    are not known by name.
+    model and its size from this migration on: write it into the models, too. `dimensions`, of the dense
+    vectors or by output, are for models that are not known by name.
     """
+
+    category = OperationCategory.ALTERATION
 
     def __init__(
         self,
@@ -300,7 +367,7 @@ class SwitchModel(_OfModel):
         field: str,
         *,
         model: str,
-        dimensions: int | None = None,
+        dimensions: int | Mapping[Output, int] | None = None,
         auto: bool = True,
         keep: str | None = None,
         index: str | None = None,
@@ -317,7 +384,7 @@ class SwitchModel(_OfModel):
         """The fields, by the new model."""
         fields = state.models[app_label, self.model_name.lower()].fields
         for name in _filled_with(fields, self.field):
-            field = fields[name].switched(self.model, self.dimensions)
+            field = fields[name].switched(self.model, by_output(self.dimensions))
             state.alter_field(app_label, self.model_name.lower(), name, field, True)
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
@@ -353,6 +420,8 @@ class CreateModel(_EmbedOperation):
     Where neither `card` nor pg_embed itself tells what the model makes, the sidecar does, which must be
     running then.
     """
+
+    category = OperationCategory.ADDITION
 
     def __init__(
         self,
@@ -397,6 +466,8 @@ class EmbedUpgrade(_EmbedOperation):
     answers nothing until `pg-embed upgrade DSN` was told where the sidecar is. Backwards it is removed, and
     columns of vectors stay, unless it is told `remove=False`.
     """
+
+    category = OperationCategory.ADDITION
 
     def __init__(self, *, remove: bool = True) -> None:
         self.remove = remove

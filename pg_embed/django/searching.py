@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from django.db.models import Expression, Field, FloatField, IntegerField, TextField
+from django.db.models import Expression, Field, FloatField, IntegerField, Min, TextField
 from django.db.models.expressions import Col
 from django.db.models.sql.constants import INNER
 from psycopg import sql
@@ -21,7 +21,7 @@ from pg_embed.search import Fusion, Mode
 SQL = statements.fragments("django")
 HITS = "pg_embed_hits"
 SCORES = ("score", "dense_rank", "dense_score", "sparse_rank", "sparse_score", "rerank_score")
-CHUNKS = ("chunk", "score", "chunk_score", "chunk_no", "context")
+CHUNKS = ("chunk_no", "chunk", "context", "score", "chunk_score")
 PLACE = "place"
 TYPES: dict[str, type[Field]] = {
     **dict.fromkeys(("chunk", "context"), TextField),
@@ -48,6 +48,11 @@ class Asked:
     skip: int
     per_row: int | None = None  # chunks, where they are searched
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is told of a hit, in the order of the function's columns."""
+        return SCORES if self.per_row is None else CHUNKS
+
     def parameters(self) -> list[Any]:
         """As the driver is given them."""
         told = dict(self.__dict__)
@@ -71,6 +76,18 @@ class HitColumn(Expression):
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         """The alias, and the name that the statement gives the column."""
         return f"{connection.ops.quote_name(self.alias)}.{self.name}", []
+
+
+class Best(Expression):
+    """The order of the hits of a query, wherever the query stands and whatever its aliases are by then."""
+
+    def __init__(self) -> None:
+        super().__init__(output_field=IntegerField())
+
+    def resolve_expression(self, query: Any = None, *args: Any, **options: Any) -> Any:
+        """The place of a hit, or the best one of a group of them."""
+        place = HitColumn(_alias_of_hits(query), PLACE)
+        return Min(place).resolve_expression(query) if isinstance(query.group_by, tuple) else place
 
 
 @dataclass(unsafe_hash=True)
@@ -124,8 +141,11 @@ class Hits:
             f"({alias}.hit).{_quoted(connection, column)} = {compiler.compile(place)[0]}"
             for column, place in self.key
         ]
-        statement = SQL["hits" if self.asked.per_row is None else "chunk_hits"]
-        text = sql.SQL(statement).format(
+        has_chunks = self.asked.per_row is not None
+        text = sql.SQL(SQL["hits"]).format(
+            function=sql.SQL("_search_chunks_v1" if has_chunks else "_search_v1"),
+            per_row=sql.SQL(SQL["per_row"] if has_chunks else ""),
+            columns=sql.SQL(", ").join(map(sql.Identifier, ("hit", *self.asked.columns, PLACE))),
             table=sql.SQL(_quoted(connection, self.table)),
             alias=sql.SQL(alias),
             matches=sql.SQL(" AND ".join(matches)),
@@ -169,7 +189,7 @@ def search(
     else, holds within the search wherever it stands, which therefore finds k rows that meet it; others are
     applied to its answer. `filter` and `boost` are embed.search's JSON; the other options are its own, too.
     """
-    return _searched(queryset, _asked(locals()), prefix, SCORES)
+    return _searched(queryset, _asked(locals()), prefix)
 
 
 def search_chunks(
@@ -197,7 +217,7 @@ def search_chunks(
     `prefix` before the names. The table has chunks by a ChunkedField, or by a vectorizer that was made in
     SQL. `k` counts rows; the rest is as in `search`.
     """
-    return _searched(queryset, _asked(locals()), prefix, CHUNKS)
+    return _searched(queryset, _asked(locals()), prefix)
 
 
 def _asked(told: Mapping[str, Any]) -> Asked:
@@ -207,26 +227,35 @@ def _asked(told: Mapping[str, Any]) -> Asked:
     return Asked(**{**given, "filter": _json(given["filter"]), "boost": _json(given["boost"])})
 
 
-def _searched(queryset: Any, asked: Asked, prefix: str, columns: Iterable[str]) -> Any:
-    told = {f"{prefix}{name}": name for name in columns}
+def _searched(queryset: Any, asked: Asked, prefix: str) -> Any:
+    told = {f"{prefix}{name}": name for name in asked.columns}
     _refuse(queryset, told)
     chained = queryset._chain()
     alias = chained.query.join(_hits(chained.query, asked))
     scores = {own: HitColumn(alias, name) for own, name in told.items()}
-    return chained.annotate(**scores).order_by(HitColumn(alias, PLACE))
+    return chained.annotate(**scores).order_by(Best())
 
 
 def _refuse(queryset: Any, names: Iterable[str]) -> None:
     if queryset.query.is_sliced or queryset.query.combinator:
         hint = "search first, and slice or combine what it gives"
         raise InvalidArgument("a QuerySet that is sliced or combined cannot be searched", hint=hint)
-    if HITS in queryset.query.table_map:
+    if is_searched(queryset):
         raise InvalidArgument("a QuerySet is searched once", hint="combine two searches in Python")
     present = {own.name for own in queryset.model._meta.get_fields()}
     taken = [name for name in names if name in present]
     if taken:
         hint = "give the scores other names: search(..., prefix='search_')"
         raise InvalidArgument(f"{queryset.model._meta.label} has a field {taken[0]!r} itself", hint=hint)
+
+
+def is_searched(queryset: Any) -> bool:
+    """Whether it gives what a search found."""
+    return _alias_of_hits(queryset.query) is not None
+
+
+def _alias_of_hits(query: Any) -> Any:
+    return next((alias for alias, join in query.alias_map.items() if isinstance(join, Hits)), None)
 
 
 def _hits(query: Any, asked: Asked) -> Hits:

@@ -324,6 +324,50 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._drop_triggers(integer) IS 'Remove the triggers of a vectorizer from its table, those that are there.';
 
+CREATE OR REPLACE FUNCTION embed._untie_v1(source regclass)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN
+        SELECT g.tgname FROM pg_trigger AS g JOIN embed._vectorizer AS v ON g.tgrelid = v.source
+        WHERE v.source = _untie_v1.source AND NOT g.tgisinternal AND g.tgname = 'pg_embed_' || v.id || '_update'
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, source);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._untie_v1(regclass) IS
+    'Take the triggers off a table that name its columns, whose types can be changed then; _tie_v1 makes them again, in the same transaction.';
+
+CREATE OR REPLACE FUNCTION embed._tie_v1(source regclass, again boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    w record;
+BEGIN
+    FOR w IN
+        SELECT v.id FROM embed._vectorizer AS v JOIN pg_trigger AS g ON g.tgrelid = v.source AND g.tgname = 'pg_embed_' || v.id || '_insert'
+        WHERE v.source = _tie_v1.source AND NOT EXISTS (
+            SELECT FROM pg_trigger AS u WHERE u.tgrelid = v.source AND u.tgname = 'pg_embed_' || v.id || '_update')
+        ORDER BY v.id
+    LOOP
+        PERFORM embed._build_triggers(w.id);
+        IF again THEN
+            PERFORM embed._start_backfill(w.id, 'all');
+        END IF;
+    END LOOP;
+    PERFORM pg_notify('pg_embed_work', 'catalog');
+END $$;
+COMMENT ON FUNCTION embed._tie_v1(regclass, boolean) IS
+    'Make the triggers that _untie_v1 took off a table, and where texts may have become others, embed all rows again behind live ones.';
+
 CREATE OR REPLACE FUNCTION embed._drop_trigger_function(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql

@@ -60,7 +60,7 @@ BEGIN
             embed._move_to_column(embed._vectorizer, boolean), embed._next_column(embed._vectorizer), embed._reader_steps(embed._vectorizer, embed._vectorizer), embed._cast_shadow(embed._vectorizer, integer, boolean, text[], text, jsonb), embed._index_as(embed._vectorizer, embed._vectorizer, text),
             embed._attached(embed._vectorizer), embed._renew_attached(integer, oid[]),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
-            embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer),
+            embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer), embed._untie_v1(regclass), embed._tie_v1(regclass, boolean),
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
             embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
             embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),

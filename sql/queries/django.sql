@@ -7,8 +7,8 @@
 embed._column_model_v1(NULL::{table}, {column})
 
 -- name: hits
--- What a search finds, beside the rows of its table.
-INNER JOIN embed._search_v1(
+-- What a search finds, or one of chunks, beside the rows of its table.
+INNER JOIN embed.{function}(
     source => NULL::{table},
     query => CAST(%s AS text),
     k => CAST(%s AS integer),
@@ -23,31 +23,14 @@ INNER JOIN embed._search_v1(
     diversity => CAST(%s AS real),
     boost => CAST(CAST(%s AS text) AS jsonb),
     skip => CAST(%s AS integer),
+    {per_row}
     condition => CAST(%s AS text)
-) WITH ORDINALITY AS {alias} (hit, score, dense_rank, dense_score, sparse_rank, sparse_score, rerank_score, place)
+) WITH ORDINALITY AS {alias} ({columns})
 ON ({matches})
 
--- name: chunk_hits
--- The same with the chunks that answer best.
-INNER JOIN embed._search_chunks_v1(
-    source => NULL::{table},
-    query => CAST(%s AS text),
-    k => CAST(%s AS integer),
-    mode => CAST(%s AS text),
-    filter => CAST(CAST(%s AS text) AS jsonb),
-    fusion => CAST(%s AS text),
-    weights => CAST(%s AS real[]),
-    candidates => CAST(%s AS integer),
-    rerank => CAST(%s AS text),
-    min_score => CAST(%s AS real),
-    vectorizer => CAST(%s AS text),
-    diversity => CAST(%s AS real),
-    boost => CAST(CAST(%s AS text) AS jsonb),
-    skip => CAST(%s AS integer),
-    per_row => CAST(%s AS integer),
-    condition => CAST(%s AS text)
-) WITH ORDINALITY AS {alias} (hit, chunk_no, chunk, context, score, chunk_score, place)
-ON ({matches})
+-- name: per_row
+-- How often a row is found, by its best chunks.
+per_row => CAST(%s AS integer),
 
 -- name: is_child
 -- The condition that a row of a parent's table is one of a child's.
@@ -85,6 +68,14 @@ WHERE v.chunk_view = to_regclass({view})
 -- Drop the vectorizer that fills a column, if there is one.
 SELECT embed.drop_vectorizer(v.name, drop_column => {drop_column}) FROM embed.vectorizers AS v
 WHERE v.source = {source} AND {column} = ANY (v.columns) AND v.storage = 'column'
+
+-- name: untie
+-- Take off what names the columns of a table, so that their types can be changed.
+SELECT embed._untie_v1({source})
+
+-- name: tie
+-- Put it on again.
+SELECT embed._tie_v1({source}, again => {again})
 
 -- name: finish_switch
 -- Swap at once where no row is there that would have to wait.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from tests.fix_pg import MakeRole
 from tests.fix_worker import (
     Connection,
     StartWorker,
@@ -234,6 +235,43 @@ def test_a_dropped_trigger_cannot_drop_the_column_unseen(docs: Connection) -> No
     state, message, _ = refused(docs, "ALTER TABLE docs DROP COLUMN body")
     assert state == "2BP01"
     assert "depend" in message
+
+
+def test_types_change_while_triggers_are_off(docs: Connection, make_role: MakeRole) -> None:
+    docs.execute("SELECT embed.create_vectorizer('docs', 'body', column_name => 'second', backfill => false)")
+    docs.execute("ALTER TABLE docs OWNER TO embed_owner")
+    widen = "ALTER TABLE docs ALTER body TYPE varchar(100)"
+    with psycopg.connect(make_role("embed_owner").dsn) as owner:
+        assert refused(owner, widen)[0] == "0A000"
+        owner.rollback()
+        owner.execute("SELECT embed._untie_v1('docs')")
+        owner.execute(widen.encode())
+        owner.execute("SELECT embed._tie_v1('docs')")
+    docs.execute("UPDATE docs SET body = 'more' WHERE id = 2")
+    assert (queued(docs), queued(docs, "docs_second")) == (["2"], ["2"])
+    assert value(docs, "SELECT count(*) FROM embed._backfill") == 0
+    docs.execute("SELECT embed._untie_v1('docs'), embed._tie_v1('docs', again => true)")
+    assert value(docs, "SELECT array_agg(mode) FROM embed._backfill") == ["all", "all"]
+    with psycopg.connect(make_role("embed_reader").dsn) as reader:
+        assert refused(reader, "SELECT embed._untie_v1('docs')")[0] == "42501"
+
+
+def test_a_key_becomes_larger_while_triggers_are_off(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute("CREATE TABLE few (id int PRIMARY KEY, body text)")
+    docs.execute("SELECT embed.create_vectorizer('few', 'body', backfill => false)")
+    docs.execute("INSERT INTO few VALUES (1, 'one')")
+    docs.execute("SELECT embed._untie_v1('few')")
+    docs.execute("ALTER TABLE few ALTER id TYPE bigint")
+    docs.execute("SELECT embed._tie_v1('few')")
+    docs.execute("INSERT INTO few VALUES (3000000000, 'two')")
+    assert queued(docs, "few_embedding") == ["1", "3000000000"]
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('few')")
+    docs.execute("UPDATE few SET id = id + 1, body = body || '!'")
+    docs.execute("SELECT embed.wait('few')")
+    assert broken_rows(docs, "few", vectorizer="few_embedding") == []
 
 
 def test_rows_changed_in_replica_mode_are_found_by_a_backfill(

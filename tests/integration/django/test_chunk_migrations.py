@@ -185,6 +185,24 @@ def test_models_change_their_names(with_model: Project, project_db: Connection) 
     assert project_db.execute("SELECT chunk FROM shop_doc_chunks").fetchall() == [("a chunk",)]
 
 
+def test_chunks_are_made_anew_for_a_larger_key(with_model: Project, project_db: Connection) -> None:
+    key = "    id = models.AutoField(primary_key=True)\n"
+    with_model.models(DOC + key)
+    with_model.revise()
+    with_model.migrate()
+    with_model.run("Doc.objects.create(title='a')")
+    with_model.models(DOC + key.replace("Auto", "BigAuto"))
+    made = with_model.revise("-n", "big")
+    assert steps(made) == ["DropVectorizer", "AlterField", "CreateVectorizer"]
+    for _ in range(2):
+        with_model.migrate()
+        assert with_model.is_settled()
+        write(project_db, "shop_doc_embedding", ("id", 1))
+        assert with_model.run("print(Doc.objects.get().chunks.get().source_id)") == "1\n"
+        with_model.migrate("shop", "0001")
+        assert project_db.execute("SELECT count(*) FROM shop_doc_chunks").fetchone() == (0,)
+
+
 def test_a_field_of_vectors_becomes_one_of_chunks(with_model: Project, project_db: Connection) -> None:
     column = f'{PLAIN}    chunks = EmbeddedField("{{title}}\\n{{body}}", **THREE)\n'
     with_model.models(column)

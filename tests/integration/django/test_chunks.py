@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pg_embed.errors import InvalidArgument
@@ -36,7 +37,7 @@ NAMES = ("chunk", "score", "chunk_score", "chunk_no", "context")
 THREE: dict[str, Any] = {
     "model": "three",
     "outputs": ("dense", "sparse", "multi"),
-    "dimensions": {"dense": 8, "sparse": OPTIONS["sparse_dimensions"]},
+    "dimensions": {"dense": 8, "sparse": OPTIONS["sparse_dimensions"], "multi": 8},
     "column_type": "vector",
 }
 
@@ -114,6 +115,7 @@ def of_row(pk: int) -> list[str]:
 def test_chunks_stand_in_the_order_of_the_text(docs: Connection, ahead: bool) -> None:
     given = texts(CHUNKS)
     found = embeddings(given)
+    assert found.multi is not None
     queryset = Guide.objects.order_by("pk")
     with CaptureQueriesContext(connection) as sent:
         rows = list(queryset.prefetch_related("chunks") if ahead else queryset)
@@ -123,9 +125,11 @@ def test_chunks_stand_in_the_order_of_the_text(docs: Connection, ahead: bool) ->
     for chunk in rows[3].chunks.all():
         assert isinstance(chunk, Chunk)
         assert (chunk.context, chunk.source_id, chunk.source) == ("above", 3, rows[3])
+        assert str(chunk) == chunk.chunk
         number = CHUNKS - chunk.chunk_no
         assert list(chunk.embedding) == pytest.approx(list(found.dense[number]), abs=1e-6)
         assert chunk.sparse.dimensions() == OPTIONS["sparse_dimensions"]
+        assert np.allclose(chunk.multi, found.multi.row(number), atol=2e-3)
     assert rows[4].chunks.get(chunk_no=CHUNKS - 4).chunk == given[4]
     assert rows[4].chunks.count() == 3
 
@@ -242,6 +246,7 @@ def test_chunks_are_read_by_the_row_s_key_as_the_reader_may(docs: Connection, ma
         ({}, "size of the vectors of model None"),
         ({"dimensions": 8, "outputs": ()}, "outputs"),
         ({"dimensions": 8, "outputs": ("score",)}, "outputs"),
+        ({"dimensions": 8, "outputs": ("dense", "multi")}, "size of the vectors"),
         ({"dimensions": 8, "chunking": {"length": 3}}, "'length'"),
         ({"dimensions": 8, "chunking": {"size": 2}}, "size"),
         ({"model": "bge-m3", "sparse": "all-MiniLM-L6-v2"}, "no sparse"),

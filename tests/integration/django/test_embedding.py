@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pgvector import SparseVector
 from pgvector import django as plain
@@ -39,6 +40,18 @@ class Page(models.Model):
     lang = models.TextField(null=True)
     embedding = EmbeddedField("{body}", model="three", dimensions=8, column_type="vector")
     words = EmbeddedField("{body}", model="three", dimensions=1_000, output="sparse")
+    objects = EmbeddedManager()
+
+    class Meta:
+        app_label = "found"
+        db_table = "docs"
+        managed = False
+
+
+class Tokens(models.Model):
+    body = models.TextField(null=True)
+    embedding = EmbeddedField("{body}", model="three", dimensions=8, column_type="vector")
+    tokens = EmbeddedField("{body}", model="three", dimensions=8, output="multi")
     objects = EmbeddedManager()
 
     class Meta:
@@ -168,6 +181,24 @@ def test_a_client_embeds_where_the_database_cannot(docs: Connection) -> None:
     assert ids(found) == wanted
 
 
+def test_token_vectors_are_read_and_rank(db: Connection, dsn: str) -> None:
+    create_docs(db, 60, multi=True)
+    answer(db, QUERY)
+    with connected(dsn):
+        page = Tokens.objects.get(pk=7)
+        found = embeddings([page.body]).multi
+        assert found is not None
+        assert np.allclose(page.tokens, found.row(0), atol=2e-3)
+        assert Tokens.objects.filter(tokens=page.tokens).get() == page
+        assert Tokens.objects.search(QUERY, rerank="multi")[0].rerank_score is not None
+        near = plain.CosineDistance("embedding", Embed(QUERY))
+        assert ids(Tokens.objects.order_by(near)) == nearest(db, f"embedding <=> embed('{QUERY}')")
+        with pytest.raises(InvalidArgument, match="token vectors of tokens"):
+            ids(Tokens.objects.order_by(CosineDistance("tokens", Embed(QUERY))))
+        db.execute("UPDATE docs SET tokens = CASE id WHEN 7 THEN '{}'::halfvec[] END")
+        assert [Tokens.objects.get(pk=pk).tokens for pk in (7, 8)] == [[], None]
+
+
 def test_a_vector_is_read_and_never_written(docs: Connection) -> None:
     page = Page.objects.get(pk=7)
     assert list(page.embedding) == pytest.approx(embeddings([page.body]).dense[0].tolist(), abs=1e-6)
@@ -182,6 +213,10 @@ def test_a_vector_is_read_and_never_written(docs: Connection) -> None:
     Page.objects.bulk_create([Page(pk=1_001, body="newer")])
     Page.objects.bulk_update([page], ["lang"])
     Page.objects.filter(pk=7).update(lang="updated")
+    again = [Page(pk=7, body=page.body, lang="upserted"), Page(pk=1_001, body="newest")]
+    updated = ["body", "lang", "embedding", "words"]
+    Page.objects.bulk_create(again, update_conflicts=True, unique_fields=["pk"], update_fields=updated)
+    assert Page.objects.get(pk=7).lang == "upserted"
     rows = docs.execute("SELECT embedding IS NULL FROM docs WHERE id IN (7, 1000, 1001) ORDER BY id")
     assert rows.fetchall() == [(False,), (True,), (True,)]
     fresh = Page(pk=1_002, body="newest")

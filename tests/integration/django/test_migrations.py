@@ -54,6 +54,9 @@ def with_model(django_project: Project, project_db: Connection) -> Project:
 
 def test_models_make_their_vectorizers(django_project: Project, project_db: Connection) -> None:
     django_project.models(DOC)
+    told = django_project.manage("makemigrations", "--dry-run")
+    assert "+ Embed doc in embedding" in told
+    assert "?" not in told
     made = django_project.revise()
     assert steps(made) == ["CreateModel", *["CreateModel", "CreateVectorizer"] * 2]
     assert "('pg_embed', '0001_install')" in made
@@ -149,6 +152,61 @@ def test_a_field_leaves_the_text_and_the_table_at_once(with_model: Project, proj
     assert vectorizers(project_db)[0][1] == "{title} {body}"
 
 
+TOKENS = f'{BOTH}    tokens = EmbeddedField("{{body}}", model="three", output="multi", dimensions=8)\n'
+
+
+def test_token_vectors_are_a_column(with_model: Project, project_db: Connection) -> None:
+    with_model.models(TOKENS)
+    with_model.revise()
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words", "tokens"])
+    multi = literals(["words"])[0]["multi"]
+    project_db.execute("INSERT INTO shop_doc (title, tokens) VALUES ('a', NULL), ('b', %s)", [multi])
+    read = "print([d.tokens and len(d.tokens[0]) for d in Doc.objects.order_by('title')])"
+    assert with_model.run(read) == "[None, 8]\n"
+    with_model.models(BOTH)
+    assert steps(with_model.revise("-n", "gone")) == ["DropVectorizer", "RemoveField", "CreateVectorizer"]
+    with_model.migrate()
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words"])
+    with_model.migrate("shop", "0001")
+    assert vectorizers(project_db)[0][2:4] == ("three", ["embedding", "words", "tokens"])
+
+
+def test_a_switch_is_told_the_sizes_of_all_outputs(with_model: Project, project_db: Connection) -> None:
+    create_fake_model(project_db, "second", dimensions=3, sparse_dimensions=500, multi_dimensions=4)
+    with_model.models(TOKENS)
+    with_model.revise()
+    sizes = "{'dense': 3, 'sparse': 500, 'multi': 4}"
+    switch = f"SwitchModel('doc', 'words', model='second', dimensions={sizes})"
+    with_model.write("0002_switch", "0001_initial", switch)
+    with_model.migrate()
+    assert vectorizers(project_db)[0][2:4] == ("second", ["embedding", "words", "tokens"])
+    types = project_db.execute(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'shop_doc'::regclass"
+        " AND attname IN ('embedding', 'words', 'tokens') ORDER BY attname"
+    )
+    assert types.fetchall() == [("vector(3)",), ("halfvec(4)[]",), ("sparsevec(500)",)]
+    other = TOKENS.replace("**THREE", "model='second', dimensions=3, column_type='vector'")
+    other = other.replace("**SPARSE", "model='second', dimensions=500, output='sparse'")
+    with_model.models(other.replace('"three"', '"second"').replace("=8", "=4"))
+    assert with_model.is_settled()
+
+
+def test_a_migration_that_saves_rows_leaves_vectors(with_model: Project, project_db: Connection) -> None:
+    with_model.models(BOTH)
+    with_model.revise()
+    with_model.migrate()
+    project_db.execute("INSERT INTO shop_doc (title, body, embedding) VALUES ('a', 'b', '[1,2,3,4,5,6,7,8]')")
+    docs = "apps.get_model('shop', 'Doc').objects"
+    late = f"[({docs}.update(embedding=[2] * 8, title='c'), doc.save()) for doc in {docs}.all()]"
+    made = f"{docs}.create(title='new', body='d').save()"
+    with_model.write("0002_rows", "0001_initial", f"migrations.RunPython(lambda apps, _: {late} and {made})")
+    with_model.migrate()
+    rows = project_db.execute("SELECT title, embedding FROM shop_doc ORDER BY id").fetchall()
+    assert rows == [("a", "[2,2,2,2,2,2,2,2]"), ("new", None)]
+
+
 def test_another_model_makes_the_column_anew(with_model: Project, project_db: Connection) -> None:
     create_fake_model(project_db, "second", dimensions=3)
     with_model.models(BOTH)
@@ -194,6 +252,167 @@ def test_names_change_and_vectors_stay(with_model: Project, project_db: Connecti
     assert vectorizers(project_db) == []
     with_model.migrate("shop", "0003")
     assert len(vectorizers(project_db)) == 1
+
+
+TITLED = f"""{BOTH}
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(title=""), name="titled")]
+"""
+RENAME = """
+from django.core.management import call_command
+from django.db.migrations.questioner import MigrationQuestioner
+MigrationQuestioner.ask_rename = lambda *told: True
+call_command("makemigrations", "shop", "--no-input", "-n", "renamed")
+"""
+
+
+def test_constraints_go_before_their_fields_are_renamed(with_model: Project, project_db: Connection) -> None:
+    with_model.models(TITLED)
+    with_model.revise()
+    with_model.migrate()
+    renamed = TITLED.replace("title =", "name =").replace("title=", "name=")
+    with_model.models(
+        renamed.replace("body =", "text =")
+        .replace('"{body}", **SP', '"{name}", **SP')
+        .replace("{body}", "{text}")
+    )
+    with_model.run(RENAME)
+    made = (with_model.app / "migrations" / "0002_renamed.py").read_text(encoding="utf-8")
+    assert steps(made)[:4] == ["RemoveConstraint", "RenameField", "RenameField", "DropVectorizer"]
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert [row[1] for row in vectorizers(project_db)] == ["{text}", "{name}"]
+    with_model.migrate("shop", "0001")
+    assert [row[1] for row in vectorizers(project_db)] == ["{body}"]
+
+
+FILTERED = """
+class Doc(models.Model):
+    kind = models.TextField(default="kind")
+    n = models.IntegerField(default=1)
+    embedding = EmbeddedField("{n}", filter="n > 0 AND kind = 'kind'", **THREE)
+"""
+
+
+def test_a_filter_follows_its_columns(with_model: Project, project_db: Connection) -> None:
+    with_model.models(FILTERED)
+    with_model.revise()
+    with_model.migrate()
+    renamed = FILTERED.replace(" n =", " m =").replace('"{n}"', '"{m}"')
+    renamed = renamed.replace('default="kind"', 'default="kind", db_column="The Kind"')
+    with_model.models(renamed.replace("n > 0 AND kind", 'm > 0 AND \\"The Kind\\"'))
+    with_model.run(RENAME)
+    made = (with_model.app / "migrations" / "0002_renamed.py").read_text(encoding="utf-8")
+    assert steps(made) == ["RenameField", "AlterField", "AlterField"]
+    with_model.migrate()
+    assert with_model.is_settled()
+    assert vectorizers(project_db)[0][4] == "((m > 0) AND (\"The Kind\" = 'kind'::text))"
+    with_model.migrate("shop", "0001")
+    assert vectorizers(project_db)[0][4] == "((n > 0) AND (kind = 'kind'::text))"
+
+
+WIDTHS = """
+class Doc(models.Model):
+    title = models.CharField(max_length=100, db_column="The Title")
+    body = models.TextField(null=True)
+    n = models.IntegerField(default=1)
+    other = models.IntegerField(default=1)
+    embedding = EmbeddedField("{title}: {body}", filter='n > 0 AND "The Title" IS NOT NULL', **THREE)
+    chunks = ChunkedField("{title}", **THREE)
+"""
+
+
+def test_types_change_of_what_is_embedded(with_model: Project, project_db: Connection) -> None:
+    with_model.models(WIDTHS)
+    with_model.revise()
+    with_model.migrate()
+    project_db.execute("INSERT INTO shop_doc VALUES (1, 'a', 'b', 1, 1)")
+    project_db.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    wide = WIDTHS.replace("max_length=100", "max_length=200").replace("n = models.Int", "n = models.BigInt")
+    wide = wide.replace("other = models.Integer", "other = models.BigInteger")
+    with_model.models(wide)
+    made = with_model.revise("-n", "wide")
+    assert steps(made) == ["AlterField"] * 3
+    assert made.count("pg_embed.django.operations.AlterField(") == 2
+    for _ in range(2):
+        with_model.migrate()
+        assert with_model.is_settled()
+        assert waiting(project_db) == (0, [])
+        project_db.execute("""UPDATE shop_doc SET "The Title" = "The Title" || '!'""")
+        assert waiting(project_db) == (2, [])
+        project_db.execute("DELETE FROM embed._queue")
+        with_model.migrate("shop", "0001")  # to fewer characters: texts may be cut
+        assert waiting(project_db) == (0, ["all", "all"])
+        project_db.execute("DELETE FROM embed._backfill")
+    with_model.migrate()
+    with_model.models(wide.replace("body = models.TextField(null=True)", "body = models.TextField()"))
+    assert "operations.AlterField" not in with_model.manage(
+        "makemigrations", "--dry-run", "-v3", "--no-input"
+    )
+    with_model.models(
+        wide.replace("n > 0 AND", "").replace("    n = models.BigIntegerField(default=1)\n", "")
+    )
+    made = with_model.revise("-n", "filter")
+    assert steps(made) == ["AlterField", "AlterVectorizer", "RemoveField"]
+    with_model.migrate()
+    assert with_model.is_settled()
+
+
+SMALL = """
+class Place(models.Model):
+    id = models.AutoField(primary_key=True)
+    name = models.TextField()
+    vectors = EmbeddedField("{name}", **THREE)
+
+class Cafe(Place):
+    menu = models.TextField()
+    menu_vectors = EmbeddedField("{menu}", **THREE)
+"""
+
+
+def test_a_key_becomes_larger(with_model: Project, project_db: Connection) -> None:
+    with_model.models(SMALL)
+    with_model.revise()
+    with_model.migrate()
+    with_model.run("Cafe.objects.create(name='Roma', menu='soup')")
+    project_db.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    with_model.models(SMALL.replace("AutoField", "BigAutoField"))
+    with_model.revise("-n", "big")
+    for _ in range(2):
+        with_model.migrate()
+        assert waiting(project_db) == (0, [])
+        with_model.run("cafe = Cafe.objects.get(); cafe.name += '!'; cafe.menu += '!'; cafe.save()")
+        assert waiting(project_db) == (2, [])
+        project_db.execute("DELETE FROM embed._queue")
+        with_model.migrate("shop", "0001")
+    assert with_model.run("print(Cafe.objects.get().menu)") == "soup!!\n"
+
+
+def test_a_change_of_type_survives_a_squash(with_model: Project, project_db: Connection) -> None:
+    plain = WIDTHS.replace(', db_column="The Title"', "").replace('"The Title"', "title")
+    with_model.models(plain)
+    with_model.revise()
+    with_model.models(plain.replace("=100", "=200"))
+    with_model.revise("-n", "wide")
+    longest = "migrations.AlterField('doc', 'name', models.CharField(max_length=300))"
+    with_model.write("0003_name", "0002_wide", f"migrations.RenameField('doc', 'title', 'name'), {longest}")
+    with_model.manage("squashmigrations", "shop", "0003", "--no-input")
+    (squashed,) = with_model.app.glob("migrations/0001_squashed*.py")
+    assert squashed.read_text(encoding="utf-8").count("pg_embed.django.operations.AlterField(") == 1
+    with_model.migrate()
+    row = project_db.execute(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'name'"
+        " AND attrelid = 'shop_doc'::regclass"
+    ).fetchone()
+    assert row == ("character varying(300)",)
+
+
+def waiting(db: Connection) -> tuple[Any, list[str]]:
+    """Rows that are queued, and the modes of backfills."""
+    queued = db.execute("SELECT COALESCE(sum(n), 0) FROM embed._queue").fetchone()
+    assert queued is not None
+    modes = db.execute("SELECT mode FROM embed._backfill ORDER BY vectorizer_id").fetchall()
+    return int(queued[0]), [row[0] for row in modes]
 
 
 SHAPES = """
@@ -362,9 +581,13 @@ class Router:
         return (model_name != "doc") == (db == "default")
 DATABASE_ROUTERS = [Router()]
 """
-    django_project.settings(router, databases={"default": lite, "texts": database(bare_dsn)})
+    databases = {"default": lite, "texts": database(bare_dsn)}
     django_project.models(DOC + "class Note(models.Model):\n    text = models.TextField()\n")
+    django_project.settings(router.replace('return db == "texts"', "return False"), databases=databases)
     django_project.revise()
+    with pytest.raises(AssertionError, match=r"E006.*keeps the app 'pg_embed' out of it"):
+        django_project.migrate("--database", "texts")
+    django_project.settings(router, databases=databases)
     django_project.migrate()
     django_project.migrate("--database", "texts")
     assert len(vectorizers(project_db)) == 2

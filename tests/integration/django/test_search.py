@@ -21,13 +21,14 @@ configure()
 
 from django.contrib.postgres.fields import ArrayField  # noqa: E402
 from django.db import connection, models  # noqa: E402
-from django.db.models import Avg, Count, Exists, F, OuterRef, Q, Value  # noqa: E402
+from django.db.models import Avg, Count, Exists, F, Max, OuterRef, Q, Subquery, Value  # noqa: E402
 from django.db.models.expressions import RawSQL  # noqa: E402
 from django.db.models.functions import Length, Lower  # noqa: E402
 
 from pg_embed.django import EmbeddedField, EmbeddedManager, search  # noqa: E402
 
 QUERY = "quick red fox 7"
+OTHER = "lazy blue dog"
 SCORES = "score, dense_rank, dense_score, sparse_rank, sparse_score, rerank_score"
 NAMES = SCORES.split(", ")
 ROWS = 1_000
@@ -95,7 +96,7 @@ class Awkward(models.Model):
 def docs(db: Connection, dsn: str) -> Iterator[Connection]:
     """1,000 rows, of which every 200th is of a rare language and every 10th has two notes."""
     create_docs(db, ROWS)
-    answer(db, QUERY)
+    answer(db, QUERY, OTHER)
     db.execute("UPDATE docs SET lang = 'rare' WHERE id % 200 = 3")
     db.execute(FURTHER.encode())
     db.execute("CREATE TABLE notes (id bigserial PRIMARY KEY, doc_id bigint REFERENCES docs, stars int)")
@@ -263,6 +264,53 @@ def test_a_queryset_of_hits_is_a_queryset(docs: Connection) -> None:
     assert set(in_notes) == {pk for pk in ids(found.filter(lang="rare")) if pk % 10 == 0}
     assert "embed._search_v1" in str(found.query)
     assert found.explain()
+
+
+def test_hits_stand_within_other_queries(docs: Connection) -> None:
+    found = Doc.objects.search(QUERY, k=20)
+    every = ids(found)
+    assert set(ids(Doc.objects.filter(pk__in=found.values("pk")[:3]))) == set(every[:3])
+    assert set(ids(Doc.objects.filter(pk__in=found.all()[3:5]))) == set(every[3:5])
+    assert set(ids(Doc.objects.filter(pk__in=found.reverse().values("pk")[:3]))) == set(every[-3:])
+    best = found.filter(pk=OuterRef("doc")).values("score")[:1]
+    scored = Note.objects.annotate(best=Subquery(best)).filter(best__isnull=False)
+    assert {(note.doc_id, note.best) for note in scored} == {
+        (hit.pk, hit.score) for hit in found if hit.pk % 10 == 0
+    }
+    both = found.filter(pk__in=Doc.objects.search(OTHER, k=500).values("pk")[:500])
+    assert set(ids(both)) == set(every) & set(ids(Doc.objects.search(OTHER, k=500)))
+    assert ids(found.union(Doc.objects.search(OTHER, k=1), all=True)[:20]) == every
+
+
+def test_hits_are_counted_by_groups(docs: Connection) -> None:
+    docs.execute("UPDATE docs SET lang = 'none' WHERE lang IS NULL")
+    found = Doc.objects.search(QUERY, k=40)
+    langs = [hit.lang for hit in found]
+    counted = found.values("lang").annotate(n=Count("pk"), best=Max("score"))
+    wanted = [(lang, langs.count(lang)) for lang in dict.fromkeys(langs)]  # the one of the best hit first
+    assert [(row["lang"], row["n"]) for row in counted] == wanted
+    assert counted[0]["best"] == found[0].score
+    assert list(counted.order_by("lang").values_list("lang", flat=True)) == sorted(set(langs))
+    of_each = found.annotate(n=Count("notes")).values_list("pk", "n")
+    assert list(of_each) == [(hit.pk, 2 * (hit.pk % 10 == 0)) for hit in found]
+    assert [row["lang"] for row in counted.reverse()] == [lang for lang, _ in reversed(wanted)]
+
+
+def test_hits_are_combined_by_their_conditions(docs: Connection) -> None:
+    found = Doc.objects.search(QUERY, k=5)
+    rare = Doc.objects.filter(lang="rare")
+    assert set(ids(found & rare)) == set(ids(rare & found)) == set(ids(found.filter(lang="rare")))
+    for combine in (
+        lambda: found | rare,
+        lambda: rare | found,
+        lambda: found ^ rare,
+        lambda: rare ^ found,
+        lambda: found & Doc.objects.search(OTHER),
+        lambda: found | Doc.objects.search(OTHER),
+    ):
+        with pytest.raises(InvalidArgument, match="combined") as told:
+            combine()
+        assert "union()" in str(told.value.hint)
 
 
 def test_related_rows_are_loaded_with_the_hits(docs: Connection) -> None:
