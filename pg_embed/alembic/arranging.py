@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations import ops
+from sqlalchemy import Column
 
 from pg_embed.alembic.catalog import Catalog, Name
 from pg_embed.alembic.filters import SCHEMA
@@ -44,7 +45,7 @@ def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
     if isinstance(op, ops.DropColumnOp):
         return any(
             op.column_name in present.added | present.parked
-            or (present.name in left and op.column_name in present.columns)
+            or (present.name in left and present.chunking is None and op.column_name in present.columns)
             for present in catalog.of(table)
         )
     if isinstance(op, ops.AlterColumnOp) and str(op.existing_comment or "").startswith(MARK):
@@ -85,6 +86,24 @@ def take_columns(container: ops.OpContainer, table: Name, names: Collection[str]
     if changes.is_empty():
         container.ops.remove(changes)
     return taken
+
+
+def added_columns(container: ops.OpContainer, table: Name) -> list[Column[Any]]:
+    """The columns that are to be added to a table."""
+    changes = _changes_of(container, table)
+    return [] if changes is None else [op.column for op in changes.ops if isinstance(op, ops.AddColumnOp)]
+
+
+def take_added(container: ops.OpContainer, table: Name, names: Collection[str]) -> None:
+    """Take out columns that come with something else."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return
+    changes.ops = [
+        op for op in changes.ops if not (isinstance(op, ops.AddColumnOp) and op.column.name in names)
+    ]
+    if changes.is_empty():
+        container.ops.remove(changes)
 
 
 def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]) -> None:

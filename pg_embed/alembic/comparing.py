@@ -10,7 +10,7 @@ from alembic import util
 from alembic.autogenerate import comparators
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, Table
 
 from pg_embed.alembic import arranging
 from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_chunking, spell_filter
@@ -53,7 +53,7 @@ def _compare_vectorizers(
     wanted = {key: _declared(context, table) for key, table in tables.items()}
     names.taken |= {vectorizer.name for found in wanted.values() for vectorizer in found if vectorizer.name}
     changes = {
-        key: _compare_table(context, context.connection, catalog, key, table, wanted[key], names)
+        key: _compare_table(context, upgrade_ops, catalog, key, table, wanted[key], names)
         for key, table in tables.items()
     }
     _arrange(context, upgrade_ops, catalog, changes)
@@ -132,13 +132,14 @@ def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
 
 def _compare_table(
     context: AutogenContext,
-    connection: Connection,
+    upgrade_ops: ops.UpgradeOps,
     catalog: Catalog,
     key: Name,
     table: Table,
     wanted: list[Vectorizer],
     names: Names,
 ) -> Changes:
+    connection: Any = context.connection
     others = [other for other in _every(table) if other not in wanted]
     seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
     passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
@@ -147,7 +148,24 @@ def _compare_table(
         vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
     spell = Spell(partial(spell_filter, connection, key), partial(spell_chunking, connection))
-    return compare(wanted, present, _names(table), names, spell, _switches(context))
+    addable = {
+        str(column.name): column.type.compile(context.dialect).lower()
+        for column in arranging.added_columns(upgrade_ops, key)
+        if _is_plain(column) and not _is_constrained(table, column)
+    }
+    return compare(wanted, present, _names(table), names, spell, _switches(context), addable)
+
+
+def _is_plain(column: Column[Any]) -> bool:
+    """Whether a column is as pg_embed adds one."""
+    said = column.comment is not None and not column.comment.startswith(arranging.MARK)
+    return bool(column.nullable) and column.server_default is None and not said
+
+
+def _is_constrained(table: Table, column: Column[Any]) -> bool:
+    """Whether an index or a constraint of a table is about a column."""
+    parts: list[Any] = [*table.indexes, *table.constraints]
+    return any(other.name == column.name for part in parts for other in part.columns)
 
 
 def _switches(context: AutogenContext) -> bool:
@@ -172,7 +190,10 @@ def _arrange(
             pairs = [_anew(context, table, name) for name in changed.replaced]
             arranging.replace_columns(upgrade_ops, table, pairs)
         for move, present in changed.moves:
-            _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
+            if move.changes["storage"] == "column":
+                arranging.take_added(upgrade_ops, table, present.columns)
+            else:
+                _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
         if changed.alters:
             last += arranging.drop_last(upgrade_ops, table)
         for switch in changed.switches:
@@ -184,8 +205,10 @@ def _arrange(
 
 
 def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:
-    """How vectors come back from chunks to columns: these are made and filled anew."""
+    """How vectors come back from chunks to columns that a move would not make: they are filled anew."""
     made = [column.reverse() for column in columns]
+    if all(_is_plain(op.column) for op in made):
+        return
     dropped = DropVectorizerOp(move.rename_to or move.name, drop_column=True)
     move.undo = StepsOp([dropped, *made, recreated(present)], move)
 

@@ -47,10 +47,13 @@ def _alter_vectorizer(context: AutogenContext, op: AlterVectorizerOp) -> str:
 
 @renderers.dispatch_for(SwitchModelOp)
 def _switch_model(context: AutogenContext, op: SwitchModelOp) -> str:
-    existing = {"existing_model": op.existing_model, "existing_column_type": op.existing_column_type}
-    return _call(
-        context, "switch_model", op.name, op.model, **op.options, **_told({"wait": op.wait, **existing})
-    )
+    told = {
+        "wait": op.wait,
+        "existing_model": op.existing_model,
+        "existing_column_type": op.existing_column_type,
+        "existing_chunking": op.existing_chunking,
+    }
+    return _call(context, "switch_model", op.name, op.model, **op.options, **_told(told))
 
 
 @renderers.dispatch_for(CreateModelOp)

@@ -4,8 +4,8 @@ SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_priv
 
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
--- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside. Chunks that a
--- model declares say so.
+-- columns of its own table that pg_embed added itself; in a switch, the model to be, how that has texts split, and the columns
+-- beside, which may be of another storage. Chunks that a model declares say so.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -26,8 +26,14 @@ SELECT
     strpos(COALESCE(pg_catalog.obj_description(v.chunk_view, 'pg_class'), ''), 'Declared by a model.') > 0 AS declared,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
-    CASE WHEN w.state <> 'swapped' THEN w.other_model END AS next_model,
-    w.columns AS parked,
+    (SELECT array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY k.position)
+        FROM unnest(v.columns) WITH ORDINALITY AS k (name, position)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attname = k.name AND NOT a.attisdropped) AS types,
+    w.state AS switch,
+    w.other_model,
+    n.chunking AS other_chunking,
+    w.columns AS other_columns,
+    w.chunk_table IS NOT NULL AS other_is_table,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = v.source AND NOT a.attisdropped
             AND starts_with(pg_catalog.col_description(a.attrelid, a.attnum), 'pg_embed:')) AS added
@@ -36,6 +42,7 @@ JOIN pg_catalog.pg_class AS c ON c.oid = v.source
 JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
 LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
 LEFT JOIN embed.switches AS w ON w.vectorizer_name = v.name
+LEFT JOIN embed._vectorizer AS n ON n.name = w.shadow
 ORDER BY v.name
 
 -- name: chunk_tables
@@ -78,8 +85,9 @@ FROM (SELECT CAST(CAST(:source AS text) AS regclass) AS source) AS t,
     jsonb_array_elements(f.pieces) WITH ORDINALITY AS p (piece, position)
 
 -- name: spell_chunking
--- Settings of chunks, as the catalog has them for a model.
+-- Settings of chunks, as the catalog has them for a model, or would have them for one that is to come.
 SELECT embed._chunking(
-    CAST(CAST(:chunking AS text) AS jsonb), (SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model)
+    CAST(CAST(:chunking AS text) AS jsonb),
+    COALESCE((SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model), CAST(:most AS integer))
 )
 

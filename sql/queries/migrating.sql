@@ -27,6 +27,18 @@ END
 FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name LEFT JOIN embed.switches({vectorizer}) AS s ON true
 WHERE i.id = embed._vectorizer_id({vectorizer})
 
+-- name: leave_switch
+-- Drop what a switch to a model has made, or keeps, where its texts are split in another way than is asked for.
+SELECT embed.drop_vectorizer(n.name, drop_column => true)
+FROM embed.switches({vectorizer}) AS s JOIN embed._vectorizer AS n ON n.name = s.shadow
+WHERE s.other_model = {model} AND NOT n.chunking @> {chunking}
+
+-- name: split_texts
+-- Have the texts of a vectorizer split as is asked for, if it has come to a model.
+SELECT embed.alter_vectorizer(v.name, chunking => v.chunking || {chunking})
+FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name
+WHERE i.id = embed._vectorizer_id({vectorizer}) AND v.model = {model} AND NOT v.chunking @> {chunking}
+
 -- name: await_switch
 -- Wait until a switch is ready or done, and end it. Each look is a transaction of its own: an index is built when older
 -- ones are over.
@@ -57,6 +69,34 @@ END
 BEGIN
     EXECUTE (SELECT format('COMMENT ON VIEW %s IS %L', v.chunk_view, replace(COALESCE(obj_description(v.chunk_view, 'pg_class'), ''), ' Declared by a model.', '') || ' Declared by a model.')
         FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name WHERE i.id = embed._vectorizer_id({vectorizer}));
+END
+
+-- name: declare_columns
+-- Say nothing of the columns of a vectorizer, or of those that take the place of its chunks, as of columns that a migration adds.
+BEGIN
+    EXECUTE (SELECT string_agg(format('COMMENT ON COLUMN %s.%I IS NULL', v.source, c.name), '; ')
+        FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name
+        LEFT JOIN embed.switches AS s ON s.vectorizer_name = v.name AND s.chunk_table IS NULL,
+        LATERAL unnest(CASE v.storage WHEN 'column' THEN v.columns ELSE s.columns END) AS c (name)
+        WHERE i.id = embed._vectorizer_id({vectorizer}));
+END
+
+-- name: end_move
+-- End a move of vectors from chunks to columns, as it stands or only where no row has to wait for it.
+DECLARE
+    moved record;
+    ends boolean := {as_it_stands};
+BEGIN
+    SELECT v.name, v.source INTO moved FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name JOIN embed.switches AS s ON s.vectorizer_name = v.name
+    WHERE i.id = ANY (embed._find_vectorizers({vectorizer})) AND v.storage = 'table' AND s.chunk_table IS NULL AND s.state <> 'swapped';
+    IF NOT FOUND THEN
+        RETURN;
+    ELSIF NOT ends AND NOT row_security_active(moved.source) THEN
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', embed._source_name(moved.source)) INTO ends;
+    END IF;
+    IF ends THEN
+        PERFORM embed.finish_switch(moved.name, force => true);
+    END IF;
 END
 
 -- name: run
