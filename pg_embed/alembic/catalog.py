@@ -45,6 +45,7 @@ class Present:
     next_model: str | None = None  # to which a switch is under way
     next_chunking: dict[str, Any] | None = None  # how it will split texts then
     is_switched: bool = False  # whether a switch is under way, or has kept vectors: both refuse a move
+    has_kept: bool = False  # vectors of before a switch
     types: Mapping[str, str] = field(default_factory=dict)  # of its columns, as in "vector(3)"
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
@@ -172,6 +173,7 @@ def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -
         next_model=row.other_model if under_way and not moves else None,
         next_chunking=row.other_chunking if under_way else None,
         is_switched=row.switch is not None and not moves,
+        has_kept=row.switch == "swapped",
         types=dict(zip(columns, map(_plain_type, row.types or ()), strict=False)),
         parked=frozenset(() if moves or row.other_is_table else row.other_columns or ()),
         prepare=row.prepare,

@@ -218,7 +218,13 @@ def recreated(found: Present) -> CreateVectorizerOp:
 
 def drop(found: Present) -> DropVectorizerOp:
     """The operation that drops a vectorizer, and knows how it was; its chunks would keep the table."""
-    return DropVectorizerOp(found.name, drop_column=found.chunking is not None, created=recreated(found))
+    is_table = found.chunking is not None
+    return DropVectorizerOp(
+        found.name,
+        drop_column=is_table,
+        drop_kept=found.has_kept and not is_table,
+        created=recreated(found),
+    )
 
 
 def _misled(found: Present, served: Sequence[Vectorizer]) -> set[str]:
@@ -397,8 +403,10 @@ def _move(found: Present, served: Sequence[Vectorizer], names: Names, changes: C
         altered = {**told, "existing_storage": "column"}
     else:
         before = _chunk_options(replace(found, column_type=None, declared=False), brief(found.chunking))
-        altered = {"storage": "column", "declared": True, "existing_declared": found.declared}
+        altered = {"storage": "column", "declared": True}
         altered |= {f"existing_{name}": value for name, value in before.items()}
+        if not found.declared:
+            altered["existing_declared"] = False
     index = next((other.index for other in served if other.index != "none"), "none")
     if index not in ("none", found.index):
         altered |= {"index": index, "existing_index": found.indexing}

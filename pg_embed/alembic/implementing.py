@@ -66,6 +66,8 @@ def _end_move(operations: Operations, name: str, *, as_it_stands: bool) -> None:
 def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
     if not op.drop_column:
         _end_move(operations, op.name, as_it_stands=True)
+    if op.drop_kept:
+        _send(operations, sql.SQL(SQL["forget_kept"]).format(vectorizer=migrating.literal(op.name)))
     told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
     _call(operations, "drop_vectorizer", op.name, **migrating.true(told))
 

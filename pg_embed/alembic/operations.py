@@ -118,24 +118,33 @@ class DropVectorizerOp(MigrateOperation):
         name: str,
         *,
         drop_column: bool = False,
+        drop_kept: bool = False,
         if_exists: bool = False,
         created: CreateVectorizerOp | None = None,
     ) -> None:
         self.name = name
         self.drop_column = drop_column
+        self.drop_kept = drop_kept
         self.if_exists = if_exists
         self.created = created
 
     @classmethod
     def drop_vectorizer(
-        cls, operations: Operations, name: str, *, drop_column: bool = False, if_exists: bool = False
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        drop_column: bool = False,
+        drop_kept: bool = False,
+        if_exists: bool = False,
     ) -> Any:
         """Stop embedding: triggers and queue go, the vectors stay unless `drop_column` is true.
 
-        A move of vectors from chunks to columns that is under way ends as it stands: the columns stay.
-        `name` may be a table's, as SQL writes it, if that has no other vectorizer.
+        With `drop_kept` only those go that a switch has kept from before. A move of vectors from chunks to
+        columns that is under way ends as it stands: the columns stay. `name` may be a table's, as SQL writes
+        it, if that has no other vectorizer.
         """
-        return operations.invoke(cls(name, drop_column=drop_column, if_exists=if_exists))
+        return operations.invoke(cls(name, drop_column=drop_column, drop_kept=drop_kept, if_exists=if_exists))
 
     def reverse(self) -> CreateVectorizerOp:
         """What was dropped, if that is known."""

@@ -34,7 +34,7 @@ def _create_vectorizer(context: AutogenContext, op: CreateVectorizerOp) -> str:
 @renderers.dispatch_for(DropVectorizerOp)
 def _drop_vectorizer(context: AutogenContext, op: DropVectorizerOp) -> str:
     # said even where it is the default, for it decides about vectors
-    told = {"if_exists": op.if_exists or None}
+    told = {"drop_kept": op.drop_kept or None, "if_exists": op.if_exists or None}
     return _call(context, "drop_vectorizer", op.name, drop_column=op.drop_column, **_told(told))
 
 

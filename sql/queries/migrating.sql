@@ -99,6 +99,12 @@ BEGIN
     END IF;
 END
 
+-- name: forget_kept
+-- Drop the vectors that a switch has kept, if it has any.
+SELECT embed.forget_switch(s.vectorizer_name)
+FROM embed._vectorizer AS i JOIN embed.switches AS s ON s.vectorizer_name = i.name
+WHERE i.id = ANY (embed._find_vectorizers({vectorizer})) AND s.state = 'swapped'
+
 -- name: run
 -- A block of statements.
 DO {block}

@@ -513,25 +513,75 @@ def test_changes_of_chunks_are_found_and_undone(
     assert stored(db_with_models) == changed
 
 
-def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
-    embedding = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
-    project.models(BASE + DOCS + embedding)
+def test_another_model_and_chunking_are_one_switch(db_with_models: Connection, project: Project) -> None:
+    project.models(CHUNKS)
     settle(project)
     there = stored(db_with_models)
-    insert = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
-    db_with_models.execute(insert)
-    project.models(CHUNKS)
+    four = CHUNKS.replace("**THREE", 'model="four", dimensions=16')
+    project.models(four.replace('{"size": 12}', '{"size": 24, "split": "markdown"}'))
     revision = project.revise()
     assert body(revision) == (
-        "op.alter_vectorizer('docs_embedding', storage='table', chunking={'size': 12}, declared=True)"
+        "op.switch_model(\n'docs_embedding',\n'four',\nauto=True,\n"
+        "chunking={'size': 24, 'split': 'markdown'},\n"
+        "existing_model='three',\nexisting_chunking={'size': 12},\n)"
     )
     assert body(revision, "downgrade") == (
-        "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
-        "op.add_column('docs', sa.Column('embedding', pgvector.sqlalchemy.vector.VECTOR(dim=8),"
-        " autoincrement=False, nullable=True))\n"
-        "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='three',\ncolumn_name='embedding',\n"
-        "filter='(id > 3)',\nname='docs_embedding',\n)"
+        "op.switch_model(\n'docs_embedding',\n'three',\nauto=True,\n"
+        "chunking={'size': 12, 'split': 'text'},\n"
+        "existing_model='four',\nexisting_chunking={'size': 24, 'split': 'markdown'},\n)"
     )
+    project.upgrade()
+    assert is_settled(project)
+    project.models(four.replace('{"size": 12}', '{"size": 30, "split": "markdown"}'))
+    assert body(project.revise()) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nchunking={'size': 30, 'split': 'markdown'},\n"
+        "existing_chunking={'size': 24, 'split': 'markdown'},\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+    project.downgrade("-5")
+    if db_with_models.execute("SELECT FROM embed.switches WHERE state <> 'swapped'").rowcount:
+        end_switch(db_with_models)
+    assert stored(db_with_models) == there
+
+
+def test_chunks_of_a_model_that_reads_less(db_with_models: Connection, project: Project) -> None:
+    """Sizes that are not declared are those that each model can read."""
+    card = "(SELECT jsonb_set(card, '{max_tokens}', '256') FROM embed._model WHERE name = 'four')"
+    db_with_models.execute(f"UPDATE embed._model SET card = {card} WHERE name = 'four'".encode())
+    said = CHUNKS.replace('{"size": 12}', '{"split": "markdown"}')
+    project.models(said)
+    settle(project)
+    project.models(said.replace("**THREE", 'model="four", dimensions=16'))
+    assert "chunking={'size': 256, 'split': 'markdown'}" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+
+
+EMBEDDED = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
+COLUMN = BASE + DOCS + EMBEDDED
+TO_CHUNKS = (
+    "op.alter_vectorizer(\n'docs_embedding',\nstorage='table',\nchunking={'size': 12},\ndeclared=True,\n"
+    "existing_storage='column',\n)"
+)
+TO_COLUMN = "op.alter_vectorizer('docs_embedding', storage='column', declared=True, existing_storage='table')"
+INSERT = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
+VECTORS = "SELECT id, embedding::text FROM docs"
+
+
+def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
+    project.models(COLUMN)
+    settle(project)
+    there = stored(db_with_models)
+    db_with_models.execute(INSERT)
+    db_with_models.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert (body(revision), body(revision, "downgrade")) == (TO_CHUNKS, TO_COLUMN)
     project.upgrade()
     kept = db_with_models.execute("SELECT id, chunk, embedding::text FROM docs_chunks").fetchall()
     assert kept == [(4, "x", "[1,2,3,4,5,6,7,8]")]
@@ -539,17 +589,200 @@ def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project
     moved = stored(db_with_models)
     assert [row[0] for row in moved[1]] == ["table"]
     project.downgrade("-2")
+    project.models(COLUMN)
+    copied = (
+        "SELECT embed._copy_rows_v1(s.id, '{4}') FROM embed._vectorizer AS s WHERE s.shadow_of IS NOT NULL"
+    )
+    assert db_with_models.execute(copied).fetchall() == [(["4"],)]
+    end_switch(db_with_models)
     assert stored(db_with_models) == there
+    assert db_with_models.execute(VECTORS).fetchall() == [(4, "[1,2,3,4,5,6,7,8]")]
     project.upgrade()
     assert stored(db_with_models) == moved
-    project.models(BASE + DOCS + embedding)
-    first, *_, last = body(project.revise()).splitlines()
-    assert (first, last) == ("op.drop_vectorizer('docs_embedding', drop_column=True)", ")")
+    revision = project.revise()
+    assert (body(revision), body(revision, "downgrade")) == (TO_COLUMN, TO_CHUNKS)
     project.upgrade()
-    assert stored(db_with_models) == there
+    assert stored(db_with_models) == moved
+    assert is_settled(project)
+    project.models(CHUNKS)
+    revision = project.revise()  # gives it up
+    assert (body(revision), body(revision, "downgrade")) == (TO_CHUNKS, TO_COLUMN)
+    project.upgrade()
+    assert db_with_models.execute("SELECT FROM embed.switches").rowcount == 0
+    assert stored(db_with_models) == moved
     assert is_settled(project)
     project.downgrade("-2")
-    assert stored(db_with_models) == moved
+    end_switch(db_with_models)
+    assert stored(db_with_models) == there
+    project.upgrade()
+    project.models(COLUMN)
+    settle(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+    project.models(BASE + DOCS)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.drop_vectorizer('docs_embedding', drop_column=False)\nop.drop_column('docs', 'embedding')"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("base")
+    project.upgrade()
+    assert stored(db_with_models) == ([], [])
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_migrations_that_move_vectors_run_one_after_another(
+    db_with_models: Connection, project: Project, rows: int
+) -> None:
+    """With no worker in between, in either direction."""
+    for models in (COLUMN, CHUNKS, COLUMN, CHUNKS, COLUMN, BASE + DOCS):
+        project.models(models)
+        project.revise()
+        project.upgrade()
+        if "embedded(" in models and rows:
+            rows_of = "SELECT n, 'x' FROM generate_series(1, %s) AS n ON CONFLICT DO NOTHING"
+            db_with_models.execute("INSERT INTO docs (id, body) " + rows_of, [rows])
+    assert is_settled(project)
+    assert db_with_models.execute("SELECT FROM embed._vectorizer").rowcount == 0
+    project.downgrade("base")
+    assert db_with_models.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").rowcount == 0
+    project.upgrade()
+    assert is_settled(project)
+
+
+MANY = (
+    DOCS
+    + """
+    chunks: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", outputs=("dense", "multi"), dimensions={"dense": 8, "multi": 8},
+        sparse="bm25", chunk_table="Its parts", chunk_view="its_parts", index="auto")
+    __table_args__ = {"schema": "Shop 1"}
+"""
+)
+ONES = (
+    DOCS
+    + """
+    embedding: Mapped[list[float] | None] = embedded("{body}", model="three", dimensions=8, index="hnsw")
+    multi: Mapped[list[list[float]] | None] = embedded("{body}", **MULTI)
+    sparse: Mapped[list[float] | None] = embedded("{body}", model="bm25", output="sparse")
+    __table_args__ = {"schema": "Shop 1"}
+"""
+)
+
+
+def test_chunks_with_all_outputs_of_two_models_move_to_columns(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(BASE + MANY)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(BASE + ONES)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nstorage='column',\ndeclared=True,\nindex='hnsw',\n"
+        "existing_storage='table',\nexisting_index='auto',\n)"
+    )
+    assert body(revision, "downgrade") == (
+        "op.alter_vectorizer(\n'docs_embedding',\nstorage='table',\nchunking={'size': 400},\n"
+        "chunk_table='Its parts',\nchunk_view='its_parts',\nindex='auto',\ndeclared=True,\n"
+        "existing_storage='column',\nexisting_index='hnsw',\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    told = "SELECT storage, columns::text, model, sparse_model FROM embed.vectorizers"
+    assert db_with_models.execute(told).fetchall() == [
+        ("column", "{embedding,sparse,multi}", "three", "bm25")
+    ]
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert is_settled(project)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        EMBEDDED.replace("**THREE", 'model="four", dimensions=16'),
+        EMBEDDED.replace("**THREE", 'model="three", dimensions=8'),
+        EMBEDDED.replace("{body}", "{title}"),
+        EMBEDDED.replace("id > 3", "id > 4"),
+        EMBEDDED.replace("embedding:", "vectors:"),
+        EMBEDDED.replace("**THREE", '**THREE, comment="theirs"'),
+        EMBEDDED
+        + '    __table_args__ = (Index("nearest", "embedding", postgresql_using="hnsw",'
+        + ' postgresql_ops={"embedding": "vector_cosine_ops"}),)\n',
+        EMBEDDED + '    words: Mapped[list[float] | None] = embedded("{body}", **SPARSE, filter="id > 3")\n',
+    ],
+    ids=["model", "type", "text", "filter", "name", "comment", "index", "output"],
+)
+def test_what_no_move_would_make_is_made_anew(
+    db_with_models: Connection, project: Project, after: str
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(BASE + DOCS + after)
+    first, *others = body(project.revise()).splitlines()
+    assert first == "op.drop_vectorizer('docs_embedding', drop_column=True)"
+    assert "op.create_vectorizer(" in others
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+
+
+def test_a_column_that_no_move_would_make_comes_back_as_it_was(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(COLUMN.replace("**THREE", '**THREE, comment="theirs"'))
+    settle(project)
+    there = stored(db_with_models)
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert body(revision) == TO_CHUNKS
+    assert "comment='theirs'" in body(revision, "downgrade")
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    said = "SELECT col_description('docs'::regclass, attnum), attname FROM pg_attribute"
+    last = " WHERE attrelid = 'docs'::regclass AND NOT attisdropped ORDER BY attnum DESC LIMIT 1"
+    assert db_with_models.execute((said + last).encode()).fetchall() == [("theirs", "embedding")]
+
+
+def test_chunks_beside_vectors_that_a_switch_keeps_do_not_move(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    four = 'model="four", dimensions=16'
+    project.models(CHUNKS.replace("**THREE", four))
+    project.revise()
+    project.upgrade()
+    end_switch(db_with_models)
+    project.models(COLUMN.replace("**THREE", four))
+    assert "drop_vectorizer" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+
+
+def test_columns_that_move_with_their_chunks_kept_are_columns_of_the_models(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    project.write("op.alter_vectorizer('docs_embedding', storage='column', keep_chunks=True, declared=True)")
+    project.upgrade()
+    project.models(COLUMN)
+    assert is_settled(project)
+    project.models(BASE + DOCS)
+    assert body(project.revise()) == (
+        "op.drop_vectorizer('docs_embedding', drop_column=False, drop_kept=True)\n"
+        "op.drop_column('docs', 'embedding')"
+    )
+    project.upgrade()
+    assert is_settled(project)
 
 
 @pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])

@@ -382,7 +382,8 @@ def test_a_switch_splits_texts_in_another_way_and_goes_back(
 def test_a_switch_that_is_begun_once_more_splits_as_it_is_told_now(
     parts: Connection, project: Project
 ) -> None:
-    beside = "SELECT n.chunking ->> 'size' FROM embed.switches AS s JOIN embed._vectorizer AS n ON n.name = s.shadow"
+    shadows = "embed.switches AS s JOIN embed._vectorizer AS n ON n.name = s.shadow"
+    beside = f"SELECT n.chunking ->> 'size' FROM {shadows}".encode()
     project.models(NOTHING)
     project.write("op.switch_model('docs', 'wide')")
     project.write(WIDER + ")", NARROWER + ")")
