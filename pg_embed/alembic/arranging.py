@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations import ops
-from sqlalchemy import Column
+from sqlalchemy import CHAR, Column, String
 
 from pg_embed.alembic.catalog import Catalog, Name
 from pg_embed.alembic.filters import SCHEMA
@@ -117,6 +117,20 @@ def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]
     changes.ops = [op for op in changes.ops if not isinstance(op, ops.AlterColumnOp) or op.has_changes()]
     if changes.is_empty():
         container.ops.remove(changes)
+
+
+def retyped_columns(container: ops.OpContainer, table: Name) -> dict[str, bool]:
+    """The columns that get another type, with whether their values are the same texts by both."""
+    changes = _changes_of(container, table)
+    return {
+        op.column_name: _is_text(op.existing_type) and _is_text(op.modify_type)
+        for op in ([] if changes is None else changes.ops)
+        if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
+    }
+
+
+def _is_text(type_: Any) -> bool:
+    return isinstance(type_, String) and not isinstance(type_, CHAR)  # which pads its values
 
 
 def drop_last(container: ops.OpContainer, table: Name) -> list[ops.MigrateOperation]:

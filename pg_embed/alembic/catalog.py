@@ -48,6 +48,8 @@ class Present:
     has_kept: bool = False  # vectors of before a switch
     types: Mapping[str, str] = field(default_factory=dict)  # of its columns, as in "vector(3)"
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
+    keys: frozenset[str] = frozenset()  # columns of its table that tell its rows apart
+    inputs: frozenset[str] = frozenset()  # columns that its text and its filter read
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
     prepare: str | None = None  # the hook that makes its text
     paused: bool = False
@@ -176,6 +178,8 @@ def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -
         has_kept=row.switch == "swapped",
         types=dict(zip(columns, map(_plain_type, row.types or ()), strict=False)),
         parked=frozenset(() if moves or row.other_is_table else row.other_columns or ()),
+        keys=frozenset(row.keys),
+        inputs=frozenset(row.inputs or ()),
         prepare=row.prepare,
         paused=row.paused,
         replication=row.replication,

@@ -27,8 +27,10 @@ from pg_embed.alembic.differences import (
 )
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropVectorizerOp,
     EmbedUpgradeOp,
     StepsOp,
@@ -182,10 +184,17 @@ def _arrange(
         for present in catalog.of(table)
         if _is_looked_at(context, present)
     ]
+    again: list[ops.MigrateOperation] = []
     then: list[ops.MigrateOperation] = []
     last: list[ops.MigrateOperation] = []
     for table, changed in changes.items():
         first += changed.drops
+        gone = {dropped.name for dropped in changed.drops}
+        for present in catalog.of(table):
+            if present.name not in gone:
+                pair = _around(present, arranging.retyped_columns(upgrade_ops, table))
+                first += pair[:1]
+                again += pair[1:]
         if changed.replaced:
             pairs = [_anew(context, table, name) for name in changed.replaced]
             arranging.replace_columns(upgrade_ops, table, pairs)
@@ -201,7 +210,22 @@ def _arrange(
         arranging.keep_types(upgrade_ops, table, changed.switched)
         then += [*changed.alters, *changed.switches, *changed.creates]
     models = _models(catalog, then)
-    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
+    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *again, *models, *then, *last]
+
+
+def _around(present: Present, retyped: dict[str, bool]) -> list[ops.MigrateOperation]:
+    """What comes before and after columns get another type, where a vectorizer's triggers name them."""
+    read = present.inputs & retyped.keys()
+    keys = present.keys & retyped.keys()
+    if present.chunking is not None and keys:
+        return [drop(present), recreated(present)]  # chunks have the key, too
+    if not read and not keys:
+        return []
+    backfill = not all(retyped[column] for column in read)
+    return [
+        DetachVectorizerOp(present.name, backfill=backfill),
+        AttachVectorizerOp(present.name, backfill=backfill),
+    ]
 
 
 def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:

@@ -11,8 +11,10 @@ from psycopg import sql
 from pg_embed import migrating
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     EmbedDowngradeOp,
@@ -70,6 +72,17 @@ def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
         _send(operations, sql.SQL(SQL["forget_kept"]).format(vectorizer=migrating.literal(op.name)))
     told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
     _call(operations, "drop_vectorizer", op.name, **migrating.true(told))
+
+
+@Operations.implementation_for(DetachVectorizerOp)
+def _detach_vectorizer(operations: Operations, op: DetachVectorizerOp) -> None:
+    _send(operations, sql.SQL(SQL["detach"]).format(vectorizer=migrating.literal(op.name)))
+
+
+@Operations.implementation_for(AttachVectorizerOp)
+def _attach_vectorizer(operations: Operations, op: AttachVectorizerOp) -> None:
+    for step in ("attach", "say_filter_again", *(["embed_again"] if op.backfill else [])):
+        _send(operations, sql.SQL(SQL[step]).format(vectorizer=migrating.literal(op.name)))
 
 
 @Operations.implementation_for(AlterVectorizerOp)

@@ -157,6 +157,54 @@ class DropVectorizerOp(MigrateOperation):
         return "drop_vectorizer", self.name
 
 
+@Operations.register_operation("detach_vectorizer")
+class DetachVectorizerOp(MigrateOperation):
+    """A table without a vectorizer's triggers, for a while."""
+
+    def __init__(self, name: str, *, backfill: bool = False) -> None:
+        self.name = name
+        self.backfill = backfill  # told to the reverse
+
+    @classmethod
+    def detach_vectorizer(cls, operations: Operations, name: str) -> Any:
+        """Take a vectorizer's triggers off, so that columns that they name can have another type.
+
+        Its vectors, and all that waits, stay. `attach_vectorizer` comes next in the same transaction: rows
+        that change before it are missed.
+        """
+        return operations.invoke(cls(name))
+
+    def reverse(self) -> AttachVectorizerOp:
+        """Put them back."""
+        return AttachVectorizerOp(self.name, backfill=self.backfill)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "detach_vectorizer", self.name
+
+
+@Operations.register_operation("attach_vectorizer")
+class AttachVectorizerOp(MigrateOperation):
+    """A table with a vectorizer's triggers again."""
+
+    def __init__(self, name: str, *, backfill: bool = False) -> None:
+        self.name = name
+        self.backfill = backfill
+
+    @classmethod
+    def attach_vectorizer(cls, operations: Operations, name: str, *, backfill: bool = False) -> Any:
+        """Put the triggers back; with `backfill` all rows are embedded again: texts may be others."""
+        return operations.invoke(cls(name, backfill=backfill))
+
+    def reverse(self) -> DetachVectorizerOp:
+        """Take them off."""
+        return DetachVectorizerOp(self.name, backfill=self.backfill)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "attach_vectorizer", self.name
+
+
 @Operations.register_operation("alter_vectorizer")
 class AlterVectorizerOp(MigrateOperation):
     """Another text, filter, chunking, number of attempts, index or name."""

@@ -11,8 +11,10 @@ from alembic.autogenerate.render import render_op
 
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     EmbedDowngradeOp,
@@ -36,6 +38,16 @@ def _drop_vectorizer(context: AutogenContext, op: DropVectorizerOp) -> str:
     # said even where it is the default, for it decides about vectors
     told = {"drop_kept": op.drop_kept or None, "if_exists": op.if_exists or None}
     return _call(context, "drop_vectorizer", op.name, drop_column=op.drop_column, **_told(told))
+
+
+@renderers.dispatch_for(DetachVectorizerOp)
+def _detach_vectorizer(context: AutogenContext, op: DetachVectorizerOp) -> str:
+    return _call(context, "detach_vectorizer", op.name)
+
+
+@renderers.dispatch_for(AttachVectorizerOp)
+def _attach_vectorizer(context: AutogenContext, op: AttachVectorizerOp) -> str:
+    return _call(context, "attach_vectorizer", op.name, **_told({"backfill": op.backfill or None}))
 
 
 @renderers.dispatch_for(AlterVectorizerOp)

@@ -5,7 +5,7 @@ SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_priv
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
 -- columns of its own table that pg_embed added itself; in a switch, the model to be, how that has texts split, and the columns
--- beside, which may be of another storage. Chunks that a model declares say so.
+-- beside, which may be of another storage; the columns of its table that its triggers name. Chunks that a model declares say so.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -32,6 +32,9 @@ SELECT
     w.state AS switch,
     w.other_model,
     n.chunking AS other_chunking,
+    (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (r.key_columns)) AS keys,
+    (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = v.source AND a.attnum = ANY (r.input_columns || r.filter_columns)) AS inputs,
     w.columns AS other_columns,
     w.chunk_table IS NOT NULL AS other_is_table,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
@@ -40,6 +43,7 @@ SELECT
 FROM embed.vectorizers AS v
 JOIN pg_catalog.pg_class AS c ON c.oid = v.source
 JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
+JOIN embed._vectorizer AS r ON r.name = v.name
 LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
 LEFT JOIN embed.switches AS w ON w.vectorizer_name = v.name
 LEFT JOIN embed._vectorizer AS n ON n.name = w.shadow

@@ -99,6 +99,30 @@ BEGIN
     END IF;
 END
 
+-- name: detach
+-- Take the triggers of a vectorizer off its table, and those of its switch: Postgres lets no column change its type that they name.
+SELECT embed._drop_triggers(c.id)
+FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
+WHERE i.id = embed._vectorizer_id({vectorizer})
+
+-- name: attach
+-- Put them back.
+SELECT embed._build_triggers(c.id)
+FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
+WHERE i.id = embed._vectorizer_id({vectorizer})
+
+-- name: say_filter_again
+-- Have Postgres spell the filter of a vectorizer anew, if it has one.
+SELECT embed.alter_vectorizer(v.name, filter => v.filter)
+FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name
+WHERE i.id = embed._vectorizer_id({vectorizer}) AND v.filter IS NOT NULL
+
+-- name: embed_again
+-- Have all rows looked at again, by a switch as well.
+SELECT embed.backfill(c.name, 'all')
+FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
+WHERE i.id = embed._vectorizer_id({vectorizer})
+
 -- name: forget_kept
 -- Drop the vectors that a switch has kept, if it has any.
 SELECT embed.forget_switch(s.vectorizer_name)

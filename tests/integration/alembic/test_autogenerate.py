@@ -822,6 +822,72 @@ def test_one_of_two_models_gives_no_switch(db_with_models: Connection, project: 
     assert is_settled(project)
 
 
+TYPED = """
+class Doc(Base):
+    __tablename__ = "docs"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    title: Mapped[str | None]
+    body: Mapped[str] = mapped_column(String)
+"""
+OF_TEXT = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="title <> body")\n'
+
+
+@pytest.mark.parametrize(
+    ("vectors", "before", "after", "wanted"),
+    [
+        (OF_TEXT, "mapped_column(String)", "mapped_column(Text)", "op.attach_vectorizer('docs_embedding')"),
+        (
+            OF_TEXT.replace("title <> body", "title <> ''"),
+            "mapped_column(String)",
+            "mapped_column(CHAR(20))",
+            "op.attach_vectorizer('docs_embedding', backfill=True)",
+        ),
+        (OF_TEXT, "(String, primary", "(Text, primary", "op.attach_vectorizer('docs_embedding')"),
+        (
+            OF_TEXT.replace("embedding:", "chunks:").replace("list[float] | None", "list[Chunk]"),
+            "mapped_column(String)",
+            "mapped_column(Text)",
+            "op.attach_vectorizer('docs_embedding')",
+        ),
+        (
+            OF_TEXT.replace("embedding:", "chunks:").replace("list[float] | None", "list[Chunk]"),
+            "(String, primary",
+            "(Text, primary",
+            "op.create_vectorizer(",
+        ),
+    ],
+    ids=["input", "padded", "key", "input of chunks", "key of chunks"],
+)
+def test_columns_that_are_read_change_their_types(
+    db_with_models: Connection, project: Project, vectors: str, before: str, after: str, wanted: str
+) -> None:
+    models = BASE + TYPED + vectors.replace("embedded(", "chunked(" if "chunks" in vectors else "embedded(")
+    project.models(models)
+    settle(project)
+    there = stored(db_with_models)
+    db_with_models.execute("INSERT INTO docs (id, body, title) VALUES ('1', 'x', 'y'), ('2', 'x', 'y')")
+    if "chunks" not in vectors:
+        db_with_models.execute("UPDATE docs SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id = '2'")
+    db_with_models.execute("DELETE FROM embed._backfill")
+    waiting = "SELECT keys, ids FROM embed._queue"
+    queued = db_with_models.execute(waiting).fetchall()
+    assert queued
+    project.models(models.replace(before, after))
+    revision = body(project.revise()).splitlines()
+    assert wanted in revision
+    assert "op.alter_column('docs'," in revision[1]
+    project.upgrade()
+    assert is_settled(project)
+    if "op.create_vectorizer(" not in revision:
+        assert db_with_models.execute(waiting).fetchall() == queued
+        mode = "all" if "backfill=True" in wanted else "missing"
+        assert db_with_models.execute("SELECT mode FROM embed._backfill").fetchall() == [(mode,)]
+        db_with_models.execute("DELETE FROM embed._queue; UPDATE docs SET body = 'z' WHERE id = '2'")
+        assert db_with_models.execute(waiting).rowcount == 1
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+
+
 def test_a_table_that_goes_takes_its_vectorizers(db_with_models: Connection, project: Project) -> None:
     project.models(PLAIN)
     settle(project)
