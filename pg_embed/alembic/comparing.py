@@ -10,7 +10,7 @@ from alembic import util
 from alembic.autogenerate import comparators
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, MetaData, Table
 
 from pg_embed.alembic import arranging
 from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_chunking, spell_filter
@@ -98,7 +98,7 @@ def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> b
 
 
 def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
-    """What it says of one that the database has."""
+    """What it says of one that the database has, and of those of its columns that the models lack."""
     served = [wanted for wanted in ([] if table is None else _every(table)) if _serves(present, [wanted])]
     return context.run_object_filters(
         present,  # type: ignore[arg-type]
@@ -106,6 +106,21 @@ def _is_looked_at(context: AutogenContext, present: Present, table: Table | None
         "vectorizer",  # type: ignore[arg-type]
         True,
         served[0] if served else None,  # type: ignore[arg-type]
+    ) and (table is None or all(_may_drop(context, present, column) for column in _lost(present, table)))
+
+
+def _lost(present: Present, table: Table) -> frozenset[str]:
+    """The columns of a vectorizer that a model's table lacks."""
+    own = frozenset(() if present.chunking is not None else present.columns)
+    return own - _names(table)
+
+
+def _may_drop(context: AutogenContext, present: Present, column: str) -> bool:
+    """Whether the user's filters, by name and by object, let a column be looked at that the models lack."""
+    parents: Any = {"schema_name": present.schema, "table_name": present.table}
+    there = Table(present.table, MetaData(), Column(column), schema=present.schema).columns[column]
+    return context.run_name_filters(column, "column", parents) and context.run_object_filters(
+        there, column, "column", True, None
     )
 
 

@@ -31,12 +31,13 @@ SQL = migrating.SQL
 
 @Operations.implementation_for(CreateVectorizerOp)
 def _create_vectorizer(operations: Operations, op: CreateVectorizerOp) -> None:
-    source = sql.SQL("{}::regclass").format(sql.Literal(quoted(op.table_name, op.schema)))
+    table = quoted(op.table_name, op.schema)
+    source = sql.SQL("{}::regclass").format(sql.Literal(table))
     given = {} if op.input is None else {"input": op.input}
     later = ("replication", "paused", "declared", *(["index"] if _is_detailed(op.options) else []))
     options = {key: value for key, value in op.options.items() if key not in later}
     _call(operations, "create_vectorizer", source, **given, **options)
-    name = op.options.get("name") or quoted(op.table_name, op.schema)
+    name = op.options.get("name") or table
     if _is_detailed(op.options):
         _create_index(operations, name, op.options["index"])
     if "replication" in op.options:
@@ -119,6 +120,7 @@ def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
         steps = [leave, *steps, split]
     for step in steps:
         _send(operations, step)
+    _run(operations, sql.SQL(SQL["end_switch"]).format(**names))
     if op.wait is not None:
         block = sql.SQL(SQL["await_switch"]).format(**names, seconds=migrating.literal(float(op.wait)))
         # a worker sees nothing before it is committed

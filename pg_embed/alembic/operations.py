@@ -305,15 +305,15 @@ class SwitchModelOp(MigrateOperation):
     ) -> Any:
         """Change a vectorizer's model: `op.switch_model("docs_embedding", "bge-m3", auto=True)`.
 
-        The switch is only begun, and with `auto` a worker ends it. With `wait`, in seconds, the migration
-        commits what it did up to here, waits until all rows have the new model's vectors, ends the switch and
-        goes on; if the time is over, the same migration, run again, waits for the same switch. The options
-        are those of embed.switch_model; `chunking` says how the new model's chunks are cut, in those settings
-        that it names. What was begun towards another model is given up for the model that is there, and
-        vectors of `model` that an earlier switch has kept are taken back, unless they are of other chunks.
-        The model before, `existing_model`, may be told (with `existing_column_type`, and with
-        `existing_chunking`, which names all settings that are not the usual ones), so that the operation can
-        be reversed.
+        The switch is only begun, and with `auto` a worker ends it; that of an empty table is over at once,
+        and keeps nothing. With `wait`, in seconds, the migration commits what it did up to here, waits until
+        all rows have the new model's vectors, ends the switch and goes on; if the time is over, the same
+        migration, run again, waits for the same switch. The options are those of embed.switch_model;
+        `chunking` says how the new model's chunks are cut, in those settings that it names. What was begun
+        towards another model is given up for the model that is there, and vectors of `model` that an earlier
+        switch has kept are taken back, unless they are of other chunks. The model before, `existing_model`,
+        may be told (with `existing_column_type`, and with `existing_chunking`, which names all settings that
+        are not the usual ones), so that the operation can be reversed.
         """
         told: dict[str, Any] = {
             "existing_model": existing_model,

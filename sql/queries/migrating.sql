@@ -64,6 +64,24 @@ BEGIN
     END LOOP;
 END
 
+-- name: end_switch
+-- End a switch to a model in a table where no row has to wait for it, nor has vectors to keep.
+DECLARE
+    switched record;
+    is_empty boolean;
+BEGIN
+    SELECT v.name, v.source INTO switched FROM embed._vectorizer AS i JOIN embed.vectorizers AS v ON v.name = i.name JOIN embed.switches AS s ON s.vectorizer_name = v.name
+    WHERE i.id = embed._vectorizer_id({vectorizer}) AND s.other_model = {model} AND s.state <> 'swapped';
+    IF NOT FOUND OR row_security_active(switched.source) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', embed._source_name(switched.source)) INTO is_empty;
+    IF is_empty THEN
+        PERFORM embed.finish_switch(switched.name, force => true);
+        PERFORM embed.forget_switch(s.vectorizer_name) FROM embed.switches AS s WHERE s.vectorizer_name = switched.name;
+    END IF;
+END
+
 -- name: declare
 -- Say of the chunks of a vectorizer that a model declares them, where a switch leaves it.
 BEGIN

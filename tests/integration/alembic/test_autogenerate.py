@@ -369,9 +369,34 @@ def test_changes_are_found_and_undone(
     assert made(db_with_models) == wanted
 
 
+ROWS = """
+DO $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT c.relkind, c.oid::regclass AS source FROM pg_class AS c
+        WHERE c.oid IN (SELECT v.source FROM embed.vectorizers AS v)
+    LOOP
+        IF t.relkind = 'p' THEN
+            EXECUTE format('CREATE TABLE docs_part_1 PARTITION OF %s DEFAULT', t.source);
+        END IF;
+        EXECUTE (SELECT format('INSERT INTO %s (%s) VALUES (%s)', t.source,
+                string_agg(quote_ident(a.attname), ', '), string_agg(quote_literal('7'), ', '))
+            FROM pg_attribute AS a
+            WHERE a.attrelid = t.source AND a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped);
+    END LOOP;
+END $$
+"""
+
+
+def insert_rows(db: Connection) -> None:
+    """A row in each table that has a vectorizer: what is begun then is not over at once."""
+    db.execute(ROWS)
+
+
 def end_switch(db: Connection, vectorizer: str = "docs_embedding") -> None:
-    """What a worker would do, for a table without rows."""
-    db.execute("DELETE FROM embed._backfill")
+    """What a worker would do, for a table without vectors."""
+    db.execute("DELETE FROM embed._backfill; DELETE FROM embed._queue")
     db.execute("SELECT embed.compare_switch(%s)", [vectorizer])
     db.execute("SELECT embed.finish_switch(%s)", [vectorizer])
 
@@ -388,6 +413,7 @@ FOUR = PLAIN.replace("**THREE", 'model="four", dimensions=16')
 def test_another_model_is_a_switch(db_with_models: Connection, project: Project) -> None:
     project.models(PLAIN)
     settle(project)
+    insert_rows(db_with_models)
     there = made(db_with_models)
     project.models(FOUR)
     revision = project.revise()
@@ -413,6 +439,7 @@ def test_another_model_is_a_switch(db_with_models: Connection, project: Project)
 def test_a_switch_with_another_text_and_name(db_with_models: Connection, project: Project) -> None:
     project.models(PLAIN.replace("**THREE", 'model="three", dimensions=8'))
     settle(project)
+    insert_rows(db_with_models)
     there = made(db_with_models)
     changed = FOUR.replace('"{body}", ', '"{title}", vectorizer="of docs", ')
     project.models(changed)
@@ -497,6 +524,7 @@ def test_changes_of_chunks_are_found_and_undone(
     assert before in CHUNKS
     project.models(CHUNKS)
     settle(project)
+    insert_rows(db_with_models)
     there = stored(db_with_models)
     project.models(CHUNKS.replace(before, after))
     assert body(project.revise()) == steps
@@ -516,6 +544,7 @@ def test_changes_of_chunks_are_found_and_undone(
 def test_another_model_and_chunking_are_one_switch(db_with_models: Connection, project: Project) -> None:
     project.models(CHUNKS)
     settle(project)
+    insert_rows(db_with_models)
     there = stored(db_with_models)
     four = CHUNKS.replace("**THREE", 'model="four", dimensions=16')
     project.models(four.replace('{"size": 12}', '{"size": 24, "split": "markdown"}'))
@@ -554,6 +583,7 @@ def test_chunks_of_a_model_that_reads_less(db_with_models: Connection, project: 
     said = CHUNKS.replace('{"size": 12}', '{"split": "markdown"}')
     project.models(said)
     settle(project)
+    insert_rows(db_with_models)
     project.models(said.replace("**THREE", 'model="four", dimensions=16'))
     assert "chunking={'size': 256, 'split': 'markdown'}" in body(project.revise())
     project.upgrade()
@@ -756,6 +786,7 @@ def test_chunks_beside_vectors_that_a_switch_keeps_do_not_move(
 ) -> None:
     project.models(CHUNKS)
     settle(project)
+    insert_rows(db_with_models)
     four = 'model="four", dimensions=16'
     project.models(CHUNKS.replace("**THREE", four))
     project.revise()
@@ -785,6 +816,26 @@ def test_columns_that_move_with_their_chunks_kept_are_columns_of_the_models(
     assert is_settled(project)
 
 
+def test_switches_run_one_after_another_where_there_are_no_rows(
+    db_with_models: Connection, project: Project
+) -> None:
+    """As in a new database, which has no worker yet."""
+    create_fake_model(db_with_models, "five", dimensions=16)
+    for models in (PLAIN, CHUNKS):
+        for model, size in (("three", 8), ("four", 16), ("five", 16), ("three", 8)):
+            project.models(models.replace("**THREE", f'model="{model}", dimensions={size}'))
+            revision = body(project.revise())
+            project.upgrade()
+        assert "op.switch_model(" in revision
+    assert is_settled(project)
+    there = stored(db_with_models)
+    assert db_with_models.execute("SELECT FROM embed.switches").rowcount == 0
+    project.downgrade("base")
+    assert db_with_models.execute("SELECT FROM embed._vectorizer").rowcount == 0
+    project.upgrade()
+    assert stored(db_with_models) == there
+
+
 @pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])
 def test_a_shape_is_settled_at_each_stage_of_a_switch(
     db_with_models: Connection, project: Project, shape: str
@@ -794,6 +845,7 @@ def test_a_shape_is_settled_at_each_stage_of_a_switch(
     three = SHAPES[shape].replace(', index="auto"', "").replace(', index="hnsw"', "")  # none builds it here
     project.models(BASE + three)
     settle(project)
+    insert_rows(db_with_models)
     five = three.replace("**THREE", 'model="five", dimensions=16')
     five = five.replace("**SPARSE", 'model="five", dimensions=2000, output="sparse"')
     project.models(BASE + five)
@@ -955,6 +1007,7 @@ def test_chunks_that_no_model_declares_any_more_go(
     else:
         settle(project)
     if way == "after a switch":
+        insert_rows(db_with_models)
         project.models(CHUNKS.replace("**THREE", 'model="four", dimensions=16'))
         project.revise()
         project.upgrade()
@@ -1041,6 +1094,40 @@ options = {"include_object": leave_out}
     project.upgrade()
     project.models(f"LEFT = ['docs_embedding']{BASE}{DOCS}{leaves_out}")
     assert body(project.revise()) == "pass"
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        """
+def leave_out(item, name, type_, reflected, compare_to):
+    return type_ != "column" or item.table.name != "docs" or name != "embedding"
+options = {"include_object": leave_out}
+""",
+        """
+def leave_out(name, type_, parents):
+    return type_ != "column" or (parents["table_name"], name) != ("docs", "embedding")
+options = {"include_name": leave_out}
+""",
+    ],
+    ids=["object", "name"],
+)
+def test_a_vectorizer_stays_with_a_column_that_is_left_out(
+    db_with_models: Connection, project: Project, filters: str
+) -> None:
+    project.models(PLAIN)
+    settle(project)
+    there = made(db_with_models)
+    project.models(BASE + DOCS + filters)
+    assert is_settled(project)
+    assert made(db_with_models) == there
+
+
+def test_an_empty_filter_is_none(db_with_models: Connection, project: Project) -> None:
+    chunks = '    chunks: Mapped[list[Chunk]] = chunked("{title}", **THREE, filter="")\n'
+    project.models(PLAIN.replace("**THREE", '**THREE, filter=""') + chunks)
+    settle(project)
+    assert [row[5] for row in made(db_with_models)] == [None, None]
 
 
 def test_a_database_without_pg_embed_gets_it_first(bare_db: Connection, bare_project: Project) -> None:
