@@ -17,6 +17,7 @@ from pg_embed.records import Output
 
 SQL = statements.load("alembic")
 VECTOR = re.compile(r"(.*\.)?vector\(")  # with its schema where that is not on the search_path
+FIELD = re.compile(r"\{([^{}]+)\}")  # of a template
 Name = tuple[str | None, str]  # schema, None for the default one, and name
 
 
@@ -49,7 +50,6 @@ class Present:
     types: Mapping[str, str] = field(default_factory=dict)  # of its columns, as in "vector(3)"
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
     keys: frozenset[str] = frozenset()  # columns of its table that tell its rows apart
-    inputs: frozenset[str] = frozenset()  # columns that its text and its filter read
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
     prepare: str | None = None  # the hook that makes its text
     paused: bool = False
@@ -66,6 +66,12 @@ class Present:
     def indexing(self) -> str | dict[str, Any]:
         """The kind of its index, with its settings where it has any."""
         return {"kind": self.index, **self.index_settings} if self.index_settings else self.index
+
+    def reads(self, column: str) -> bool:
+        """Whether its text needs a column, or its filter names one so."""
+        fields = FIELD.findall(self.template.replace("{{", "").replace("}}", ""))
+        spelled = re.escape(column.replace('"', '""'))
+        return column in fields or bool(re.search(rf"(?<!\w){spelled}(?!\w)", self.filter or ""))
 
     @property
     def key(self) -> Name:
@@ -94,10 +100,13 @@ def read(connection: Connection) -> Catalog:
     if not seen.installed:
         return Catalog()
     default = connection.dialect.default_schema_name
-    settings = _index_settings(connection) if seen.sees_index_settings else {}
+    settings = _index_settings(connection) if seen.sees_details else {}
+    told = _rows(connection, "next_chunking") if seen.sees_details else []
+    chunking = {row.name: row.chunking for row in told}
     return Catalog(
         vectorizers=tuple(
-            _present(row, default, settings.get(row.name, {})) for row in _rows(connection, "vectorizers")
+            _present(row, default, settings.get(row.name, {}), chunking.get(row.name))
+            for row in _rows(connection, "vectorizers")
         ),
         chunks=_names(connection, "chunk_tables", default),
         indexes=_names(connection, "indexes", default),
@@ -145,7 +154,12 @@ def _index_settings(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -> Present:
+def _present(
+    row: Any,
+    default: str | None,
+    index_settings: Mapping[str, Any],
+    next_chunking: dict[str, Any] | None,
+) -> Present:
     models: dict[str, str] = dict.fromkeys(row.outputs, row.model)
     if row.sparse_model is not None:
         models["sparse"] = row.sparse_model
@@ -173,13 +187,12 @@ def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -
         chunk_view=row.chunk_view if is_table else None,
         column_type="vector" if is_table and VECTOR.match(row.column_type) else None,
         next_model=row.other_model if under_way and not moves else None,
-        next_chunking=row.other_chunking if under_way else None,
+        next_chunking=next_chunking,
         is_switched=row.switch is not None and not moves,
         has_kept=row.switch == "swapped",
         types=dict(zip(columns, map(_plain_type, row.types or ()), strict=False)),
         parked=frozenset(() if moves or row.other_is_table else row.other_columns or ()),
-        keys=frozenset(row.keys),
-        inputs=frozenset(row.inputs or ()),
+        keys=frozenset(row.key_columns or ()),
         prepare=row.prepare,
         paused=row.paused,
         replication=row.replication,

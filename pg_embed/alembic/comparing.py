@@ -230,7 +230,7 @@ def _arrange(
 
 def _around(present: Present, retyped: dict[str, bool]) -> list[ops.MigrateOperation]:
     """What comes before and after columns get another type, where a vectorizer's triggers name them."""
-    read = present.inputs & retyped.keys()
+    read = [column for column in retyped if present.reads(column)]
     keys = present.keys & retyped.keys()
     if present.chunking is not None and keys:
         return [drop(present), recreated(present)]  # chunks have the key, too

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from pg_embed.alembic.catalog import Present
+from pg_embed.alembic.catalog import FIELD, Present
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
     CreateVectorizerOp,
@@ -20,7 +19,6 @@ from pg_embed.chunks import Chunking
 from pg_embed.records import Output
 from pg_embed.sqlalchemy.declarations import Vectorizer
 
-FIELD = re.compile(r"\{([^{}]+)\}")  # of a template
 NOTHING: Mapping[str, str] = MappingProxyType({})
 Move = tuple[Present, list[Vectorizer]]  # with what is to be served
 
@@ -280,8 +278,8 @@ def _alter(
         altered |= {"filter": wanted.filter or "", "existing_filter": found.filter or ""}
     if wanted.chunking is not None and _is_split_by(found, served):
         model, chunking = _splitting(found)
-        # models that say nothing leave it
-        if spell.chunking(wanted.chunking, model) != chunking:
+        # models that say nothing leave it, and so do callers who may not see it
+        if chunking is not None and spell.chunking(wanted.chunking, model) != chunking:
             altered |= {"chunking": json.loads(wanted.chunking), "existing_chunking": brief(chunking)}
     asked = next((other.index for other in served if other.index != "none"), "none")
     if asked not in ("none", found.index):  # "none" is said by models that say nothing
@@ -301,7 +299,7 @@ def _is_split_by(found: Present, served: Sequence[Vectorizer]) -> bool:
 
 def _splitting(found: Present) -> tuple[str, Mapping[str, Any] | None]:
     """The model whose chunks are those to stay, and how it splits texts."""
-    if found.next_model is not None and found.next_chunking is not None:
+    if found.next_model is not None:
         return found.next_model, found.next_chunking
     return found.model, found.chunking
 
@@ -378,6 +376,7 @@ def _moved_back(
         typed = all(addable.get(column) == found.types.get(column) for column in found.columns)
         if served and typed and not taken and _is_of(found, served, spell):
             moved.append((found, served))
+            declared = [wanted for wanted in declared if wanted not in served]
     return moved
 
 

@@ -1,11 +1,11 @@
 -- name: installed
--- Whether our schema is there, and whether the caller may see how indexes are to be built.
-SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_privilege(to_regclass('embed._index'), 'SELECT') AS sees_index_settings
+-- Whether our schema is there, and whether the caller may see how indexes are to be built, and switches done.
+SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_privilege(to_regclass('embed._index'), 'SELECT') AS sees_details
 
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
--- columns of its own table that pg_embed added itself; in a switch, the model to be, how that has texts split, and the columns
--- beside, which may be of another storage; the columns of its table that its triggers name. Chunks that a model declares say so.
+-- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside, which may be of
+-- another storage. Chunks that a model declares say so.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -31,10 +31,7 @@ SELECT
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attname = k.name AND NOT a.attisdropped) AS types,
     w.state AS switch,
     w.other_model,
-    n.chunking AS other_chunking,
-    (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = v.source AND a.attnum = ANY (r.key_columns)) AS keys,
-    (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = v.source AND a.attnum = ANY (r.input_columns || r.filter_columns)) AS inputs,
+    v.key AS key_columns,
     w.columns AS other_columns,
     w.chunk_table IS NOT NULL AS other_is_table,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
@@ -43,10 +40,8 @@ SELECT
 FROM embed.vectorizers AS v
 JOIN pg_catalog.pg_class AS c ON c.oid = v.source
 JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
-JOIN embed._vectorizer AS r ON r.name = v.name
 LEFT JOIN embed.indexes AS i ON i.vectorizer_name = v.name
 LEFT JOIN embed.switches AS w ON w.vectorizer_name = v.name
-LEFT JOIN embed._vectorizer AS n ON n.name = w.shadow
 ORDER BY v.name
 
 -- name: chunk_tables
@@ -67,6 +62,12 @@ WITH RECURSIVE ours AS (
 )
 SELECT s.nspname::text AS schema, o.relname::text AS name
 FROM ours AS o JOIN pg_catalog.pg_namespace AS s ON s.oid = o.relnamespace
+
+-- name: next_chunking
+-- How texts will be split after the switches that are under way.
+SELECT w.vectorizer_name AS name, n.chunking
+FROM embed.switches AS w JOIN embed._vectorizer AS n ON n.name = w.shadow
+WHERE w.state <> 'swapped'
 
 -- name: index_settings
 -- How the indexes are to be built that were asked for, where that was said.
