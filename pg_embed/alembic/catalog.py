@@ -50,6 +50,7 @@ class Present:
     types: Mapping[str, str] = field(default_factory=dict)  # of its columns, as in "vector(3)"
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
     keys: frozenset[str] = frozenset()  # columns of its table that tell its rows apart
+    has_postings: bool = False  # over its sparse vectors
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
     prepare: str | None = None  # the hook that makes its text
     paused: bool = False
@@ -193,6 +194,7 @@ def _present(
         types=dict(zip(columns, map(_plain_type, row.types or ()), strict=False)),
         parked=frozenset(() if moves or row.other_is_table else row.other_columns or ()),
         keys=frozenset(row.key_columns or ()),
+        has_postings=row.has_postings and "sparse" in row.outputs,
         prepare=row.prepare,
         paused=row.paused,
         replication=row.replication,

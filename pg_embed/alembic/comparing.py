@@ -236,11 +236,11 @@ def _around(present: Present, retyped: dict[str, bool]) -> list[ops.MigrateOpera
         return [drop(present), recreated(present)]  # chunks have the key, too
     if not read and not keys:
         return []
-    backfill = not all(retyped[column] for column in read)
-    return [
-        DetachVectorizerOp(present.name, backfill=backfill),
-        AttachVectorizerOp(present.name, backfill=backfill),
-    ]
+    told = {
+        "postings": bool(keys) and present.has_postings,
+        "backfill": not all(retyped[column] for column in read),
+    }
+    return [DetachVectorizerOp(present.name, **told), AttachVectorizerOp(present.name, **told)]
 
 
 def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:

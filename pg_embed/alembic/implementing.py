@@ -31,13 +31,12 @@ SQL = migrating.SQL
 
 @Operations.implementation_for(CreateVectorizerOp)
 def _create_vectorizer(operations: Operations, op: CreateVectorizerOp) -> None:
-    table = quoted(op.table_name, op.schema)
-    source = sql.SQL("{}::regclass").format(sql.Literal(table))
+    source = sql.SQL("{}::regclass").format(sql.Literal(quoted(op.table_name, op.schema)))
     given = {} if op.input is None else {"input": op.input}
     later = ("replication", "paused", "declared", *(["index"] if _is_detailed(op.options) else []))
     options = {key: value for key, value in op.options.items() if key not in later}
     _call(operations, "create_vectorizer", source, **given, **options)
-    name = op.options.get("name") or table
+    name = op.options.get("name") or quoted(op.table_name, op.schema)
     if _is_detailed(op.options):
         _create_index(operations, name, op.options["index"])
     if "replication" in op.options:
@@ -70,20 +69,26 @@ def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
     if not op.drop_column:
         _end_move(operations, op.name, as_it_stands=True)
     if op.drop_kept:
-        _send(operations, sql.SQL(SQL["forget_kept"]).format(vectorizer=migrating.literal(op.name)))
+        _send_all(operations, op.name, "forget_kept")
     told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
     _call(operations, "drop_vectorizer", op.name, **migrating.true(told))
 
 
 @Operations.implementation_for(DetachVectorizerOp)
 def _detach_vectorizer(operations: Operations, op: DetachVectorizerOp) -> None:
-    _send(operations, sql.SQL(SQL["detach"]).format(vectorizer=migrating.literal(op.name)))
+    _send_all(operations, op.name, "detach", *(["drop_postings"] if op.postings else []))
 
 
 @Operations.implementation_for(AttachVectorizerOp)
 def _attach_vectorizer(operations: Operations, op: AttachVectorizerOp) -> None:
-    for step in ("attach", "say_filter_again", *(["embed_again"] if op.backfill else [])):
-        _send(operations, sql.SQL(SQL[step]).format(vectorizer=migrating.literal(op.name)))
+    postings = ["create_postings"] if op.postings else []
+    backfill = ["embed_again"] if op.backfill else []
+    _send_all(operations, op.name, "attach", *postings, "say_filter_again", *backfill)
+
+
+def _send_all(operations: Operations, vectorizer: str, *statements: str) -> None:
+    for name in statements:
+        _send(operations, sql.SQL(SQL[name]).format(vectorizer=migrating.literal(vectorizer)))
 
 
 @Operations.implementation_for(AlterVectorizerOp)

@@ -161,22 +161,24 @@ class DropVectorizerOp(MigrateOperation):
 class DetachVectorizerOp(MigrateOperation):
     """A table without a vectorizer's triggers, for a while."""
 
-    def __init__(self, name: str, *, backfill: bool = False) -> None:
+    def __init__(self, name: str, *, postings: bool = False, backfill: bool = False) -> None:
         self.name = name
+        self.postings = postings
         self.backfill = backfill  # told to the reverse
 
     @classmethod
-    def detach_vectorizer(cls, operations: Operations, name: str) -> Any:
+    def detach_vectorizer(cls, operations: Operations, name: str, *, postings: bool = False) -> Any:
         """Take a vectorizer's triggers off, so that columns that they name can have another type.
 
-        Its vectors, and all that waits, stay. `attach_vectorizer` comes next in the same transaction: rows
-        that change before it are missed.
+        Its vectors, and all that waits, stay; with `postings` those of its sparse vectors go, whose triggers
+        name the key. `attach_vectorizer` comes next in the same transaction: rows that change before it are
+        missed.
         """
-        return operations.invoke(cls(name))
+        return operations.invoke(cls(name, postings=postings))
 
     def reverse(self) -> AttachVectorizerOp:
         """Put them back."""
-        return AttachVectorizerOp(self.name, backfill=self.backfill)
+        return AttachVectorizerOp(self.name, postings=self.postings, backfill=self.backfill)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
@@ -187,18 +189,24 @@ class DetachVectorizerOp(MigrateOperation):
 class AttachVectorizerOp(MigrateOperation):
     """A table with a vectorizer's triggers again."""
 
-    def __init__(self, name: str, *, backfill: bool = False) -> None:
+    def __init__(self, name: str, *, postings: bool = False, backfill: bool = False) -> None:
         self.name = name
+        self.postings = postings
         self.backfill = backfill
 
     @classmethod
-    def attach_vectorizer(cls, operations: Operations, name: str, *, backfill: bool = False) -> Any:
-        """Put the triggers back; with `backfill` all rows are embedded again: texts may be others."""
-        return operations.invoke(cls(name, backfill=backfill))
+    def attach_vectorizer(
+        cls, operations: Operations, name: str, *, postings: bool = False, backfill: bool = False
+    ) -> Any:
+        """Put the triggers back, and with `postings` make these again.
+
+        With `backfill` all rows are embedded again, for their texts may have become others.
+        """
+        return operations.invoke(cls(name, postings=postings, backfill=backfill))
 
     def reverse(self) -> DetachVectorizerOp:
         """Take them off."""
-        return DetachVectorizerOp(self.name, backfill=self.backfill)
+        return DetachVectorizerOp(self.name, postings=self.postings, backfill=self.backfill)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
@@ -318,8 +326,8 @@ class SwitchModelOp(MigrateOperation):
         told: dict[str, Any] = {
             "existing_model": existing_model,
             "existing_column_type": existing_column_type,
+            "existing_chunking": existing_chunking,
         }
-        told["existing_chunking"] = existing_chunking
         return operations.invoke(cls(name, model, wait=wait, **told, **options))
 
     def reverse(self) -> SwitchModelOp:

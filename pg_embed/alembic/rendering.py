@@ -42,12 +42,13 @@ def _drop_vectorizer(context: AutogenContext, op: DropVectorizerOp) -> str:
 
 @renderers.dispatch_for(DetachVectorizerOp)
 def _detach_vectorizer(context: AutogenContext, op: DetachVectorizerOp) -> str:
-    return _call(context, "detach_vectorizer", op.name)
+    return _call(context, "detach_vectorizer", op.name, **_told({"postings": op.postings or None}))
 
 
 @renderers.dispatch_for(AttachVectorizerOp)
 def _attach_vectorizer(context: AutogenContext, op: AttachVectorizerOp) -> str:
-    return _call(context, "attach_vectorizer", op.name, **_told({"backfill": op.backfill or None}))
+    told = {"postings": op.postings or None, "backfill": op.backfill or None}
+    return _call(context, "attach_vectorizer", op.name, **_told(told))
 
 
 @renderers.dispatch_for(AlterVectorizerOp)

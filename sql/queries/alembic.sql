@@ -32,6 +32,7 @@ SELECT
     w.state AS switch,
     w.other_model,
     v.key AS key_columns,
+    EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgname ~ '^pg_embed_[0-9]+_posting_update$') AS has_postings,
     w.columns AS other_columns,
     w.chunk_table IS NOT NULL AS other_is_table,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a

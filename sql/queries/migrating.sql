@@ -129,6 +129,18 @@ SELECT embed._build_triggers(c.id)
 FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
 WHERE i.id = embed._vectorizer_id({vectorizer})
 
+-- name: drop_postings
+-- Drop the postings of a vectorizer, and of its switch: their triggers name the key.
+SELECT embed.drop_postings(c.name)
+FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
+WHERE i.id = embed._vectorizer_id({vectorizer})
+
+-- name: create_postings
+-- Make them again.
+SELECT embed.create_postings(c.name)
+FROM embed._vectorizer AS i JOIN embed._vectorizer AS c ON i.id IN (c.id, c.shadow_of)
+WHERE i.id = embed._vectorizer_id({vectorizer}) AND 'sparse' = ANY (c.outputs)
+
 -- name: say_filter_again
 -- Have Postgres spell the filter of a vectorizer anew, if it has one.
 SELECT embed.alter_vectorizer(v.name, filter => v.filter)

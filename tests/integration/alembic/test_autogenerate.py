@@ -896,6 +896,12 @@ OF_TEXT = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THRE
         ),
         (OF_TEXT, "(String, primary", "(Text, primary", "op.attach_vectorizer('docs_embedding')"),
         (
+            OF_TEXT.replace("**THREE", 'model="bm25", output="sparse"'),
+            "(String, primary",
+            "(Text, primary",
+            "op.attach_vectorizer('docs_embedding', postings=True)",
+        ),
+        (
             OF_TEXT.replace("embedding:", "chunks:").replace("list[float] | None", "list[Chunk]"),
             "mapped_column(String)",
             "mapped_column(Text)",
@@ -908,7 +914,7 @@ OF_TEXT = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THRE
             "op.create_vectorizer(",
         ),
     ],
-    ids=["input", "padded", "key", "input of chunks", "key of chunks"],
+    ids=["input", "padded", "key", "key of postings", "input of chunks", "key of chunks"],
 )
 def test_columns_that_are_read_change_their_types(
     db_with_models: Connection, project: Project, vectors: str, before: str, after: str, wanted: str
@@ -918,7 +924,9 @@ def test_columns_that_are_read_change_their_types(
     settle(project)
     there = stored(db_with_models)
     db_with_models.execute("INSERT INTO docs (id, body, title) VALUES ('1', 'x', 'y'), ('2', 'x', 'y')")
-    if "chunks" not in vectors:
+    if "bm25" in vectors:
+        db_with_models.execute("UPDATE docs SET embedding = '{1:1}/1000000000' WHERE id = '2'")
+    elif "chunks" not in vectors:
         db_with_models.execute("UPDATE docs SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id = '2'")
     db_with_models.execute("DELETE FROM embed._backfill")
     waiting = "SELECT keys, ids FROM embed._queue"
@@ -928,7 +936,10 @@ def test_columns_that_are_read_change_their_types(
     revision = body(project.revise()).splitlines()
     assert wanted in revision
     assert "op.alter_column('docs'," in revision[1]
+    counted = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND NOT tgisinternal"
+    triggers = db_with_models.execute(counted).fetchall()
     project.upgrade()
+    assert db_with_models.execute(counted).fetchall() == triggers
     assert is_settled(project)
     if "op.create_vectorizer(" not in revision:
         assert db_with_models.execute(waiting).fetchall() == queued

@@ -16,6 +16,7 @@ from pg_embed.alembic import (
     AlterVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     SwitchModelOp,
@@ -43,10 +44,15 @@ op.create_vectorizer("docs", ["body", "body"], schema="Shop 1", **place)
 place = {{"column_name": None, "sparse_column": "words", "name": "se'cond"}}
 op.create_vectorizer("docs", template={ODD!r}, schema="Shop 1", **place)
 op.alter_vectorizer("docs_embedding", input="body", filter='"No" > 5', index="hnsw", rename_to="first")
+op.detach_vectorizer("first")
+op.detach_vectorizer("se'cond")
+op.alter_column("docs", "body", type_=sa.String(), schema="Shop 1")
+op.attach_vectorizer("first", backfill=True)
+op.attach_vectorizer("se'cond")
 op.drop_vectorizer("third", if_exists=True)
 """
 DOWN = """
-op.drop_vectorizer("first", drop_column=True)
+op.drop_vectorizer("first", drop_column=True, drop_kept=True)
 op.drop_vectorizer("se'cond")
 op.drop_model("odd 'name")
 op.drop_model("odd 'name", if_exists=True)
@@ -489,6 +495,8 @@ def test_operations_know_their_reverse() -> None:
     assert moved.reverse().existing == {"storage": "table", "chunking": {"size": 12}, "chunk_view": "parts"}
     ours = AlterVectorizerOp("a", storage="table", declared=True, existing_storage="column")
     assert ours.reverse().changes == {"storage": "column", "declared": True}
+    attached = DetachVectorizerOp("a", backfill=True).reverse()
+    assert (attached.name, attached.backfill, attached.reverse().backfill) == ("a", True, True)
     for op in (
         DropVectorizerOp("x"),
         DropModelOp("x"),
