@@ -6,8 +6,10 @@ from pg_embed.alembic import comparing, implementing, rendering  # noqa: F401  #
 from pg_embed.alembic.filters import include_name
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     EmbedDowngradeOp,
@@ -18,8 +20,10 @@ from pg_embed.alembic.vector_types import render_item
 
 __all__ = [
     "AlterVectorizerOp",
+    "AttachVectorizerOp",
     "CreateModelOp",
     "CreateVectorizerOp",
+    "DetachVectorizerOp",
     "DropModelOp",
     "DropVectorizerOp",
     "EmbedDowngradeOp",

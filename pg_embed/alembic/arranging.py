@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations import ops
+from sqlalchemy import CHAR, Column, String
 
 from pg_embed.alembic.catalog import Catalog, Name
 from pg_embed.alembic.filters import SCHEMA
@@ -44,7 +45,7 @@ def _is_ours(op: Any, catalog: Catalog, left: frozenset[str]) -> bool:
     if isinstance(op, ops.DropColumnOp):
         return any(
             op.column_name in present.added | present.parked
-            or (present.name in left and op.column_name in present.columns)
+            or (present.name in left and present.chunking is None and op.column_name in present.columns)
             for present in catalog.of(table)
         )
     if isinstance(op, ops.AlterColumnOp) and str(op.existing_comment or "").startswith(MARK):
@@ -87,6 +88,24 @@ def take_columns(container: ops.OpContainer, table: Name, names: Collection[str]
     return taken
 
 
+def added_columns(container: ops.OpContainer, table: Name) -> list[Column[Any]]:
+    """The columns that are to be added to a table."""
+    changes = _changes_of(container, table)
+    return [] if changes is None else [op.column for op in changes.ops if isinstance(op, ops.AddColumnOp)]
+
+
+def take_added(container: ops.OpContainer, table: Name, names: Collection[str]) -> None:
+    """Take out columns that come with something else."""
+    changes = _changes_of(container, table)
+    if changes is None:
+        return
+    changes.ops = [
+        op for op in changes.ops if not (isinstance(op, ops.AddColumnOp) and op.column.name in names)
+    ]
+    if changes.is_empty():
+        container.ops.remove(changes)
+
+
 def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]) -> None:
     """Leave the types of columns to a switch, which swaps columns."""
     changes = _changes_of(container, table)
@@ -98,6 +117,20 @@ def keep_types(container: ops.OpContainer, table: Name, columns: Collection[str]
     changes.ops = [op for op in changes.ops if not isinstance(op, ops.AlterColumnOp) or op.has_changes()]
     if changes.is_empty():
         container.ops.remove(changes)
+
+
+def retyped_columns(container: ops.OpContainer, table: Name) -> dict[str, bool]:
+    """The columns that get another type, with whether their values are the same texts by both."""
+    changes = _changes_of(container, table)
+    return {
+        op.column_name: _is_text(op.existing_type) and _is_text(op.modify_type)
+        for op in ([] if changes is None else changes.ops)
+        if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
+    }
+
+
+def _is_text(type_: Any) -> bool:
+    return isinstance(type_, String) and not isinstance(type_, CHAR)  # which pads its values
 
 
 def drop_last(container: ops.OpContainer, table: Name) -> list[ops.MigrateOperation]:

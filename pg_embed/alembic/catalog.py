@@ -12,16 +12,21 @@ from sqlalchemy.exc import DBAPIError
 
 from pg_embed import statements
 from pg_embed.alembic.operations import quoted
+from pg_embed.models.presets import presets
 from pg_embed.records import Output
 
 SQL = statements.load("alembic")
 VECTOR = re.compile(r"(.*\.)?vector\(")  # with its schema where that is not on the search_path
+FIELD = re.compile(r"\{([^{}]+)\}")  # of a template
 Name = tuple[str | None, str]  # schema, None for the default one, and name
 
 
 @dataclass(frozen=True)
 class Present:
-    """A vectorizer that the database has; `added` are columns of its table that pg_embed added itself."""
+    """A vectorizer that the database has; `added` are columns of its table that pg_embed added itself.
+
+    While its vectors move from chunks to columns it is what it will be.
+    """
 
     name: str
     schema: str | None
@@ -39,7 +44,13 @@ class Present:
     chunk_table: str | None = None
     chunk_view: str | None = None
     next_model: str | None = None  # to which a switch is under way
+    next_chunking: dict[str, Any] | None = None  # how it will split texts then
+    is_switched: bool = False  # whether a switch is under way, or has kept vectors: both refuse a move
+    has_kept: bool = False  # vectors of before a switch
+    types: Mapping[str, str] = field(default_factory=dict)  # of its columns, as in "vector(3)"
     column_type: str | None = None  # "vector" for chunks whose dense vectors are no halfvec
+    keys: frozenset[str] = frozenset()  # columns of its table that tell its rows apart
+    has_postings: bool = False  # over its sparse vectors
     parked: frozenset[str] = frozenset()  # columns of a switch in its table, before or after the swap
     prepare: str | None = None  # the hook that makes its text
     paused: bool = False
@@ -56,6 +67,12 @@ class Present:
     def indexing(self) -> str | dict[str, Any]:
         """The kind of its index, with its settings where it has any."""
         return {"kind": self.index, **self.index_settings} if self.index_settings else self.index
+
+    def reads(self, column: str) -> bool:
+        """Whether its text needs a column, or its filter names one so."""
+        fields = FIELD.findall(self.template.replace("{{", "").replace("}}", ""))
+        spelled = re.escape(column.replace('"', '""'))
+        return column in fields or bool(re.search(rf"(?<!\w){spelled}(?!\w)", self.filter or ""))
 
     @property
     def key(self) -> Name:
@@ -84,10 +101,13 @@ def read(connection: Connection) -> Catalog:
     if not seen.installed:
         return Catalog()
     default = connection.dialect.default_schema_name
-    settings = _index_settings(connection) if seen.sees_index_settings else {}
+    settings = _index_settings(connection) if seen.sees_details else {}
+    told = _rows(connection, "next_chunking") if seen.sees_details else []
+    chunking = {row.name: row.chunking for row in told}
     return Catalog(
         vectorizers=tuple(
-            _present(row, default, settings.get(row.name, {})) for row in _rows(connection, "vectorizers")
+            _present(row, default, settings.get(row.name, {}), chunking.get(row.name))
+            for row in _rows(connection, "vectorizers")
         ),
         chunks=_names(connection, "chunk_tables", default),
         indexes=_names(connection, "indexes", default),
@@ -112,7 +132,9 @@ def spell_filter(connection: Connection, table: Name, condition: str) -> str | N
 
 def spell_chunking(connection: Connection, chunking: str, model: str) -> dict[str, Any]:
     """Settings of chunks with those that are left out, as the database keeps them for a model."""
-    parameters = {"chunking": chunking, "model": model}
+    preset = presets().get(model)
+    card = None if preset is None else preset.card
+    parameters = {"chunking": chunking, "model": model, "most": None if card is None else card.max_tokens}
     spelled: dict[str, Any] = connection.execute(text(SQL["spell_chunking"]), parameters).scalar_one()
     return spelled
 
@@ -133,10 +155,20 @@ def _index_settings(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -> Present:
+def _present(
+    row: Any,
+    default: str | None,
+    index_settings: Mapping[str, Any],
+    next_chunking: dict[str, Any] | None,
+) -> Present:
     models: dict[str, str] = dict.fromkeys(row.outputs, row.model)
     if row.sparse_model is not None:
         models["sparse"] = row.sparse_model
+    under_way = row.switch not in (None, "swapped")
+    moves = under_way and row.chunking is not None and not row.other_is_table
+    columns = (row.other_columns if moves else row.columns) or []
+    is_table = row.chunking is not None and not moves
+    added = frozenset(row.added or ())
     return Present(
         name=row.name,
         schema=None if row.schema == default else row.schema,
@@ -145,22 +177,32 @@ def _present(row: Any, default: str | None, index_settings: Mapping[str, Any]) -
         filter=row.filter,
         models=models,
         columns={
-            column: output
-            for column, output in zip(row.columns or [], row.outputs, strict=False)
-            if column is not None
+            column: output for column, output in zip(columns, row.outputs, strict=False) if column is not None
         },
         index=row.index,
         max_attempts=row.max_attempts,
-        added=frozenset(row.added or ()),
-        chunking=row.chunking,
-        chunk_table=row.chunk_table,
-        chunk_view=row.chunk_view,
-        column_type="vector" if row.chunking is not None and VECTOR.match(row.column_type) else None,
-        next_model=row.next_model,
-        parked=frozenset(() if row.chunking is not None else row.parked or ()),
+        # chunks that a model declares become columns of that model
+        added=added.difference(columns) if moves and row.declared else added,
+        chunking=row.chunking if is_table else None,
+        chunk_table=row.chunk_table if is_table else None,
+        chunk_view=row.chunk_view if is_table else None,
+        column_type="vector" if is_table and VECTOR.match(row.column_type) else None,
+        next_model=row.other_model if under_way and not moves else None,
+        next_chunking=next_chunking,
+        is_switched=row.switch is not None and not moves,
+        has_kept=row.switch == "swapped",
+        types=dict(zip(columns, map(_plain_type, row.types or ()), strict=False)),
+        parked=frozenset(() if moves or row.other_is_table else row.other_columns or ()),
+        keys=frozenset(row.key_columns or ()),
+        has_postings=row.has_postings and "sparse" in row.outputs,
         prepare=row.prepare,
         paused=row.paused,
         replication=row.replication,
-        declared=row.declared,
+        declared=row.declared and is_table,
         index_settings=index_settings,
     )
+
+
+def _plain_type(spelled: str) -> str:
+    """A type without its schema, which is told where that is not on the search_path."""
+    return spelled.rpartition(".")[2]

@@ -10,7 +10,7 @@ from alembic import util
 from alembic.autogenerate import comparators
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, MetaData, Table
 
 from pg_embed.alembic import arranging
 from pg_embed.alembic.catalog import Catalog, Name, Present, read, spell_chunking, spell_filter
@@ -27,8 +27,10 @@ from pg_embed.alembic.differences import (
 )
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropVectorizerOp,
     EmbedUpgradeOp,
     StepsOp,
@@ -53,7 +55,7 @@ def _compare_vectorizers(
     wanted = {key: _declared(context, table) for key, table in tables.items()}
     names.taken |= {vectorizer.name for found in wanted.values() for vectorizer in found if vectorizer.name}
     changes = {
-        key: _compare_table(context, context.connection, catalog, key, table, wanted[key], names)
+        key: _compare_table(context, upgrade_ops, catalog, key, table, wanted[key], names)
         for key, table in tables.items()
     }
     _arrange(context, upgrade_ops, catalog, changes)
@@ -96,7 +98,7 @@ def _is_included(context: AutogenContext, table: Table, wanted: Vectorizer) -> b
 
 
 def _is_looked_at(context: AutogenContext, present: Present, table: Table | None = None) -> bool:
-    """What it says of one that the database has."""
+    """What it says of one that the database has, and of those of its columns that the models lack."""
     served = [wanted for wanted in ([] if table is None else _every(table)) if _serves(present, [wanted])]
     return context.run_object_filters(
         present,  # type: ignore[arg-type]
@@ -104,6 +106,21 @@ def _is_looked_at(context: AutogenContext, present: Present, table: Table | None
         "vectorizer",  # type: ignore[arg-type]
         True,
         served[0] if served else None,  # type: ignore[arg-type]
+    ) and (table is None or all(_may_drop(context, present, column) for column in _lost(present, table)))
+
+
+def _lost(present: Present, table: Table) -> frozenset[str]:
+    """The columns of a vectorizer that a model's table lacks."""
+    own = frozenset(() if present.chunking is not None else present.columns)
+    return own - _names(table)
+
+
+def _may_drop(context: AutogenContext, present: Present, column: str) -> bool:
+    """Whether the user's filters, by name and by object, let a column be looked at that the models lack."""
+    parents: Any = {"schema_name": present.schema, "table_name": present.table}
+    there = Table(present.table, MetaData(), Column(column), schema=present.schema).columns[column]
+    return context.run_name_filters(column, "column", parents) and context.run_object_filters(
+        there, column, "column", True, None
     )
 
 
@@ -132,13 +149,14 @@ def _serves(present: Present, wanted: Collection[Vectorizer]) -> bool:
 
 def _compare_table(
     context: AutogenContext,
-    connection: Connection,
+    upgrade_ops: ops.UpgradeOps,
     catalog: Catalog,
     key: Name,
     table: Table,
     wanted: list[Vectorizer],
     names: Names,
 ) -> Changes:
+    connection: Any = context.connection
     others = [other for other in _every(table) if other not in wanted]
     seen = [found for found in catalog.of(key) if _is_looked_at(context, found, table)]
     passed = [found for found in catalog.of(key) if found not in seen or _serves(found, others)]
@@ -147,7 +165,24 @@ def _compare_table(
         vectorizer for vectorizer in wanted if not any(_serves(found, [vectorizer]) for found in passed)
     ]
     spell = Spell(partial(spell_filter, connection, key), partial(spell_chunking, connection))
-    return compare(wanted, present, _names(table), names, spell, _switches(context))
+    addable = {
+        str(column.name): column.type.compile(context.dialect).lower()
+        for column in arranging.added_columns(upgrade_ops, key)
+        if _is_plain(column) and not _is_constrained(table, column)
+    }
+    return compare(wanted, present, _names(table), names, spell, _switches(context), addable)
+
+
+def _is_plain(column: Column[Any]) -> bool:
+    """Whether a column is as pg_embed adds one."""
+    said = column.comment is not None and not column.comment.startswith(arranging.MARK)
+    return bool(column.nullable) and column.server_default is None and not said
+
+
+def _is_constrained(table: Table, column: Column[Any]) -> bool:
+    """Whether an index or a constraint of a table is about a column."""
+    parts: list[Any] = [*table.indexes, *table.constraints]
+    return any(other.name == column.name for part in parts for other in part.columns)
 
 
 def _switches(context: AutogenContext) -> bool:
@@ -164,15 +199,25 @@ def _arrange(
         for present in catalog.of(table)
         if _is_looked_at(context, present)
     ]
+    again: list[ops.MigrateOperation] = []
     then: list[ops.MigrateOperation] = []
     last: list[ops.MigrateOperation] = []
     for table, changed in changes.items():
         first += changed.drops
+        gone = {dropped.name for dropped in changed.drops}
+        for present in catalog.of(table):
+            if present.name not in gone:
+                pair = _around(present, arranging.retyped_columns(upgrade_ops, table))
+                first += pair[:1]
+                again += pair[1:]
         if changed.replaced:
             pairs = [_anew(context, table, name) for name in changed.replaced]
             arranging.replace_columns(upgrade_ops, table, pairs)
         for move, present in changed.moves:
-            _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
+            if move.changes["storage"] == "column":
+                arranging.take_added(upgrade_ops, table, present.columns)
+            else:
+                _undo(move, present, arranging.take_columns(upgrade_ops, table, present.columns))
         if changed.alters:
             last += arranging.drop_last(upgrade_ops, table)
         for switch in changed.switches:
@@ -180,12 +225,29 @@ def _arrange(
         arranging.keep_types(upgrade_ops, table, changed.switched)
         then += [*changed.alters, *changed.switches, *changed.creates]
     models = _models(catalog, then)
-    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *models, *then, *last]
+    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *again, *models, *then, *last]
+
+
+def _around(present: Present, retyped: dict[str, bool]) -> list[ops.MigrateOperation]:
+    """What comes before and after columns get another type, where a vectorizer's triggers name them."""
+    read = [column for column in retyped if present.reads(column)]
+    keys = present.keys & retyped.keys()
+    if present.chunking is not None and keys:
+        return [drop(present), recreated(present)]  # chunks have the key, too
+    if not read and not keys:
+        return []
+    told = {
+        "postings": bool(keys) and present.has_postings,
+        "backfill": not all(retyped[column] for column in read),
+    }
+    return [DetachVectorizerOp(present.name, **told), AttachVectorizerOp(present.name, **told)]
 
 
 def _undo(move: AlterVectorizerOp, present: Present, columns: list[ops.DropColumnOp]) -> None:
-    """How vectors come back from chunks to columns: these are made and filled anew."""
+    """How vectors come back from chunks to columns that a move would not make: they are filled anew."""
     made = [column.reverse() for column in columns]
+    if all(_is_plain(op.column) for op in made):
+        return
     dropped = DropVectorizerOp(move.rename_to or move.name, drop_column=True)
     move.undo = StepsOp([dropped, *made, recreated(present)], move)
 

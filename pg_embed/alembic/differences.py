@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
-from pg_embed.alembic.catalog import Present
+from pg_embed.alembic.catalog import FIELD, Present
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
     CreateVectorizerOp,
@@ -19,7 +19,8 @@ from pg_embed.chunks import Chunking
 from pg_embed.records import Output
 from pg_embed.sqlalchemy.declarations import Vectorizer
 
-FIELD = re.compile(r"\{([^{}]+)\}")  # of a template
+NOTHING: Mapping[str, str] = MappingProxyType({})
+Move = tuple[Present, list[Vectorizer]]  # with what is to be served
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ def compare(
     names: Names,
     spell: Spell,
     switches: bool = True,
+    addable: Mapping[str, str] = NOTHING,
 ) -> Changes:
     """How to come from what a table has to what it is declared to have; `columns` are those of the model.
 
-    Another model is come to by a switch where there can be one, unless `switches` is false.
+    Another model is come to by a switch where there can be one, unless `switches` is false. `addable` are
+    the types of columns that the table lacks, and that a move of vectors from chunks can add.
     """
     changes = Changes()
     moved = _moved(declared, present, columns, spell)
-    declared = [wanted for wanted in declared if all(wanted != pair[1] for pair in moved)]
+    moved += _moved_back(declared, present, addable, spell)
+    declared = [wanted for wanted in declared if all(wanted not in pair[1] for pair in moved)]
     present = [found for found in present if all(found != pair[0] for pair in moved)]
     kept: list[tuple[Present, list[Vectorizer]]] = []
     for found in present:
@@ -100,11 +104,11 @@ def compare(
     for found in present:
         if not is_left_over(found, columns) and _is_moved_back(found, declared, missing):
             _drop(found, [], columns, changes)
-    for found, wanted in moved:
-        _move(found, wanted, names, changes)
+    for found, served in moved:
+        _move(found, served, names, changes)
     for found, served in kept:
         _alter(found, served, spell, names, changes)
-        _switch(found, served, changes)
+        _switch(found, served, spell, changes)
     names.taken -= {drop.name for drop in changes.drops}
     changes.creates = [create(wanted, names) for wanted in missing]
     return changes
@@ -212,7 +216,13 @@ def recreated(found: Present) -> CreateVectorizerOp:
 
 def drop(found: Present) -> DropVectorizerOp:
     """The operation that drops a vectorizer, and knows how it was; its chunks would keep the table."""
-    return DropVectorizerOp(found.name, drop_column=found.chunking is not None, created=recreated(found))
+    is_table = found.chunking is not None
+    return DropVectorizerOp(
+        found.name,
+        drop_column=is_table,
+        drop_kept=found.has_kept and not is_table,
+        created=recreated(found),
+    )
 
 
 def _misled(found: Present, served: Sequence[Vectorizer]) -> set[str]:
@@ -266,10 +276,11 @@ def _alter(
         altered |= {"template": wanted.template, "existing_template": found.template}
     if not _same_filter(found, wanted, spell):
         altered |= {"filter": wanted.filter or "", "existing_filter": found.filter or ""}
-    if wanted.chunking is not None and spell.chunking(wanted.chunking, found.model) != found.chunking:
-        # models that say nothing leave it
-        told = {"chunking": json.loads(wanted.chunking), "existing_chunking": brief(found.chunking)}
-        altered |= told
+    if wanted.chunking is not None and _is_split_by(found, served):
+        model, chunking = _splitting(found)
+        # models that say nothing leave it, and so do callers who may not see it
+        if chunking is not None and spell.chunking(wanted.chunking, model) != chunking:
+            altered |= {"chunking": json.loads(wanted.chunking), "existing_chunking": brief(chunking)}
     asked = next((other.index for other in served if other.index != "none"), "none")
     if asked not in ("none", found.index):  # "none" is said by models that say nothing
         altered |= {"index": asked, "existing_index": found.indexing}
@@ -281,7 +292,19 @@ def _alter(
         changes.alters.append(AlterVectorizerOp(found.name, **altered))
 
 
-def _switch(found: Present, served: Sequence[Vectorizer], changes: Changes) -> None:
+def _is_split_by(found: Present, served: Sequence[Vectorizer]) -> bool:
+    """Whether the model is there, or to be, that is declared: another comes with its own chunks."""
+    return next_model(found, served) in (None, found.next_model)
+
+
+def _splitting(found: Present) -> tuple[str, Mapping[str, Any] | None]:
+    """The model whose chunks are those to stay, and how it splits texts."""
+    if found.next_model is not None:
+        return found.next_model, found.next_chunking
+    return found.model, found.chunking
+
+
+def _switch(found: Present, served: Sequence[Vectorizer], spell: Spell, changes: Changes) -> None:
     model = next_model(found, served)
     if model is None:
         return
@@ -291,7 +314,20 @@ def _switch(found: Present, served: Sequence[Vectorizer], changes: Changes) -> N
             column: name for wanted in served for column in columns_of(wanted) if column in found.columns
         }
     if model != found.next_model:
-        changes.switches.append(SwitchModelOp(name, model, auto=True, existing_model=found.model))
+        told = {"existing_model": found.model, **_split_anew(found, served[0], model, spell)}
+        changes.switches.append(SwitchModelOp(name, model, auto=True, **told))
+
+
+def _split_anew(found: Present, wanted: Vectorizer, model: str, spell: Spell) -> dict[str, Any]:
+    """How another model is to split texts, where it is declared to do so in another way."""
+    if found.chunking is None or wanted.chunking is None:
+        return {}
+    asked = spell.chunking(wanted.chunking, model)
+    if asked == found.chunking:
+        return {}
+    # what is not said stays as it was
+    other = {name: value for name, value in asked.items() if value != found.chunking[name]}
+    return {"chunking": {**other, **json.loads(wanted.chunking)}, "existing_chunking": brief(found.chunking)}
 
 
 def _named(found: Present, served: Sequence[Vectorizer]) -> str:
@@ -306,35 +342,77 @@ def _same_filter(found: Present, wanted: Vectorizer, spell: Spell) -> bool:
 
 def _moved(
     declared: Sequence[Vectorizer], present: Sequence[Present], columns: frozenset[str], spell: Spell
-) -> list[tuple[Present, Vectorizer]]:
+) -> list[Move]:
     """Vectorizers whose columns no model has any more, with the chunks that it has instead."""
     chunks = [
         wanted
         for wanted in declared
         if wanted.chunk_view is not None and not any(serves(found, wanted) for found in present)
     ]
-    moved = []
+    moved: list[Move] = []
     for found in present:
-        if found.chunking is None and is_left_over(found, columns) and not found.parked:
-            fitting = [wanted for wanted in chunks if _can_move(found, wanted, spell)]
-            moved += [(found, wanted) for wanted in fitting[:1]]
-            chunks = [wanted for wanted in chunks if wanted not in fitting[:1]]
+        if found.chunking is None and is_left_over(found, columns) and _can_move(found):
+            fitting = [wanted for wanted in chunks if _is_of(found, [wanted], spell)][:1]
+            moved += [(found, fitting)] if fitting else []
+            chunks = [wanted for wanted in chunks if wanted not in fitting]
     return moved
 
 
-def _can_move(found: Present, wanted: Vectorizer, spell: Spell) -> bool:
-    same_text = wanted.template == found.template and _same_filter(found, wanted, spell)
-    return same_text and columns_of(wanted) == found.columns and not _misled(found, [wanted])
+def _moved_back(
+    declared: Sequence[Vectorizer], present: Sequence[Present], addable: Mapping[str, str], spell: Spell
+) -> list[Move]:
+    """Vectorizers whose chunks no model has any more, with the columns that it has instead."""
+    moved: list[Move] = []
+    for found in present:
+        chunks = any(wanted.chunk_view is not None and serves(found, wanted) for wanted in declared)
+        if found.chunking is None or chunks or found.is_switched:
+            continue
+        served = [
+            wanted
+            for wanted in declared
+            if wanted.chunk_view is None and columns_of(wanted).keys() & found.columns
+        ]
+        taken = any(serves(other, wanted) for other in present for wanted in served)
+        typed = all(addable.get(column) == found.types.get(column) for column in found.columns)
+        if served and typed and not taken and _is_of(found, served, spell):
+            moved.append((found, served))
+            declared = [wanted for wanted in declared if wanted not in served]
+    return moved
 
 
-def _move(found: Present, wanted: Vectorizer, names: Names, changes: Changes) -> None:
-    """A table of chunks made of columns: searches find every row at any moment."""
-    altered = _chunk_options(replace(wanted, column_type=None), json.loads(wanted.chunking or "null"))
-    if wanted.index not in ("none", found.index):
-        altered["index"] = wanted.index
-    if wanted.name not in (None, found.name):
-        altered["rename_to"] = wanted.name
-        names.taken.add(str(wanted.name))
+def _can_move(found: Present) -> bool:
+    """Whether columns can become chunks: the texts that a hook makes are not kept."""
+    return found.prepare is None and not found.is_switched
+
+
+def _is_of(found: Present, wanted: Sequence[Vectorizer], spell: Spell) -> bool:
+    """Whether a vectorizer makes all that is declared, and nothing else, of the same text."""
+    same_text = all(
+        other.template == found.template and _same_filter(found, other, spell) for other in wanted
+    )
+    outputs = {column: output for other in wanted for column, output in columns_of(other).items()}
+    return same_text and outputs == found.columns and not _misled(found, wanted)
+
+
+def _move(found: Present, served: Sequence[Vectorizer], names: Names, changes: Changes) -> None:
+    """Vectors that get another place: searches find every row at any moment."""
+    (wanted, *_) = served
+    if found.chunking is None:
+        told = _chunk_options(replace(wanted, column_type=None), json.loads(wanted.chunking or "null"))
+        altered = {**told, "existing_storage": "column"}
+    else:
+        before = _chunk_options(replace(found, column_type=None, declared=False), brief(found.chunking))
+        altered = {"storage": "column", "declared": True}
+        altered |= {f"existing_{name}": value for name, value in before.items()}
+        if not found.declared:
+            altered["existing_declared"] = False
+    index = next((other.index for other in served if other.index != "none"), "none")
+    if index not in ("none", found.index):
+        altered |= {"index": index, "existing_index": found.indexing}
+    named = _named(found, served)
+    if named != found.name:
+        altered["rename_to"] = named
+        names.taken.add(named)
     op = AlterVectorizerOp(found.name, **altered)
     changes.alters.append(op)
     changes.moves.append((op, found))

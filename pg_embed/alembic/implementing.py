@@ -11,8 +11,10 @@ from psycopg import sql
 from pg_embed import migrating
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     EmbedDowngradeOp,
@@ -53,27 +55,60 @@ def _create_index(operations: Operations, name: str, index: str | Mapping[str, A
     _call(operations, "create_index", name, **({"kind": index} if isinstance(index, str) else index))
 
 
-def _declare(operations: Operations, name: str) -> None:
-    _run(operations, sql.SQL(SQL["declare"]).format(vectorizer=migrating.literal(name)))
+def _declare(operations: Operations, name: str, what: str = "declare") -> None:
+    _run(operations, sql.SQL(SQL[what]).format(vectorizer=migrating.literal(name)))
+
+
+def _end_move(operations: Operations, name: str, *, as_it_stands: bool) -> None:
+    told = {"vectorizer": migrating.literal(name), "as_it_stands": sql.Literal(as_it_stands)}
+    _run(operations, sql.SQL(SQL["end_move"]).format(**told))
 
 
 @Operations.implementation_for(DropVectorizerOp)
 def _drop_vectorizer(operations: Operations, op: DropVectorizerOp) -> None:
+    if not op.drop_column:
+        _end_move(operations, op.name, as_it_stands=True)
+    if op.drop_kept:
+        _send_all(operations, op.name, "forget_kept")
     told = {"drop_column": op.drop_column, "if_exists": op.if_exists}
     _call(operations, "drop_vectorizer", op.name, **migrating.true(told))
+
+
+@Operations.implementation_for(DetachVectorizerOp)
+def _detach_vectorizer(operations: Operations, op: DetachVectorizerOp) -> None:
+    _send_all(operations, op.name, "detach", *(["drop_postings"] if op.postings else []))
+
+
+@Operations.implementation_for(AttachVectorizerOp)
+def _attach_vectorizer(operations: Operations, op: AttachVectorizerOp) -> None:
+    postings = ["create_postings"] if op.postings else []
+    backfill = ["embed_again"] if op.backfill else []
+    _send_all(operations, op.name, "attach", *postings, "say_filter_again", *backfill)
+
+
+def _send_all(operations: Operations, vectorizer: str, *statements: str) -> None:
+    for name in statements:
+        _send(operations, sql.SQL(SQL[name]).format(vectorizer=migrating.literal(vectorizer)))
 
 
 @Operations.implementation_for(AlterVectorizerOp)
 def _alter_vectorizer(operations: Operations, op: AlterVectorizerOp) -> None:
     changes = {key: value for key, value in op.changes.items() if key not in ("index", "declared")}
+    name = op.rename_to or op.name
+    is_to_column = changes.get("storage") == "column"
+    if is_to_column and "index" in op.changes:
+        # what the chunks have, the columns get
+        _create_index(operations, op.name, op.changes["index"])
     if op.rename_to is not None:
         changes["rename_to"] = op.rename_to
     if changes:
         _call(operations, "alter_vectorizer", op.name, **changes)
-    if "index" in op.changes:
-        _create_index(operations, op.rename_to or op.name, op.changes["index"])
+    if is_to_column:
+        _end_move(operations, name, as_it_stands=False)
+    elif "index" in op.changes:
+        _create_index(operations, name, op.changes["index"])
     if op.changes.get("declared"):
-        _declare(operations, op.rename_to or op.name)
+        _declare(operations, name, "declare_columns" if is_to_column else "declare")
 
 
 @Operations.implementation_for(SwitchModelOp)
@@ -83,7 +118,14 @@ def _switch_model(operations: Operations, op: SwitchModelOp) -> None:
         raise InvalidArgument("no switch can be waited for in a transaction that env.py began", hint=hint)
     names = {"vectorizer": migrating.literal(op.name), "model": migrating.literal(op.model)}
     begin = migrating.call("switch_model", op.name, model=op.model, **op.options)
-    _send(operations, sql.SQL(SQL["switch_model"]).format(**names, begin=begin))
+    steps = [sql.SQL(SQL["switch_model"]).format(**names, begin=begin)]
+    if op.options.get("chunking") is not None:
+        chunks = {**names, "chunking": migrating.literal(op.options["chunking"])}
+        leave, split = (sql.SQL(SQL[step]).format(**chunks) for step in ("leave_switch", "split_texts"))
+        steps = [leave, *steps, split]
+    for step in steps:
+        _send(operations, step)
+    _run(operations, sql.SQL(SQL["end_switch"]).format(**names))
     if op.wait is not None:
         block = sql.SQL(SQL["await_switch"]).format(**names, seconds=migrating.literal(float(op.wait)))
         # a worker sees nothing before it is committed

@@ -9,6 +9,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import MigrateOperation, OpContainer
 from psycopg import sql
 
+from pg_embed.chunks import Chunking
 from pg_embed.errors import InvalidArgument
 
 Input = str | Sequence[str]
@@ -54,7 +55,8 @@ KEPT = (
     "keep_column",
     "keep_chunks",
 )  # what a move of the vectors leaves behind; it has no way back of its own
-SWITCH = ("auto", "keep", "index", "column_type", "dependants")  # of embed.switch_model
+OF_CHUNKS = ("chunking", "chunk_table", "chunk_view")  # told where vectors move to chunks
+SWITCH = ("auto", "keep", "index", "column_type", "dependants", "chunking")  # of embed.switch_model
 
 
 def quoted(table: str, schema: str | None) -> str:
@@ -116,23 +118,33 @@ class DropVectorizerOp(MigrateOperation):
         name: str,
         *,
         drop_column: bool = False,
+        drop_kept: bool = False,
         if_exists: bool = False,
         created: CreateVectorizerOp | None = None,
     ) -> None:
         self.name = name
         self.drop_column = drop_column
+        self.drop_kept = drop_kept
         self.if_exists = if_exists
         self.created = created
 
     @classmethod
     def drop_vectorizer(
-        cls, operations: Operations, name: str, *, drop_column: bool = False, if_exists: bool = False
+        cls,
+        operations: Operations,
+        name: str,
+        *,
+        drop_column: bool = False,
+        drop_kept: bool = False,
+        if_exists: bool = False,
     ) -> Any:
         """Stop embedding: triggers and queue go, the vectors stay unless `drop_column` is true.
 
-        `name` may be a table's, as SQL writes it, if that has no other vectorizer.
+        With `drop_kept` only those go that a switch has kept from before. A move of vectors from chunks to
+        columns that is under way ends as it stands: the columns stay. `name` may be a table's, as SQL writes
+        it, if that has no other vectorizer.
         """
-        return operations.invoke(cls(name, drop_column=drop_column, if_exists=if_exists))
+        return operations.invoke(cls(name, drop_column=drop_column, drop_kept=drop_kept, if_exists=if_exists))
 
     def reverse(self) -> CreateVectorizerOp:
         """What was dropped, if that is known."""
@@ -143,6 +155,62 @@ class DropVectorizerOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """For `alembic check`."""
         return "drop_vectorizer", self.name
+
+
+@Operations.register_operation("detach_vectorizer")
+class DetachVectorizerOp(MigrateOperation):
+    """A table without a vectorizer's triggers, for a while."""
+
+    def __init__(self, name: str, *, postings: bool = False, backfill: bool = False) -> None:
+        self.name = name
+        self.postings = postings
+        self.backfill = backfill  # told to the reverse
+
+    @classmethod
+    def detach_vectorizer(cls, operations: Operations, name: str, *, postings: bool = False) -> Any:
+        """Take a vectorizer's triggers off, so that columns that they name can have another type.
+
+        Its vectors, and all that waits, stay; with `postings` those of its sparse vectors go, whose triggers
+        name the key. `attach_vectorizer` comes next in the same transaction: rows that change before it are
+        missed.
+        """
+        return operations.invoke(cls(name, postings=postings))
+
+    def reverse(self) -> AttachVectorizerOp:
+        """Put them back."""
+        return AttachVectorizerOp(self.name, postings=self.postings, backfill=self.backfill)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "detach_vectorizer", self.name
+
+
+@Operations.register_operation("attach_vectorizer")
+class AttachVectorizerOp(MigrateOperation):
+    """A table with a vectorizer's triggers again."""
+
+    def __init__(self, name: str, *, postings: bool = False, backfill: bool = False) -> None:
+        self.name = name
+        self.postings = postings
+        self.backfill = backfill
+
+    @classmethod
+    def attach_vectorizer(
+        cls, operations: Operations, name: str, *, postings: bool = False, backfill: bool = False
+    ) -> Any:
+        """Put the triggers back, and with `postings` make these again.
+
+        With `backfill` all rows are embedded again, for their texts may have become others.
+        """
+        return operations.invoke(cls(name, postings=postings, backfill=backfill))
+
+    def reverse(self) -> DetachVectorizerOp:
+        """Take them off."""
+        return DetachVectorizerOp(self.name, postings=self.postings, backfill=self.backfill)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For `alembic check`."""
+        return "attach_vectorizer", self.name
 
 
 @Operations.register_operation("alter_vectorizer")
@@ -171,7 +239,9 @@ class AlterVectorizerOp(MigrateOperation):
         The text is that of `input` or `template`, and `filter` ("" takes it away). Rows whose text becomes
         another are embedded again behind live rows. What was before may be told (`existing_template`, ...),
         so that the operation can be reversed. `storage="table"` moves a column's vectors to chunks at once;
-        `storage="column"` only begins to move them back, and a worker ends it (see embed.switches).
+        `storage="column"` only begins to move them back, and a worker ends it (see embed.switches), but that
+        of an empty table is over at once. `declared` says that a model has the chunks by `chunked()`, or the
+        columns by `embedded()`.
         """
         return operations.invoke(cls(name, rename_to=rename_to, **changes))
 
@@ -179,14 +249,21 @@ class AlterVectorizerOp(MigrateOperation):
         """What was before, if that is known."""
         if self.undo is not None:
             return self.undo
+        moves = "storage" in self.changes
+        alone = (*KEPT, *OF_CHUNKS, "declared") if moves else KEPT
         changes = {key: value for key, value in self.changes.items() if key not in KEPT}
-        if missing := sorted(set(changes) - set(self.existing)):
+        if missing := sorted(set(changes) - set(alone) - set(self.existing)):
             raise ValueError(f"operation is not reversible; existing_{missing[0]} is not present")
-        told = {f"existing_{key}": value for key, value in changes.items()}
-        # chunks come back with their settings and names
-        before = {
-            key: value for key, value in self.existing.items() if key in changes or "storage" in changes
+        # whoever declares the vectors does so in either place
+        told = {
+            f"existing_{key}": value for key, value in changes.items() if not (moves and key == "declared")
         }
+        # chunks come back with their settings and names
+        before = {key: value for key, value in self.existing.items() if key in changes or moves}
+        if moves and before.get("declared", changes.get("declared")):
+            before["declared"] = True
+        elif moves:
+            before.pop("declared", None)
         renamed = {} if self.rename_to is None else {"rename_to": self.name}
         return AlterVectorizerOp(self.rename_to or self.name, **renamed, **before, **told)
 
@@ -207,6 +284,7 @@ class SwitchModelOp(MigrateOperation):
         wait: float | None = None,
         existing_model: str | None = None,
         existing_column_type: str | None = None,
+        existing_chunking: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if unknown := sorted(set(options) - set(SWITCH)):
@@ -217,6 +295,7 @@ class SwitchModelOp(MigrateOperation):
         self.wait = wait
         self.existing_model = existing_model
         self.existing_column_type = existing_column_type
+        self.existing_chunking = existing_chunking
         self.options = options
 
     @classmethod
@@ -229,31 +308,47 @@ class SwitchModelOp(MigrateOperation):
         wait: float | None = None,
         existing_model: str | None = None,
         existing_column_type: str | None = None,
+        existing_chunking: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
         """Change a vectorizer's model: `op.switch_model("docs_embedding", "bge-m3", auto=True)`.
 
-        The switch is only begun, and with `auto` a worker ends it. With `wait`, in seconds, the migration
-        commits what it did up to here, waits until all rows have the new model's vectors, ends the switch and
-        goes on; if the time is over, the same migration, run again, waits for the same switch. The options
-        are those of embed.switch_model. What was begun towards another model is given up for the model that
-        is there, and vectors of `model` that an earlier switch has kept are taken back. The model before,
-        `existing_model`, may be told (with `existing_column_type`), so that the operation can be reversed.
+        The switch is only begun, and with `auto` a worker ends it; that of an empty table is over at once,
+        and keeps nothing. With `wait`, in seconds, the migration commits what it did up to here, waits until
+        all rows have the new model's vectors, ends the switch and goes on; if the time is over, the same
+        migration, run again, waits for the same switch. The options are those of embed.switch_model;
+        `chunking` says how the new model's chunks are cut, in those settings that it names. What was begun
+        towards another model is given up for the model that is there, and vectors of `model` that an earlier
+        switch has kept are taken back, unless they are of other chunks. The model before, `existing_model`,
+        may be told (with `existing_column_type`, and with `existing_chunking`, which names all settings that
+        are not the usual ones), so that the operation can be reversed.
         """
-        told = {"existing_model": existing_model, "existing_column_type": existing_column_type}
+        told: dict[str, Any] = {
+            "existing_model": existing_model,
+            "existing_column_type": existing_column_type,
+            "existing_chunking": existing_chunking,
+        }
         return operations.invoke(cls(name, model, wait=wait, **told, **options))
 
     def reverse(self) -> SwitchModelOp:
-        """To the model from before, if that is known."""
+        """To the model from before, and to its chunks, if these are known."""
+        chunking = self.options.get("chunking")
         if self.existing_model is None:
             raise ValueError("operation is not reversible; existing_model is not present")
-        types = {"column_type": self.existing_column_type} if self.existing_column_type else {}
-        told = {
-            "existing_model": self.model,
-            "existing_column_type": self.options.get("column_type") if types else None,
-        }
+        if chunking is not None and self.existing_chunking is None:
+            raise ValueError("operation is not reversible; existing_chunking is not present")
+        before: dict[str, Any] = {}
+        told: dict[str, Any] = {"existing_model": self.model}
+        if self.existing_column_type is not None:
+            before["column_type"] = self.existing_column_type
+            told["existing_column_type"] = self.options.get("column_type")
+        if chunking is not None:
+            # a switch leaves settings that it does not name
+            usual = {name: value for name, value in Chunking().as_json().items() if name in chunking}
+            before["chunking"] = {**usual, **(self.existing_chunking or {})}
+            told["existing_chunking"] = chunking
         return SwitchModelOp(
-            self.name, self.existing_model, wait=self.wait, **told, **{**self.options, **types}
+            self.name, self.existing_model, wait=self.wait, **told, **{**self.options, **before}
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:

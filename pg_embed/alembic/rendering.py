@@ -11,8 +11,10 @@ from alembic.autogenerate.render import render_op
 
 from pg_embed.alembic.operations import (
     AlterVectorizerOp,
+    AttachVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     EmbedDowngradeOp,
@@ -34,8 +36,19 @@ def _create_vectorizer(context: AutogenContext, op: CreateVectorizerOp) -> str:
 @renderers.dispatch_for(DropVectorizerOp)
 def _drop_vectorizer(context: AutogenContext, op: DropVectorizerOp) -> str:
     # said even where it is the default, for it decides about vectors
-    told = {"if_exists": op.if_exists or None}
+    told = {"drop_kept": op.drop_kept or None, "if_exists": op.if_exists or None}
     return _call(context, "drop_vectorizer", op.name, drop_column=op.drop_column, **_told(told))
+
+
+@renderers.dispatch_for(DetachVectorizerOp)
+def _detach_vectorizer(context: AutogenContext, op: DetachVectorizerOp) -> str:
+    return _call(context, "detach_vectorizer", op.name, **_told({"postings": op.postings or None}))
+
+
+@renderers.dispatch_for(AttachVectorizerOp)
+def _attach_vectorizer(context: AutogenContext, op: AttachVectorizerOp) -> str:
+    told = {"postings": op.postings or None, "backfill": op.backfill or None}
+    return _call(context, "attach_vectorizer", op.name, **_told(told))
 
 
 @renderers.dispatch_for(AlterVectorizerOp)
@@ -47,10 +60,13 @@ def _alter_vectorizer(context: AutogenContext, op: AlterVectorizerOp) -> str:
 
 @renderers.dispatch_for(SwitchModelOp)
 def _switch_model(context: AutogenContext, op: SwitchModelOp) -> str:
-    existing = {"existing_model": op.existing_model, "existing_column_type": op.existing_column_type}
-    return _call(
-        context, "switch_model", op.name, op.model, **op.options, **_told({"wait": op.wait, **existing})
-    )
+    told = {
+        "wait": op.wait,
+        "existing_model": op.existing_model,
+        "existing_column_type": op.existing_column_type,
+        "existing_chunking": op.existing_chunking,
+    }
+    return _call(context, "switch_model", op.name, op.model, **op.options, **_told(told))
 
 
 @renderers.dispatch_for(CreateModelOp)

@@ -116,7 +116,7 @@ def chunked(
     names do not tell. The other arguments are those of embed.create_vectorizer, `options` those of
     relationship: lazy="selectin", or init=False in a dataclass. In a mixin it stands in a declared_attr.
     """
-    plain = Vectorizer("", None, template, model, filter=filter, index=index, name=vectorizer)
+    plain = Vectorizer("", None, template, model, filter=filter or None, index=index, name=vectorizer)
     made = {*outputs, "sparse"} if sparse is not None else {*outputs}
     if not made or made - COLUMNS.keys():
         hint = 'give some of "dense", "sparse" and "multi"'

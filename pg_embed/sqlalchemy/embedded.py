@@ -39,7 +39,7 @@ def embedded(
     `dimensions`. Dense vectors are halfvec up to 4,000 dimensions unless `column_type` is "vector". `filter`,
     `index` and the name `vectorizer` are those of embed.create_vectorizer, `options` those of mapped_column.
     """
-    told = Embedded(template, model, output, filter, index, vectorizer)
+    told = Embedded(template, model, output, filter or None, index, vectorizer)
     type_ = vector_type(model, output, dimensions, column_type)
     info = {**options.pop("info", {}), INFO: told}
     return mapped_column(type_, info=info, **{"nullable": True, **options})
@@ -58,7 +58,7 @@ def embedded_column(
     vectorizer: str | None = None,
 ) -> Column[Any]:
     """The same for a Table of the Core."""
-    told = Embedded(template, model, output, filter, index, vectorizer)
+    told = Embedded(template, model, output, filter or None, index, vectorizer)
     return Column(name, vector_type(model, output, dimensions, column_type), info={INFO: told})
 
 

@@ -1,11 +1,11 @@
 -- name: installed
--- Whether our schema is there, and whether the caller may see how indexes are to be built.
-SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_privilege(to_regclass('embed._index'), 'SELECT') AS sees_index_settings
+-- Whether our schema is there, and whether the caller may see how indexes are to be built, and switches done.
+SELECT to_regclass('embed.vectorizers') IS NOT NULL AS installed, has_table_privilege(to_regclass('embed._index'), 'SELECT') AS sees_details
 
 -- name: vectorizers
 -- What the database has: each with its table, the index that is asked for, its table and view of chunks, and those
--- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside. Chunks that a
--- model declares say so.
+-- columns of its own table that pg_embed added itself; in a switch, the model to be, and the columns beside, which may be of
+-- another storage. Chunks that a model declares say so.
 SELECT
     v.name,
     s.nspname::text AS schema,
@@ -26,8 +26,15 @@ SELECT
     strpos(COALESCE(pg_catalog.obj_description(v.chunk_view, 'pg_class'), ''), 'Declared by a model.') > 0 AS declared,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_table) AS chunk_table,
     (SELECT CAST(r.relname AS text) FROM pg_catalog.pg_class AS r WHERE r.oid = v.chunk_view) AS chunk_view,
-    CASE WHEN w.state <> 'swapped' THEN w.other_model END AS next_model,
-    w.columns AS parked,
+    (SELECT array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY k.position)
+        FROM unnest(v.columns) WITH ORDINALITY AS k (name, position)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = COALESCE(v.chunk_table, v.source) AND a.attname = k.name AND NOT a.attisdropped) AS types,
+    w.state AS switch,
+    w.other_model,
+    v.key AS key_columns,
+    EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = v.source AND g.tgname ~ '^pg_embed_[0-9]+_posting_update$') AS has_postings,
+    w.columns AS other_columns,
+    w.chunk_table IS NOT NULL AS other_is_table,
     (SELECT array_agg(CAST(a.attname AS text)) FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = v.source AND NOT a.attisdropped
             AND starts_with(pg_catalog.col_description(a.attrelid, a.attnum), 'pg_embed:')) AS added
@@ -57,6 +64,12 @@ WITH RECURSIVE ours AS (
 SELECT s.nspname::text AS schema, o.relname::text AS name
 FROM ours AS o JOIN pg_catalog.pg_namespace AS s ON s.oid = o.relnamespace
 
+-- name: next_chunking
+-- How texts will be split after the switches that are under way.
+SELECT w.vectorizer_name AS name, n.chunking
+FROM embed.switches AS w JOIN embed._vectorizer AS n ON n.name = w.shadow
+WHERE w.state <> 'swapped'
+
 -- name: index_settings
 -- How the indexes are to be built that were asked for, where that was said.
 SELECT v.name, i.m, i.ef_construction, NULLIF(i.min_rows, 10000) AS min_rows, (i.memory / 1024) || 'kB' AS memory, i.parallel_workers
@@ -78,8 +91,9 @@ FROM (SELECT CAST(CAST(:source AS text) AS regclass) AS source) AS t,
     jsonb_array_elements(f.pieces) WITH ORDINALITY AS p (piece, position)
 
 -- name: spell_chunking
--- Settings of chunks, as the catalog has them for a model.
+-- Settings of chunks, as the catalog has them for a model, or would have them for one that is to come.
 SELECT embed._chunking(
-    CAST(CAST(:chunking AS text) AS jsonb), (SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model)
+    CAST(CAST(:chunking AS text) AS jsonb),
+    COALESCE((SELECT CAST(m.card ->> 'max_tokens' AS integer) FROM embed._model AS m WHERE m.name = :model), CAST(:most AS integer))
 )
 

@@ -369,9 +369,34 @@ def test_changes_are_found_and_undone(
     assert made(db_with_models) == wanted
 
 
+ROWS = """
+DO $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT c.relkind, c.oid::regclass AS source FROM pg_class AS c
+        WHERE c.oid IN (SELECT v.source FROM embed.vectorizers AS v)
+    LOOP
+        IF t.relkind = 'p' THEN
+            EXECUTE format('CREATE TABLE docs_part_1 PARTITION OF %s DEFAULT', t.source);
+        END IF;
+        EXECUTE (SELECT format('INSERT INTO %s (%s) VALUES (%s)', t.source,
+                string_agg(quote_ident(a.attname), ', '), string_agg(quote_literal('7'), ', '))
+            FROM pg_attribute AS a
+            WHERE a.attrelid = t.source AND a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped);
+    END LOOP;
+END $$
+"""
+
+
+def insert_rows(db: Connection) -> None:
+    """A row in each table that has a vectorizer: what is begun then is not over at once."""
+    db.execute(ROWS)
+
+
 def end_switch(db: Connection, vectorizer: str = "docs_embedding") -> None:
-    """What a worker would do, for a table without rows."""
-    db.execute("DELETE FROM embed._backfill")
+    """What a worker would do, for a table without vectors."""
+    db.execute("DELETE FROM embed._backfill; DELETE FROM embed._queue")
     db.execute("SELECT embed.compare_switch(%s)", [vectorizer])
     db.execute("SELECT embed.finish_switch(%s)", [vectorizer])
 
@@ -388,6 +413,7 @@ FOUR = PLAIN.replace("**THREE", 'model="four", dimensions=16')
 def test_another_model_is_a_switch(db_with_models: Connection, project: Project) -> None:
     project.models(PLAIN)
     settle(project)
+    insert_rows(db_with_models)
     there = made(db_with_models)
     project.models(FOUR)
     revision = project.revise()
@@ -413,6 +439,7 @@ def test_another_model_is_a_switch(db_with_models: Connection, project: Project)
 def test_a_switch_with_another_text_and_name(db_with_models: Connection, project: Project) -> None:
     project.models(PLAIN.replace("**THREE", 'model="three", dimensions=8'))
     settle(project)
+    insert_rows(db_with_models)
     there = made(db_with_models)
     changed = FOUR.replace('"{body}", ', '"{title}", vectorizer="of docs", ')
     project.models(changed)
@@ -497,6 +524,7 @@ def test_changes_of_chunks_are_found_and_undone(
     assert before in CHUNKS
     project.models(CHUNKS)
     settle(project)
+    insert_rows(db_with_models)
     there = stored(db_with_models)
     project.models(CHUNKS.replace(before, after))
     assert body(project.revise()) == steps
@@ -513,25 +541,77 @@ def test_changes_of_chunks_are_found_and_undone(
     assert stored(db_with_models) == changed
 
 
-def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
-    embedding = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
-    project.models(BASE + DOCS + embedding)
-    settle(project)
-    there = stored(db_with_models)
-    insert = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
-    db_with_models.execute(insert)
+def test_another_model_and_chunking_are_one_switch(db_with_models: Connection, project: Project) -> None:
     project.models(CHUNKS)
+    settle(project)
+    insert_rows(db_with_models)
+    there = stored(db_with_models)
+    four = CHUNKS.replace("**THREE", 'model="four", dimensions=16')
+    project.models(four.replace('{"size": 12}', '{"size": 24, "split": "markdown"}'))
     revision = project.revise()
     assert body(revision) == (
-        "op.alter_vectorizer('docs_embedding', storage='table', chunking={'size': 12}, declared=True)"
+        "op.switch_model(\n'docs_embedding',\n'four',\nauto=True,\n"
+        "chunking={'size': 24, 'split': 'markdown'},\n"
+        "existing_model='three',\nexisting_chunking={'size': 12},\n)"
     )
     assert body(revision, "downgrade") == (
-        "op.drop_vectorizer('docs_embedding', drop_column=True)\n"
-        "op.add_column('docs', sa.Column('embedding', pgvector.sqlalchemy.vector.VECTOR(dim=8),"
-        " autoincrement=False, nullable=True))\n"
-        "op.create_vectorizer(\n'docs',\ntemplate='{body}',\nmodel='three',\ncolumn_name='embedding',\n"
-        "filter='(id > 3)',\nname='docs_embedding',\n)"
+        "op.switch_model(\n'docs_embedding',\n'three',\nauto=True,\n"
+        "chunking={'size': 12, 'split': 'text'},\n"
+        "existing_model='four',\nexisting_chunking={'size': 24, 'split': 'markdown'},\n)"
     )
+    project.upgrade()
+    assert is_settled(project)
+    project.models(four.replace('{"size": 12}', '{"size": 30, "split": "markdown"}'))
+    assert body(project.revise()) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nchunking={'size': 30, 'split': 'markdown'},\n"
+        "existing_chunking={'size': 24, 'split': 'markdown'},\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+    project.downgrade("-5")
+    if db_with_models.execute("SELECT FROM embed.switches WHERE state <> 'swapped'").rowcount:
+        end_switch(db_with_models)
+    assert stored(db_with_models) == there
+
+
+def test_chunks_of_a_model_that_reads_less(db_with_models: Connection, project: Project) -> None:
+    """Sizes that are not declared are those that each model can read."""
+    card = "(SELECT jsonb_set(card, '{max_tokens}', '256') FROM embed._model WHERE name = 'four')"
+    db_with_models.execute(f"UPDATE embed._model SET card = {card} WHERE name = 'four'".encode())
+    said = CHUNKS.replace('{"size": 12}', '{"split": "markdown"}')
+    project.models(said)
+    settle(project)
+    insert_rows(db_with_models)
+    project.models(said.replace("**THREE", 'model="four", dimensions=16'))
+    assert "chunking={'size': 256, 'split': 'markdown'}" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+
+
+EMBEDDED = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="id > 3")\n'
+COLUMN = BASE + DOCS + EMBEDDED
+TO_CHUNKS = (
+    "op.alter_vectorizer(\n'docs_embedding',\nstorage='table',\nchunking={'size': 12},\ndeclared=True,\n"
+    "existing_storage='column',\n)"
+)
+TO_COLUMN = "op.alter_vectorizer('docs_embedding', storage='column', declared=True, existing_storage='table')"
+INSERT = "INSERT INTO docs (id, body, embedding) VALUES (4, 'x', '[1,2,3,4,5,6,7,8]')"
+VECTORS = "SELECT id, embedding::text FROM docs"
+
+
+def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project: Project) -> None:
+    project.models(COLUMN)
+    settle(project)
+    there = stored(db_with_models)
+    db_with_models.execute(INSERT)
+    db_with_models.execute("DELETE FROM embed._queue; DELETE FROM embed._backfill")
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert (body(revision), body(revision, "downgrade")) == (TO_CHUNKS, TO_COLUMN)
     project.upgrade()
     kept = db_with_models.execute("SELECT id, chunk, embedding::text FROM docs_chunks").fetchall()
     assert kept == [(4, "x", "[1,2,3,4,5,6,7,8]")]
@@ -539,17 +619,221 @@ def test_chunks_instead_of_a_column_and_back(db_with_models: Connection, project
     moved = stored(db_with_models)
     assert [row[0] for row in moved[1]] == ["table"]
     project.downgrade("-2")
+    project.models(COLUMN)
+    copied = (
+        "SELECT embed._copy_rows_v1(s.id, '{4}') FROM embed._vectorizer AS s WHERE s.shadow_of IS NOT NULL"
+    )
+    assert db_with_models.execute(copied).fetchall() == [(["4"],)]
+    end_switch(db_with_models)
     assert stored(db_with_models) == there
+    assert db_with_models.execute(VECTORS).fetchall() == [(4, "[1,2,3,4,5,6,7,8]")]
     project.upgrade()
     assert stored(db_with_models) == moved
-    project.models(BASE + DOCS + embedding)
-    first, *_, last = body(project.revise()).splitlines()
-    assert (first, last) == ("op.drop_vectorizer('docs_embedding', drop_column=True)", ")")
+    revision = project.revise()
+    assert (body(revision), body(revision, "downgrade")) == (TO_COLUMN, TO_CHUNKS)
     project.upgrade()
-    assert stored(db_with_models) == there
+    assert stored(db_with_models) == moved
+    assert is_settled(project)
+    project.models(CHUNKS)
+    revision = project.revise()  # gives it up
+    assert (body(revision), body(revision, "downgrade")) == (TO_CHUNKS, TO_COLUMN)
+    project.upgrade()
+    assert db_with_models.execute("SELECT FROM embed.switches").rowcount == 0
+    assert stored(db_with_models) == moved
     assert is_settled(project)
     project.downgrade("-2")
-    assert stored(db_with_models) == moved
+    end_switch(db_with_models)
+    assert stored(db_with_models) == there
+    project.upgrade()
+    project.models(COLUMN)
+    settle(project)
+    end_switch(db_with_models)
+    assert is_settled(project)
+    project.models(BASE + DOCS)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.drop_vectorizer('docs_embedding', drop_column=False)\nop.drop_column('docs', 'embedding')"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("base")
+    project.upgrade()
+    assert stored(db_with_models) == ([], [])
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_migrations_that_move_vectors_run_one_after_another(
+    db_with_models: Connection, project: Project, rows: int
+) -> None:
+    """With no worker in between, in either direction."""
+    for models in (COLUMN, CHUNKS, COLUMN, CHUNKS, COLUMN, BASE + DOCS):
+        project.models(models)
+        project.revise()
+        project.upgrade()
+        if "embedded(" in models and rows:
+            rows_of = "SELECT n, 'x' FROM generate_series(1, %s) AS n ON CONFLICT DO NOTHING"
+            db_with_models.execute("INSERT INTO docs (id, body) " + rows_of, [rows])
+    assert is_settled(project)
+    assert db_with_models.execute("SELECT FROM embed._vectorizer").rowcount == 0
+    project.downgrade("base")
+    assert db_with_models.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").rowcount == 0
+    project.upgrade()
+    assert is_settled(project)
+
+
+MANY = (
+    DOCS
+    + """
+    chunks: Mapped[list[Chunk]] = chunked(
+        "{body}", model="three", outputs=("dense", "multi"), dimensions={"dense": 8, "multi": 8},
+        sparse="bm25", chunk_table="Its parts", chunk_view="its_parts", index="auto")
+    __table_args__ = {"schema": "Shop 1"}
+"""
+)
+ONES = (
+    DOCS
+    + """
+    embedding: Mapped[list[float] | None] = embedded("{body}", model="three", dimensions=8, index="hnsw")
+    multi: Mapped[list[list[float]] | None] = embedded("{body}", **MULTI)
+    sparse: Mapped[list[float] | None] = embedded("{body}", model="bm25", output="sparse")
+    __table_args__ = {"schema": "Shop 1"}
+"""
+)
+
+
+def test_chunks_with_all_outputs_of_two_models_move_to_columns(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(BASE + MANY)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(BASE + ONES)
+    revision = project.revise()
+    assert body(revision) == (
+        "op.alter_vectorizer(\n'docs_embedding',\nstorage='column',\ndeclared=True,\nindex='hnsw',\n"
+        "existing_storage='table',\nexisting_index='auto',\n)"
+    )
+    assert body(revision, "downgrade") == (
+        "op.alter_vectorizer(\n'docs_embedding',\nstorage='table',\nchunking={'size': 400},\n"
+        "chunk_table='Its parts',\nchunk_view='its_parts',\nindex='auto',\ndeclared=True,\n"
+        "existing_storage='column',\nexisting_index='hnsw',\n)"
+    )
+    project.upgrade()
+    assert is_settled(project)
+    told = "SELECT storage, columns::text, model, sparse_model FROM embed.vectorizers"
+    assert db_with_models.execute(told).fetchall() == [
+        ("column", "{embedding,sparse,multi}", "three", "bm25")
+    ]
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    project.upgrade()
+    assert is_settled(project)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        EMBEDDED.replace("**THREE", 'model="four", dimensions=16'),
+        EMBEDDED.replace("**THREE", 'model="three", dimensions=8'),
+        EMBEDDED.replace("{body}", "{title}"),
+        EMBEDDED.replace("id > 3", "id > 4"),
+        EMBEDDED.replace("embedding:", "vectors:"),
+        EMBEDDED.replace("**THREE", '**THREE, comment="theirs"'),
+        EMBEDDED
+        + '    __table_args__ = (Index("nearest", "embedding", postgresql_using="hnsw",'
+        + ' postgresql_ops={"embedding": "vector_cosine_ops"}),)\n',
+        EMBEDDED + '    words: Mapped[list[float] | None] = embedded("{body}", **SPARSE, filter="id > 3")\n',
+    ],
+    ids=["model", "type", "text", "filter", "name", "comment", "index", "output"],
+)
+def test_what_no_move_would_make_is_made_anew(
+    db_with_models: Connection, project: Project, after: str
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    there = stored(db_with_models)
+    project.models(BASE + DOCS + after)
+    first, *others = body(project.revise()).splitlines()
+    assert first == "op.drop_vectorizer('docs_embedding', drop_column=True)"
+    assert "op.create_vectorizer(" in others
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+
+
+def test_a_column_that_no_move_would_make_comes_back_as_it_was(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(COLUMN.replace("**THREE", '**THREE, comment="theirs"'))
+    settle(project)
+    there = stored(db_with_models)
+    project.models(CHUNKS)
+    revision = project.revise()
+    assert body(revision) == TO_CHUNKS
+    assert "comment='theirs'" in body(revision, "downgrade")
+    project.upgrade()
+    assert is_settled(project)
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
+    said = "SELECT col_description('docs'::regclass, attnum), attname FROM pg_attribute"
+    last = " WHERE attrelid = 'docs'::regclass AND NOT attisdropped ORDER BY attnum DESC LIMIT 1"
+    assert db_with_models.execute((said + last).encode()).fetchall() == [("theirs", "embedding")]
+
+
+def test_chunks_beside_vectors_that_a_switch_keeps_do_not_move(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    insert_rows(db_with_models)
+    four = 'model="four", dimensions=16'
+    project.models(CHUNKS.replace("**THREE", four))
+    project.revise()
+    project.upgrade()
+    end_switch(db_with_models)
+    project.models(COLUMN.replace("**THREE", four))
+    assert "drop_vectorizer" in body(project.revise())
+    project.upgrade()
+    assert is_settled(project)
+
+
+def test_columns_that_move_with_their_chunks_kept_are_columns_of_the_models(
+    db_with_models: Connection, project: Project
+) -> None:
+    project.models(CHUNKS)
+    settle(project)
+    project.write("op.alter_vectorizer('docs_embedding', storage='column', keep_chunks=True, declared=True)")
+    project.upgrade()
+    project.models(COLUMN)
+    assert is_settled(project)
+    project.models(BASE + DOCS)
+    assert body(project.revise()) == (
+        "op.drop_vectorizer('docs_embedding', drop_column=False, drop_kept=True)\n"
+        "op.drop_column('docs', 'embedding')"
+    )
+    project.upgrade()
+    assert is_settled(project)
+
+
+def test_switches_run_one_after_another_where_there_are_no_rows(
+    db_with_models: Connection, project: Project
+) -> None:
+    """As in a new database, which has no worker yet."""
+    create_fake_model(db_with_models, "five", dimensions=16)
+    for models in (PLAIN, CHUNKS):
+        for model, size in (("three", 8), ("four", 16), ("five", 16), ("three", 8)):
+            project.models(models.replace("**THREE", f'model="{model}", dimensions={size}'))
+            revision = body(project.revise())
+            project.upgrade()
+        assert "op.switch_model(" in revision
+    assert is_settled(project)
+    there = stored(db_with_models)
+    assert db_with_models.execute("SELECT FROM embed.switches").rowcount == 0
+    project.downgrade("base")
+    assert db_with_models.execute("SELECT FROM embed._vectorizer").rowcount == 0
+    project.upgrade()
+    assert stored(db_with_models) == there
 
 
 @pytest.mark.parametrize("shape", ["dense", "sparse", "outputs", "schema", "quoted", "mixin", "partitioned"])
@@ -561,6 +845,7 @@ def test_a_shape_is_settled_at_each_stage_of_a_switch(
     three = SHAPES[shape].replace(', index="auto"', "").replace(', index="hnsw"', "")  # none builds it here
     project.models(BASE + three)
     settle(project)
+    insert_rows(db_with_models)
     five = three.replace("**THREE", 'model="five", dimensions=16')
     five = five.replace("**SPARSE", 'model="five", dimensions=2000, output="sparse"')
     project.models(BASE + five)
@@ -587,6 +872,83 @@ def test_one_of_two_models_gives_no_switch(db_with_models: Connection, project: 
     assert "op.drop_vectorizer('docs_embedding', drop_column=False)" in revision
     project.upgrade()
     assert is_settled(project)
+
+
+TYPED = """
+class Doc(Base):
+    __tablename__ = "docs"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    title: Mapped[str | None]
+    body: Mapped[str] = mapped_column(String)
+"""
+OF_TEXT = '    embedding: Mapped[list[float] | None] = embedded("{body}", **THREE, filter="title <> body")\n'
+
+
+@pytest.mark.parametrize(
+    ("vectors", "before", "after", "wanted"),
+    [
+        (OF_TEXT, "mapped_column(String)", "mapped_column(Text)", "op.attach_vectorizer('docs_embedding')"),
+        (
+            OF_TEXT.replace("title <> body", "title <> ''"),
+            "mapped_column(String)",
+            "mapped_column(CHAR(20))",
+            "op.attach_vectorizer('docs_embedding', backfill=True)",
+        ),
+        (OF_TEXT, "(String, primary", "(Text, primary", "op.attach_vectorizer('docs_embedding')"),
+        (
+            OF_TEXT.replace("**THREE", 'model="bm25", output="sparse"'),
+            "(String, primary",
+            "(Text, primary",
+            "op.attach_vectorizer('docs_embedding', postings=True)",
+        ),
+        (
+            OF_TEXT.replace("embedding:", "chunks:").replace("list[float] | None", "list[Chunk]"),
+            "mapped_column(String)",
+            "mapped_column(Text)",
+            "op.attach_vectorizer('docs_embedding')",
+        ),
+        (
+            OF_TEXT.replace("embedding:", "chunks:").replace("list[float] | None", "list[Chunk]"),
+            "(String, primary",
+            "(Text, primary",
+            "op.create_vectorizer(",
+        ),
+    ],
+    ids=["input", "padded", "key", "key of postings", "input of chunks", "key of chunks"],
+)
+def test_columns_that_are_read_change_their_types(
+    db_with_models: Connection, project: Project, vectors: str, before: str, after: str, wanted: str
+) -> None:
+    models = BASE + TYPED + vectors.replace("embedded(", "chunked(" if "chunks" in vectors else "embedded(")
+    project.models(models)
+    settle(project)
+    there = stored(db_with_models)
+    db_with_models.execute("INSERT INTO docs (id, body, title) VALUES ('1', 'x', 'y'), ('2', 'x', 'y')")
+    if "bm25" in vectors:
+        db_with_models.execute("UPDATE docs SET embedding = '{1:1}/1000000000' WHERE id = '2'")
+    elif "chunks" not in vectors:
+        db_with_models.execute("UPDATE docs SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id = '2'")
+    db_with_models.execute("DELETE FROM embed._backfill")
+    waiting = "SELECT keys, ids FROM embed._queue"
+    queued = db_with_models.execute(waiting).fetchall()
+    assert queued
+    project.models(models.replace(before, after))
+    revision = body(project.revise()).splitlines()
+    assert wanted in revision
+    assert "op.alter_column('docs'," in revision[1]
+    counted = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND NOT tgisinternal"
+    triggers = db_with_models.execute(counted).fetchall()
+    project.upgrade()
+    assert db_with_models.execute(counted).fetchall() == triggers
+    assert is_settled(project)
+    if "op.create_vectorizer(" not in revision:
+        assert db_with_models.execute(waiting).fetchall() == queued
+        mode = "all" if "backfill=True" in wanted else "missing"
+        assert db_with_models.execute("SELECT mode FROM embed._backfill").fetchall() == [(mode,)]
+        db_with_models.execute("DELETE FROM embed._queue; UPDATE docs SET body = 'z' WHERE id = '2'")
+        assert db_with_models.execute(waiting).rowcount == 1
+    project.downgrade("-2")
+    assert stored(db_with_models) == there
 
 
 def test_a_table_that_goes_takes_its_vectorizers(db_with_models: Connection, project: Project) -> None:
@@ -656,6 +1018,7 @@ def test_chunks_that_no_model_declares_any_more_go(
     else:
         settle(project)
     if way == "after a switch":
+        insert_rows(db_with_models)
         project.models(CHUNKS.replace("**THREE", 'model="four", dimensions=16'))
         project.revise()
         project.upgrade()
@@ -744,6 +1107,40 @@ options = {"include_object": leave_out}
     assert body(project.revise()) == "pass"
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        """
+def leave_out(item, name, type_, reflected, compare_to):
+    return type_ != "column" or item.table.name != "docs" or name != "embedding"
+options = {"include_object": leave_out}
+""",
+        """
+def leave_out(name, type_, parents):
+    return type_ != "column" or (parents["table_name"], name) != ("docs", "embedding")
+options = {"include_name": leave_out}
+""",
+    ],
+    ids=["object", "name"],
+)
+def test_a_vectorizer_stays_with_a_column_that_is_left_out(
+    db_with_models: Connection, project: Project, filters: str
+) -> None:
+    project.models(PLAIN)
+    settle(project)
+    there = made(db_with_models)
+    project.models(BASE + DOCS + filters)
+    assert is_settled(project)
+    assert made(db_with_models) == there
+
+
+def test_an_empty_filter_is_none(db_with_models: Connection, project: Project) -> None:
+    chunks = '    chunks: Mapped[list[Chunk]] = chunked("{title}", **THREE, filter="")\n'
+    project.models(PLAIN.replace("**THREE", '**THREE, filter=""') + chunks)
+    settle(project)
+    assert [row[5] for row in made(db_with_models)] == [None, None]
+
+
 def test_a_database_without_pg_embed_gets_it_first(bare_db: Connection, bare_project: Project) -> None:
     bare_project.models(
         BASE
@@ -792,6 +1189,26 @@ def test_an_owner_of_tables_needs_no_more_rights(
     project.upgrade()
     project.downgrade("base")
     assert made(db_with_models) == []
+
+
+def test_a_reader_checks_with_no_more_rights(
+    db_with_models: Connection, project: Project, tmp_path: Path, make_role: MakeRole
+) -> None:
+    project.models(PLAIN)
+    settle(project)
+    insert_rows(db_with_models)
+    project.models(FOUR)
+    project.revise()
+    project.upgrade()
+    reader = make_role("embed_reader")
+    db_with_models.execute(f'GRANT SELECT ON alembic_version TO "{reader.name}"')
+    url = Project(tmp_path / "reader", reader.dsn).config.get_main_option("sqlalchemy.url")
+    assert url is not None
+    project.config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    command.check(project.config)
+    project.models(FOUR.replace("{body}", "{title}"))
+    with pytest.raises(AutogenerateDiffsDetected, match="alter_vectorizer"):
+        command.check(project.config)
 
 
 def test_alembic_check_tells_of_differences(db_with_models: Connection, project: Project) -> None:

@@ -16,6 +16,7 @@ from pg_embed.alembic import (
     AlterVectorizerOp,
     CreateModelOp,
     CreateVectorizerOp,
+    DetachVectorizerOp,
     DropModelOp,
     DropVectorizerOp,
     SwitchModelOp,
@@ -43,10 +44,15 @@ op.create_vectorizer("docs", ["body", "body"], schema="Shop 1", **place)
 place = {{"column_name": None, "sparse_column": "words", "name": "se'cond"}}
 op.create_vectorizer("docs", template={ODD!r}, schema="Shop 1", **place)
 op.alter_vectorizer("docs_embedding", input="body", filter='"No" > 5', index="hnsw", rename_to="first")
+op.detach_vectorizer("first")
+op.detach_vectorizer("se'cond")
+op.alter_column("docs", "body", type_=sa.String(), schema="Shop 1")
+op.attach_vectorizer("first", backfill=True)
+op.attach_vectorizer("se'cond")
 op.drop_vectorizer("third", if_exists=True)
 """
 DOWN = """
-op.drop_vectorizer("first", drop_column=True)
+op.drop_vectorizer("first", drop_column=True, drop_kept=True)
 op.drop_vectorizer("se'cond")
 op.drop_model("odd 'name")
 op.drop_model("odd 'name", if_exists=True)
@@ -223,6 +229,8 @@ def test_a_migration_moves_vectors_from_chunks_to_a_column_and_back(
         "op.alter_vectorizer('docs_embedding', storage='column')",
         f"op.alter_vectorizer('docs_embedding', {chunks})",
     )
+    project.upgrade("+2")
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
     project.upgrade()
     assert db.execute("SELECT state = 'swapped', columns FROM embed.switches").fetchall() == [
         (False, ["embedding"])
@@ -236,6 +244,42 @@ def test_a_migration_moves_vectors_from_chunks_to_a_column_and_back(
     until(lambda: db.execute(moved).fetchone() == ("column",), "the chunks are a column")
     project.downgrade()
     assert db.execute(PLACES).fetchall() == [("table", 12, "parts")]
+
+
+MOVED = """
+op.execute('CREATE TABLE docs (id int PRIMARY KEY, body text)')
+op.create_vectorizer('docs', 'body', model='fake', storage='table', index='hnsw')
+op.execute("INSERT INTO docs SELECT n, 'x' FROM generate_series(1, {rows}) AS n")
+op.alter_vectorizer('docs_embedding', storage='column', index='auto', rename_to='moved')
+"""
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_move_from_chunks_needs_no_worker_in_an_empty_table(
+    db: Connection, dsn: str, project: Project, rows: int, way: str
+) -> None:
+    create_fake_model(db)
+    project.models(NOTHING)
+    project.write(MOVED.format(rows=rows), "op.drop_vectorizer('moved', drop_column=False)")
+    project.upgrade() if way == "connected" else psql(dsn, project.sql())
+    assert db.execute("SELECT FROM embed.switches").rowcount == (1 if rows else 0)
+    # an end by force leaves out what a worker would wait for
+    db.execute("SELECT embed.finish_switch('moved', force => true) FROM embed.switches WHERE auto")
+    told = "SELECT name, storage, columns::text, wanted FROM embed.vectorizers, embed.indexes"
+    assert db.execute(told).fetchall() == [("moved", "column", "{embedding}", "auto")]
+    assert db.execute("SELECT to_regclass('docs_chunks')").fetchall() == [(None,)]
+
+
+def test_who_drops_a_vectorizer_that_moves_finds_the_columns(db: Connection, project: Project) -> None:
+    create_fake_model(db)
+    project.models(NOTHING)
+    project.write(MOVED.format(rows=3))
+    project.write("op.drop_vectorizer('moved')\nop.drop_column('docs', 'embedding')")
+    project.upgrade()
+    assert db.execute("SELECT FROM embed._vectorizer").rowcount == 0
+    assert columns(db) == ["id", "body"]
+    assert db.execute("SELECT FROM pg_class WHERE relname LIKE 'docs\\_%'").rowcount == 1  # its key's
 
 
 SWITCH = """
@@ -307,6 +351,72 @@ def test_a_switch_whose_vectors_were_not_kept_is_made_again_backwards(
     assert docs.execute("SELECT DISTINCT vector_dims(embedding) FROM docs").fetchall() == [(4,)]
 
 
+SPLIT = "SELECT model, chunking ->> 'size', chunking ->> 'overlap' FROM embed.vectorizers"
+WIDER = "op.switch_model('docs', 'wide', chunking={'size': 24, 'overlap': 4}"
+NARROWER = "op.switch_model('docs', 'fake', chunking={'size': 12, 'overlap': 0}"
+
+
+@pytest.fixture
+def parts(db: Connection) -> Connection:
+    """`docs` with a few rows, their chunks of model `fake`, and a wider model."""
+    create_fake_model(db)
+    create_fake_model(db, "wide", dimensions=7)
+    create_docs(db, "one", "two", "three")
+    db.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'fake', storage => 'table',"
+        """ chunking => '{"size": 12}')"""
+    )
+    return db
+
+
+@pytest.mark.parametrize("way", ["connected", "printed"])
+@pytest.mark.parametrize("keep", ["in step", "drop"])
+def test_a_switch_splits_texts_in_another_way_and_goes_back(
+    parts: Connection, dsn: str, project: Project, start_worker: StartWorker, way: str, keep: str
+) -> None:
+    start_worker(dsn, index_every=0.02, switch_every=0.02)
+    project.models(NOTHING)
+    told = f", wait=60, keep='{keep}')"
+    project.write(WIDER + told, NARROWER + told)
+    for _ in range(2):
+        project.upgrade() if way == "connected" else psql(dsn, project.sql())
+        assert parts.execute(SPLIT).fetchall() == [("wide", "24", "4")]
+        project.downgrade() if way == "connected" else psql(dsn, project.sql("head:base", down=True) + AGAIN)
+        assert parts.execute(SPLIT).fetchall() == [("fake", "12", "0")]
+
+
+def test_a_switch_that_is_begun_once_more_splits_as_it_is_told_now(
+    parts: Connection, project: Project
+) -> None:
+    shadows = "embed.switches AS s JOIN embed._vectorizer AS n ON n.name = s.shadow"
+    beside = f"SELECT n.chunking ->> 'size' FROM {shadows}".encode()
+    project.models(NOTHING)
+    project.write("op.switch_model('docs', 'wide')")
+    project.write(WIDER + ")", NARROWER + ")")
+    project.upgrade("+1")
+    assert parts.execute(beside).fetchall() == [("12",)]
+    project.upgrade()
+    assert parts.execute(beside).fetchall() == [("24",)]
+    parts.execute("""SELECT embed.alter_vectorizer('docs', chunking => '{"size": 30}')""")
+    project.downgrade()
+    assert (switches(parts), parts.execute(SPLIT).fetchall()) == ([], [("fake", "12", "0")])
+
+
+def test_vectors_that_were_kept_come_back_only_with_the_chunks_of_before(
+    parts: Connection, project: Project
+) -> None:
+    project.models(NOTHING)
+    project.write(WIDER + ")", NARROWER + ")")
+    project.write("op.alter_vectorizer('docs', chunking={'size': 30})")
+    project.upgrade("+1")
+    parts.execute("SELECT embed.finish_switch('docs', force => true)")
+    project.upgrade()
+    project.downgrade("base")
+    assert switches(parts) == [("wide", "fake", False, False)]
+    parts.execute("SELECT embed.finish_switch('docs', force => true)")
+    assert parts.execute(SPLIT).fetchall() == [("fake", "12", "0")]
+
+
 def test_a_migration_that_waited_in_vain_goes_on_when_it_is_run_again(
     docs: Connection, dsn: str, project: Project, start_worker: StartWorker
 ) -> None:
@@ -371,16 +481,29 @@ def test_operations_know_their_reverse() -> None:
         "m",
     )
     assert back_to.reverse().options == switched.options
+    cut = {"split": "markdown", "size": 24}
+    switched = SwitchModelOp("a", "m", existing_model="n", existing_chunking={"size": 12}, chunking=cut)
+    back_to = switched.reverse()
+    assert (back_to.model, back_to.options) == ("n", {"chunking": {"split": "text", "size": 12}})
+    assert back_to.existing_chunking == cut
     told = {"existing_storage": "table", "existing_chunking": {"size": 12}, "existing_chunk_view": "parts"}
     moved = AlterVectorizerOp("a", storage="column", keep_chunks=True, **told).reverse()
     assert isinstance(moved, AlterVectorizerOp)
     assert moved.changes == {"storage": "table", "chunking": {"size": 12}, "chunk_view": "parts"}
     assert moved.existing == {"storage": "column"}
+    assert moved.reverse().changes == {"storage": "column"}
+    assert moved.reverse().existing == {"storage": "table", "chunking": {"size": 12}, "chunk_view": "parts"}
+    ours = AlterVectorizerOp("a", storage="table", declared=True, existing_storage="column")
+    assert ours.reverse().changes == {"storage": "column", "declared": True}
+    attached = DetachVectorizerOp("a", backfill=True).reverse()
+    assert (attached.name, attached.backfill, attached.reverse().backfill) == ("a", True, True)
     for op in (
         DropVectorizerOp("x"),
         DropModelOp("x"),
         AlterVectorizerOp("x", template="{y}"),
         SwitchModelOp("x", "m"),
+        SwitchModelOp("x", "m", chunking={"size": 12}, existing_model="n"),
+        AlterVectorizerOp("x", storage="table"),
     ):
         with pytest.raises(ValueError, match="not reversible"):
             op.reverse()
