@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 
@@ -16,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import db
 from pg_embed.client.local import Local
+from pg_embed.client.processes import PerProcess
 from pg_embed.client.requests import (
     SQL,
     Found,
@@ -38,6 +40,16 @@ Connection = psycopg.AsyncConnection[Any]
 Database = str | Connection | AsyncConnectionPool[Any]
 
 
+@dataclass
+class Opened:
+    """What a client has opened."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connection: Connection | None = None
+    http: httpx.AsyncClient | None = None
+    local: Local = field(default_factory=Local)
+
+
 class AsyncClient:
     """`Client` for one event loop, over asynchronous connections and pools; its calls may run at once.
 
@@ -57,10 +69,7 @@ class AsyncClient:
     ) -> None:
         self._database = _checked(database)
         self._way = way(database is not None, sidecar, token, in_process, models, timeout)
-        self._own: Connection | None = None
-        self._lock = asyncio.Lock()
-        self._http: httpx.AsyncClient | None = None
-        self._local = Local()
+        self._opened = PerProcess(Opened)
 
     @overload
     async def embed(
@@ -105,7 +114,7 @@ class AsyncClient:
         if self._way.sidecar is not None:
             return await self._by_sidecar(self._way.sidecar, asked)
         if self._way.in_process:
-            return await self._local.embed(await self._found(asked), asked, self._way.seconds)
+            return await self._opened().local.embed(await self._found(asked), asked, self._way.seconds)
         vectors: list[str] = []
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             for parameters in asked.batches():
@@ -180,20 +189,21 @@ class AsyncClient:
                 async with self._database.connection() as connection:
                     yield connection
                 return
-            async with self._lock:
+            async with self._opened().lock:
                 given = self._database
-                yield await self._opened(given) if isinstance(given, str) else given
+                yield await self._connected(given) if isinstance(given, str) else given
 
     async def close(self) -> None:
         """Let go of what the client has opened, not of what it was given."""
-        async with self._lock:
-            if self._own is not None:
-                await self._own.close()
-                self._own = None
-            if self._http is not None:
-                await self._http.aclose()
-                self._http = None
-            await self._local.close()
+        opened = self._opened()
+        async with opened.lock:
+            if opened.connection is not None:
+                await opened.connection.close()
+                opened.connection = None
+            if opened.http is not None:
+                await opened.http.aclose()
+                opened.http = None
+            await opened.local.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,11 +214,12 @@ class AsyncClient:
         await self.close()
 
     async def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
-        self._http = self._http or httpx.AsyncClient(**sidecar.settings)
+        opened = self._opened()
+        http = opened.http = opened.http or httpx.AsyncClient(**sidecar.settings)
         parts = []
         with sidecar.translated():
             for body in sidecar.bodies(asked):
-                response = await self._http.post(PATH, json=body)
+                response = await http.post(PATH, json=body)
                 parts.append(sidecar.vectors(response, len(body["input"])))
         return joined(parts)
 
@@ -220,16 +231,17 @@ class AsyncClient:
             ((*spec, space_id),) = await _rows(connection, "model", parameters)
         return Found(ModelSpec(*spec), space_id)
 
-    async def _opened(self, dsn: str) -> Connection:
-        if self._own is None or self._own.closed:
-            self._own = await psycopg.AsyncConnection.connect(
+    async def _connected(self, dsn: str) -> Connection:
+        opened = self._opened()
+        if opened.connection is None or db.is_lost(opened.connection):
+            opened.connection = await psycopg.AsyncConnection.connect(
                 dsn,
                 autocommit=True,
                 connect_timeout=db.CONNECT_TIMEOUT,
                 application_name=db.APPLICATION_NAME,
                 prepare_threshold=None,
             )
-        return self._own
+        return opened.connection
 
 
 def _checked(database: Any) -> Database | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -252,16 +255,52 @@ async def test_pools(served: Place) -> None:
         np.testing.assert_array_equal(vectors, expected(["x"]).dense)
 
 
-def test_a_lost_connection_is_made_anew(served: Place, db: Connection) -> None:
+def end_sessions(db: Connection) -> None:
+    """End the clients' sessions, and wait until they are gone."""
+    db.execute(
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+        " WHERE application_name = 'pg_embed' AND datname = current_database()"
+    )
+
+
+async def test_a_connection_that_was_lost_while_idle_is_made_anew(served: Place, db: Connection) -> None:
     with Client(served.dsn) as client:
-        client.status()
-        db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'pg_embed' AND datname = current_database()"
-        )
+        for _ in range(2):
+            assert client.status() == []
+            end_sessions(db)
+    async with AsyncClient(served.dsn) as client:
+        for _ in range(2):
+            assert await client.status() == []
+            end_sessions(db)
+
+
+def test_a_connection_that_is_lost_in_the_middle_is_told_and_made_anew(served: Place, db: Connection) -> None:
+    def lose(client: Client) -> None:
+        with client.connection() as connection, connection.transaction():
+            connection.execute("SELECT 1")
+            end_sessions(db)
+            connection.execute("SELECT 1")
+
+    with Client(served.dsn) as client:
         with pytest.raises(DatabaseError):
-            client.status()
+            lose(client)
         assert client.status() == []
+
+
+def test_a_process_that_forks_leaves_its_parents_connections_alone(served: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("forking.py"), served.dsn],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["parent"] == told["after"] == told["before"]
+    assert len(told["child"]) == 1
+    assert told["child"] != told["parent"]
+    assert told["childs_vectors"] == told["vectors"]
 
 
 def test_a_database_with_nothing_installed(bare_dsn: str) -> None:
