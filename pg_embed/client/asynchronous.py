@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -34,7 +34,7 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Options, Search, Table
 
 Connection = psycopg.AsyncConnection[Any]
 Database = str | Connection | AsyncConnectionPool[Any]
@@ -121,21 +121,21 @@ class AsyncClient:
                 vectors += [row[0] for row in await _rows(connection, "vectors", parameters)]
         return read(vectors, output)
 
-    async def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+    async def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.search`."""
         search = Search(table, query, **options)
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_async(connection)
 
     async def search_chunks(
-        self, table: Table, query: str, *, per_row: int = 1, **options: Any
+        self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
     ) -> list[ChunkHit]:
         """See `Client.search_chunks`."""
         search = Search(table, query, **options)
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_chunks_async(connection, per_row=per_row)
 
-    async def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+    async def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.similar`."""
         search = Search(table, key=key, **options)
         async with self.connection() as connection:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -34,7 +34,7 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Options, Search, Table
 
 Connection = psycopg.Connection[Any]
 Database = str | Connection | ConnectionPool[Any]
@@ -132,7 +132,7 @@ class Client:
                 vectors += [row[0] for row in _rows(connection, "vectors", parameters)]
         return read(vectors, output)
 
-    def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+    def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that answer a query best; the options are those of `pg_embed.search.Search`.
 
         The database embeds the query, by its transport.
@@ -141,13 +141,15 @@ class Client:
         with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run(connection)
 
-    def search_chunks(self, table: Table, query: str, *, per_row: int = 1, **options: Any) -> list[ChunkHit]:
+    def search_chunks(
+        self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
+    ) -> list[ChunkHit]:
         """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
         search = Search(table, query, **options)
         with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run_chunks(connection, per_row=per_row)
 
-    def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+    def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that are most like one of it; no model is asked."""
         search = Search(table, key=key, **options)
         with self.connection() as connection:

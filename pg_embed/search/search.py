@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import psycopg
 from psycopg import sql
@@ -197,6 +197,25 @@ class Search:
         return sql.SQL(", ").join(sql.SQL("(s.hit).{}").format(sql.Identifier(name)) for name in self.columns)
 
 
+class Options(TypedDict, total=False):
+    """What a `Search` is told besides what it looks for."""
+
+    k: int
+    mode: Mode | None
+    filter: Mapping[str, Any] | None
+    where: sql.Composable | None
+    fusion: Fusion
+    weights: tuple[float, float] | None
+    candidates: int
+    rerank: str | None
+    min_score: float | None
+    vectorizer: str | None
+    columns: Sequence[str] | None
+    diversity: float | None
+    boost: Mapping[str, Any] | sql.Composable | None
+    skip: int
+
+
 def _condition(where: Any, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
     if not isinstance(where, sql.Composable):
         hint = 'write psycopg.sql.SQL("year > {}").format(2020), or use filter={"year": {">": 2020}}'
@@ -204,33 +223,47 @@ def _condition(where: Any, connection: psycopg.Connection[Any] | psycopg.AsyncCo
     return where.as_string(connection)
 
 
-def search(connection: psycopg.Connection[Any], table: Table, query: str, **options: Any) -> list[Hit]:
+def search(
+    connection: psycopg.Connection[Any], table: Table, query: str, **options: Unpack[Options]
+) -> list[Hit]:
     """The rows of a table that answer a query best; the options are those of `Search`."""
     return Search(table, query, **options).run(connection)
 
 
 async def search_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, query: str, **options: Any
+    connection: psycopg.AsyncConnection[Any], table: Table, query: str, **options: Unpack[Options]
 ) -> list[Hit]:
     """The same over an asynchronous connection."""
     return await Search(table, query, **options).run_async(connection)
 
 
 def search_chunks(
-    connection: psycopg.Connection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+    connection: psycopg.Connection[Any],
+    table: Table,
+    query: str,
+    *,
+    per_row: int = 1,
+    **options: Unpack[Options],
 ) -> list[ChunkHit]:
     """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
     return Search(table, query, **options).run_chunks(connection, per_row=per_row)
 
 
 async def search_chunks_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+    connection: psycopg.AsyncConnection[Any],
+    table: Table,
+    query: str,
+    *,
+    per_row: int = 1,
+    **options: Unpack[Options],
 ) -> list[ChunkHit]:
     """The same over an asynchronous connection."""
     return await Search(table, query, **options).run_chunks_async(connection, per_row=per_row)
 
 
-def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **options: Any) -> list[Hit]:
+def similar(
+    connection: psycopg.Connection[Any], table: Table, key: Any, **options: Unpack[Options]
+) -> list[Hit]:
     """The rows of a table that are most like one of it, by the vectors that it has; no model is asked.
 
     The options are those of `Search`, but a reranker.
@@ -239,7 +272,7 @@ def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **optio
 
 
 async def similar_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, key: Any, **options: Any
+    connection: psycopg.AsyncConnection[Any], table: Table, key: Any, **options: Unpack[Options]
 ) -> list[Hit]:
     """The same over an asynchronous connection."""
     return await Search(table, key=key, **options).run_async(connection)

@@ -42,6 +42,7 @@ from sqlalchemy.orm import (
     declared_attr,
     mapped_column,
     selectin_polymorphic,
+    with_polymorphic,
 )
 
 from pg_embed import config
@@ -373,8 +374,18 @@ def test_a_class_that_inherits_by_a_join_is_searched_in_its_parent_s_vectors(
         assert [hit.stars for hit in best] == [2]
         loaded = search(Doc, QUERY, k=44).options(selectin_polymorphic(Doc, [Post, Answer]))
         assert len(session.scalars(loaded).all()) == 44
-        with pytest.raises(InvalidArgument, match="searched"):
+        every = with_polymorphic(Doc, [Post, Answer])
+        lazy = session.scalars(search(every, QUERY, k=3).where(every.body.like("lazy%"))).all()
+        assert {(type(hit), hit.stars) for hit in lazy} == {(Post, 0), (Post, 1), (Post, 2)}
+        other = aliased(Post, flat=True)
+        found = session.execute(search(other, QUERY, k=4).join(Post, Post.id == other.id)).all()
+        assert {hit for hit, *_ in found} == set(posts)
+        answers = aliased(Answer, flat=True)
+        told = search(answers, QUERY, vectorizer="answers_of_its_own").where(answers.note == "a")
+        assert session.scalars(told).all() == [], "its own vectors are not there yet"
+        with pytest.raises(InvalidArgument, match="searched") as caught:
             search(aliased(Post), QUERY)
+        assert "flat=True" in (caught.value.hint or "")
     Base.metadata.drop_all(engine)
     assert made(three) == []
 
