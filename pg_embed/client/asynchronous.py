@@ -149,7 +149,7 @@ class AsyncClient:
 
     async def wait(self, table: Table, timeout: float = 60.0) -> None:
         """See `Client.wait`."""
-        async with self.connection() as connection:
+        async with self._aside() as connection:
             await _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     async def vectorize(
@@ -213,6 +213,17 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[Connection]:
+        """A connection for what takes long: where there is but one of the client's own, another."""
+        if isinstance(self._database, str):
+            with db.translated():
+                async with await _connect(self._database) as connection:
+                    yield connection
+            return
+        async with self.connection() as connection:
+            yield connection
+
     async def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
         opened = self._opened()
         http = opened.http = opened.http or httpx.AsyncClient(**sidecar.settings)
@@ -234,14 +245,18 @@ class AsyncClient:
     async def _connected(self, dsn: str) -> Connection:
         opened = self._opened()
         if opened.connection is None or db.is_lost(opened.connection):
-            opened.connection = await psycopg.AsyncConnection.connect(
-                dsn,
-                autocommit=True,
-                connect_timeout=db.CONNECT_TIMEOUT,
-                application_name=db.APPLICATION_NAME,
-                prepare_threshold=None,
-            )
+            opened.connection = await _connect(dsn)
         return opened.connection
+
+
+async def _connect(dsn: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(
+        dsn,
+        autocommit=True,
+        connect_timeout=db.CONNECT_TIMEOUT,
+        application_name=db.APPLICATION_NAME,
+        prepare_threshold=None,
+    )
 
 
 def _checked(database: Any) -> Database | None:

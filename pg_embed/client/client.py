@@ -164,9 +164,10 @@ class Client:
     def wait(self, table: Table, timeout: float = 60.0) -> None:
         """Until every committed row of a table is embedded, or listed in embed.failures.
 
-        Raises `WaitTimeout` after so many seconds, with what holds the rows up.
+        Raises `WaitTimeout` after so many seconds, with what holds the rows up. Other threads may use the
+        client meanwhile.
         """
-        with self.connection() as connection:
+        with self._aside() as connection:
             _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     def vectorize(
@@ -235,6 +236,16 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _aside(self) -> Iterator[Connection]:
+        """A connection for what takes long: where there is but one of the client's own, another."""
+        if isinstance(self._database, str):
+            with db.connect(self._database) as connection, db.translated():
+                yield connection
+            return
+        with self.connection() as connection:
+            yield connection
 
     def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
         opened = self._opened()

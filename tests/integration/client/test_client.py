@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.records import Kind, ModelSpec, SparseVectors, TokenVectors
 from pg_embed.search import search, search_chunks
 from pg_embed.serve.directory import StaticDirectory
+from tests.fix_models import PATIENCE
 from tests.fix_second_server import free_port
 from tests.fix_serve import Place, spool_place, with_transport
 from tests.fix_worker import Connection, StartWorker, create_docs, create_fake_model, insert_docs
@@ -263,6 +265,14 @@ def end_sessions(db: Connection) -> None:
     )
 
 
+async def waiting(db: Connection) -> None:
+    """Until a session waits for rows to be embedded."""
+    asked = "SELECT FROM pg_stat_activity WHERE query LIKE '%embed.wait(%' AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(PATIENCE):
+        while not db.execute(asked).fetchall():  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+
+
 async def test_a_connection_that_was_lost_while_idle_is_made_anew(served: Place, db: Connection) -> None:
     with Client(served.dsn) as client:
         for _ in range(2):
@@ -285,6 +295,34 @@ def test_a_connection_that_is_lost_in_the_middle_is_told_and_made_anew(served: P
         with pytest.raises(DatabaseError):
             lose(client)
         assert client.status() == []
+
+
+async def test_who_waits_keeps_nobody_from_asking(served: Place, db: Connection) -> None:
+    create_docs(db, "red fox")
+    with Client(served.dsn) as client:
+        client.vectorize("docs", "body", model="all")
+        errors: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                client.wait("docs", 30)
+            except DatabaseError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        await waiting(db)
+        assert len(client.status("docs")) == 1
+        end_sessions(db)
+        thread.join()
+        assert len(errors) == 1, "it was still waiting"
+    async with AsyncClient(served.dsn) as client:
+        task = asyncio.create_task(client.wait("docs", 30))
+        await waiting(db)
+        assert len(await client.status("docs")) == 1
+        end_sessions(db)
+        with pytest.raises(DatabaseError):
+            await task
 
 
 def test_a_process_that_forks_leaves_its_parents_connections_alone(served: Place) -> None:
