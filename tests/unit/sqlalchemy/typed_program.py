@@ -76,6 +76,7 @@ async def later(session: AsyncSession, engine: AsyncEngine) -> None:
         return [0.0]
 
     embed_with(engine, vector)
+    embed_with(engine, AsyncClient(sidecar="http://127.0.0.1:8089"))
     assert_type((await session.execute(search(Doc, "money back"))).tuples().all()[0][0], Doc)
 
 
