@@ -188,7 +188,9 @@ def _mapped_table(mapper: Mapper[Any]) -> Any:
 
 
 def _aliased_table(alias: AliasedInsp[Any]) -> Any:
-    """The same of an alias, which joins them: with_polymorphic(), or aliased(..., flat=True)."""
+    """The same of an alias, which may join them: with_polymorphic(), or aliased(..., flat=True)."""
+    if not isinstance(alias.selectable, Join):
+        return alias.selectable
     wanted = _mapped_table(alias.mapper)
     parts = (part for part in _joined(alias.selectable) if base_table(part) is wanted)
     return next(parts, alias.selectable)
