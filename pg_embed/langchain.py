@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from pg_embed.client import AsyncClient, Client
@@ -236,14 +236,24 @@ def _spelled(word: str, value: Any) -> Any:
         return [_filter(part) for part in value]
     if word == "not":
         return _filter({"$and": value} if isinstance(value, list) else value)
-    return {_word(key): one for key, one in value.items()} if isinstance(value, dict) else value
+    return dict(_terms(value)) if isinstance(value, dict) else value
+
+
+def _terms(told: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in told.items():
+        if key == "$between":
+            yield from zip((">=", "<="), value, strict=True)
+        elif key == "$exists":
+            yield "is_null", not value
+        else:
+            yield _word(key), value
 
 
 def _word(key: str) -> str:
     if not key.startswith("$"):
         return key
     if key not in OPERATORS:
-        hint = f"there are {', '.join(OPERATORS)}, and embed.search's own"
+        hint = f"there are {', '.join(OPERATORS)}, $between, $exists, and embed.search's own"
         raise InvalidArgument(f"a filter has no operator {key!r} here", hint=hint)
     return OPERATORS[key]
 

@@ -119,6 +119,9 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"lang": {"$ne": "en"}, "content": {"$ilike": "RED%"}}, {"2"}),
     ({"lang": {"$nin": ["en", "de"]}}, {"4"}),
     ({"year": {"$gt": 2019, "$lte": 2020}}, {"2"}),
+    ({"year": {"$between": [2020, 2021]}}, {"2", "3"}),
+    ({"year": {"$exists": False}}, {"4"}),
+    ({"year": {"$exists": True}, "lang": "en"}, {"1", "3"}),
 ]
 
 
@@ -134,7 +137,7 @@ def test_metadata_come_back_as_they_went(store: PgEmbedVectorStore, pg_embed_db:
 
 
 def test_an_operator_that_there_is_not_is_told(store: PgEmbedVectorStore) -> None:
-    for told in ({"$nor": [{"lang": "en"}]}, {"year": {"$between": [2019, 2020]}}):
+    for told in ({"$nor": [{"lang": "en"}]}, {"year": {"$regex": "20"}}):
         with pytest.raises(InvalidArgument, match="no operator") as caught:
             store.similarity_search("x", filter=told)
         assert "$and" in (caught.value.hint or "")
