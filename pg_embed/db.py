@@ -105,3 +105,13 @@ def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Conn
             prepare_threshold=None,  # behind a pooler in transaction mode the next statement may go elsewhere
             **kwargs,
         )
+
+
+def is_lost(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a connection is closed, or the server ended it while it was idle; nothing is sent."""
+    try:
+        for _ in range(2):  # the server says farewell, and then its end is seen
+            connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return connection.closed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from pg_embed.client import AsyncClient, Client
@@ -24,6 +24,22 @@ except ImportError as exc:
     raise MissingExtra("langchain-core is not installed", hint="pip install 'pg-embed[langchain]'") from exc
 
 EMBEDS = "the database embeds: leave the embedding out, or give None"
+DENSE: dict[str, Any] = {"mode": "dense", "rerank": None, "boost": None}  # whose scores are cosines
+OPERATORS = {
+    "$and": "and",
+    "$or": "or",
+    "$not": "not",
+    "$eq": "=",
+    "$ne": "<>",
+    "$lt": "<",
+    "$lte": "<=",
+    "$gt": ">",
+    "$gte": ">=",
+    "$in": "in",
+    "$nin": "not_in",
+    "$like": "like",
+    "$ilike": "ilike",
+}
 
 
 class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
@@ -33,8 +49,10 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
     until they are embedded, `wait` seconds at most, or not at all if it is None. `metadata_columns` names
     the columns that hold values of the metadata; the others go to `metadata_column`, of jsonb, or None where
     there is none. A filter is embed.search's, over the metadata: {"lang": "en", "year": {">": 2020}}, where
-    comparisons other than equality need a column of their own. Further options of a search are those of
-    `pg_embed.search.Search`; `search_options` are meant for every one.
+    comparisons other than equality need a column of their own; "$and", "$gte", "$in" and the like are
+    understood, too. Further options of a search are those of `pg_embed.search.Search`; `search_options` are
+    meant for every one. Relevance, for a threshold, is the cosine of the dense vectors, which are then
+    searched alone.
 
     Where the vectorizer splits texts, `chunks` says how many of the best chunks of each row are found in its
     place; `k` counts rows. Their metadata have the row's id by the name of its column, chunk_no and context.
@@ -84,8 +102,6 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
         **kwargs: Any,
     ) -> list[str]:
         """The same, asynchronously."""
-        if not self._rows.is_async:
-            return list(await super().aadd_texts(texts, metadatas, ids=ids, **kwargs))
         added = await self._rows.put_async(_rows(list(texts), metadatas, ids))
         await self._rows.wait_async(self._wait)
         return added
@@ -94,17 +110,26 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
         self, query: str, k: int = 4, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """The best documents with embed.search's scores: high is good."""
-        found = self._rows.search(query, k=k, filter=filter, **{**self._options, **kwargs})
+        found = self._rows.search(query, k=k, filter=_filter(filter), **{**self._options, **kwargs})
         return [(_document(row), score) for row, score in found]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """The same, asynchronously."""
-        if not self._rows.is_async:
-            return list(await super().asimilarity_search_with_score(query, k, filter, **kwargs))
-        found = await self._rows.search_async(query, k=k, filter=filter, **{**self._options, **kwargs})
+        told = {**self._options, **kwargs}
+        found = await self._rows.search_async(query, k=k, filter=_filter(filter), **told)
         return [(_document(row), score) for row, score in found]
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return _relevant(self.similarity_search_with_score(query, k, **{**kwargs, **DENSE}))
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return _relevant(await self.asimilarity_search_with_score(query, k, **{**kwargs, **DENSE}))
 
     def similarity_search(
         self, query: str, k: int = 4, filter: dict[str, Any] | None = None, **kwargs: Any
@@ -150,9 +175,6 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """The same, asynchronously."""
-        if not self._rows.is_async:
-            done: bool | None = await super().adelete(ids, **kwargs)
-            return done
         await self._rows.delete_async(ids)
         return True
 
@@ -162,8 +184,6 @@ class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The same, asynchronously."""
-        if not self._rows.is_async:
-            return list(await super().aget_by_ids(ids))
         return [_document(row) for row in await self._rows.get_async(ids)]
 
     @classmethod
@@ -204,6 +224,43 @@ class PgEmbedRetriever(BaseRetriever):  # type: ignore[misc]  # an extra
     ) -> list[Document]:
         told = {"k": self.k, "filter": self.filter, **self.options, **kwargs}
         return await self.store.asimilarity_search(query, **told)
+
+
+def _filter(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A filter with operators as other stores of LangChain name them, in embed.search's own words."""
+    return None if told is None else {_word(key): _spelled(_word(key), value) for key, value in told.items()}
+
+
+def _spelled(word: str, value: Any) -> Any:
+    if word in ("and", "or"):
+        return [_filter(part) for part in value]
+    if word == "not":
+        return _filter({"$and": value} if isinstance(value, list) else value)
+    return dict(_terms(value)) if isinstance(value, dict) else value
+
+
+def _terms(told: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in told.items():
+        if key == "$between":
+            yield from zip((">=", "<="), value, strict=True)
+        elif key == "$exists":
+            yield "is_null", not value
+        else:
+            yield _word(key), value
+
+
+def _word(key: str) -> str:
+    if not key.startswith("$"):
+        return key
+    if key not in OPERATORS:
+        hint = f"there are {', '.join(OPERATORS)}, $between, $exists, and embed.search's own"
+        raise InvalidArgument(f"a filter has no operator {key!r} here", hint=hint)
+    return OPERATORS[key]
+
+
+def _relevant(found: list[tuple[Document, float]]) -> list[tuple[Document, float]]:
+    """Cosines as relevance, from 0 to 1."""
+    return [(document, min(max(score, 0.0), 1.0)) for document, score in found]
 
 
 def _diverse(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class PgEmbedVectorStore(BasePydanticVectorStore):  # type: ignore[misc]  # an e
     LlamaIndex need not embed: `add` INSERTs the nodes' texts and waits, `wait` seconds at most, until they
     are embedded; a query is asked by its text. The columns, options and `chunks` are those of
     `pg_embed.langchain.PgEmbedVectorStore`. Rows that came otherwise are found as TextNodes. With
-    `async_client` the asynchronous methods use it; they need one.
+    `async_client` the asynchronous methods use it, else threads.
     """
 
     stores_text: bool = True
@@ -112,11 +112,11 @@ class PgEmbedVectorStore(BasePydanticVectorStore):  # type: ignore[misc]  # an e
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes of a document."""
-        self._rows.delete(like={SOURCE: ref_doc_id})
+        self._rows.delete(like=(SOURCE, ref_doc_id))
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """The same, asynchronously."""
-        await self._rows.delete_async(like={SOURCE: ref_doc_id})
+        await self._rows.delete_async(like=(SOURCE, ref_doc_id))
 
     def delete_nodes(
         self,

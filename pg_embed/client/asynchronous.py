@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -16,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import db
 from pg_embed.client.local import Local
+from pg_embed.client.processes import PerProcess
 from pg_embed.client.requests import (
     SQL,
     Found,
@@ -32,10 +34,20 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Options, Search, Table
 
 Connection = psycopg.AsyncConnection[Any]
 Database = str | Connection | AsyncConnectionPool[Any]
+
+
+@dataclass
+class Opened:
+    """What a client has opened."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connection: Connection | None = None
+    http: httpx.AsyncClient | None = None
+    local: Local = field(default_factory=Local)
 
 
 class AsyncClient:
@@ -57,10 +69,7 @@ class AsyncClient:
     ) -> None:
         self._database = _checked(database)
         self._way = way(database is not None, sidecar, token, in_process, models, timeout)
-        self._own: Connection | None = None
-        self._lock = asyncio.Lock()
-        self._http: httpx.AsyncClient | None = None
-        self._local = Local()
+        self._opened = PerProcess(Opened)
 
     @overload
     async def embed(
@@ -105,28 +114,28 @@ class AsyncClient:
         if self._way.sidecar is not None:
             return await self._by_sidecar(self._way.sidecar, asked)
         if self._way.in_process:
-            return await self._local.embed(await self._found(asked), asked, self._way.seconds)
+            return await self._opened().local.embed(await self._found(asked), asked, self._way.seconds)
         vectors: list[str] = []
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             for parameters in asked.batches():
                 vectors += [row[0] for row in await _rows(connection, "vectors", parameters)]
         return read(vectors, output)
 
-    async def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+    async def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.search`."""
         search = Search(table, query, **options)
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_async(connection)
 
     async def search_chunks(
-        self, table: Table, query: str, *, per_row: int = 1, **options: Any
+        self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
     ) -> list[ChunkHit]:
         """See `Client.search_chunks`."""
         search = Search(table, query, **options)
         async with self.connection() as connection, _limited(connection, self._way.timeout):
             return await search.run_chunks_async(connection, per_row=per_row)
 
-    async def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+    async def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.similar`."""
         search = Search(table, key=key, **options)
         async with self.connection() as connection:
@@ -140,7 +149,7 @@ class AsyncClient:
 
     async def wait(self, table: Table, timeout: float = 60.0) -> None:
         """See `Client.wait`."""
-        async with self.connection() as connection:
+        async with self._aside() as connection:
             await _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     async def vectorize(
@@ -180,20 +189,21 @@ class AsyncClient:
                 async with self._database.connection() as connection:
                     yield connection
                 return
-            async with self._lock:
+            async with self._opened().lock:
                 given = self._database
-                yield await self._opened(given) if isinstance(given, str) else given
+                yield await self._connected(given) if isinstance(given, str) else given
 
     async def close(self) -> None:
         """Let go of what the client has opened, not of what it was given."""
-        async with self._lock:
-            if self._own is not None:
-                await self._own.close()
-                self._own = None
-            if self._http is not None:
-                await self._http.aclose()
-                self._http = None
-            await self._local.close()
+        opened = self._opened()
+        async with opened.lock:
+            if opened.connection is not None:
+                await opened.connection.close()
+                opened.connection = None
+            if opened.http is not None:
+                await opened.http.aclose()
+                opened.http = None
+            await opened.local.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,12 +213,24 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[Connection]:
+        """A connection for what takes long: where there is but one of the client's own, another."""
+        if isinstance(self._database, str):
+            with db.translated():
+                async with await _connect(self._database) as connection:
+                    yield connection
+            return
+        async with self.connection() as connection:
+            yield connection
+
     async def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
-        self._http = self._http or httpx.AsyncClient(**sidecar.settings)
+        opened = self._opened()
+        http = opened.http = opened.http or httpx.AsyncClient(**sidecar.settings)
         parts = []
         with sidecar.translated():
             for body in sidecar.bodies(asked):
-                response = await self._http.post(PATH, json=body)
+                response = await http.post(PATH, json=body)
                 parts.append(sidecar.vectors(response, len(body["input"])))
         return joined(parts)
 
@@ -220,16 +242,21 @@ class AsyncClient:
             ((*spec, space_id),) = await _rows(connection, "model", parameters)
         return Found(ModelSpec(*spec), space_id)
 
-    async def _opened(self, dsn: str) -> Connection:
-        if self._own is None or self._own.closed:
-            self._own = await psycopg.AsyncConnection.connect(
-                dsn,
-                autocommit=True,
-                connect_timeout=db.CONNECT_TIMEOUT,
-                application_name=db.APPLICATION_NAME,
-                prepare_threshold=None,
-            )
-        return self._own
+    async def _connected(self, dsn: str) -> Connection:
+        opened = self._opened()
+        if opened.connection is None or db.is_lost(opened.connection):
+            opened.connection = await _connect(dsn)
+        return opened.connection
+
+
+async def _connect(dsn: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(
+        dsn,
+        autocommit=True,
+        connect_timeout=db.CONNECT_TIMEOUT,
+        application_name=db.APPLICATION_NAME,
+        prepare_threshold=None,
+    )
 
 
 def _checked(database: Any) -> Database | None:

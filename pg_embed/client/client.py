@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -16,6 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from pg_embed import db
 from pg_embed.client.local import Local, Loop
+from pg_embed.client.processes import PerProcess
 from pg_embed.client.requests import (
     SQL,
     Found,
@@ -32,14 +34,25 @@ from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Search, Table
+from pg_embed.search import ChunkHit, Hit, Options, Search, Table
 
 Connection = psycopg.Connection[Any]
 Database = str | Connection | ConnectionPool[Any]
 
 
+@dataclass
+class Opened:
+    """What a client has opened."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    connection: Connection | None = None
+    http: httpx.Client | None = None
+    loop: Loop | None = None
+    local: Local = field(default_factory=Local)
+
+
 class Client:
-    """Embeds texts and searches tables; may be used by several threads.
+    """Embeds texts and searches tables; may be used by several threads, and by processes that fork later.
 
         with Client("postgresql://localhost/shop") as client:
             hits = client.search("docs", "how do I get my money back?", k=5)
@@ -63,11 +76,7 @@ class Client:
     ) -> None:
         self._database = _checked(database)
         self._way = way(database is not None, sidecar, token, in_process, models, timeout)
-        self._own: Connection | None = None
-        self._lock = threading.RLock()
-        self._http: httpx.Client | None = None
-        self._loop: Loop | None = None
-        self._local = Local()
+        self._opened = PerProcess(Opened)
 
     @overload
     def embed(
@@ -123,7 +132,7 @@ class Client:
                 vectors += [row[0] for row in _rows(connection, "vectors", parameters)]
         return read(vectors, output)
 
-    def search(self, table: Table, query: str, **options: Any) -> list[Hit]:
+    def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that answer a query best; the options are those of `pg_embed.search.Search`.
 
         The database embeds the query, by its transport.
@@ -132,13 +141,15 @@ class Client:
         with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run(connection)
 
-    def search_chunks(self, table: Table, query: str, *, per_row: int = 1, **options: Any) -> list[ChunkHit]:
+    def search_chunks(
+        self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
+    ) -> list[ChunkHit]:
         """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
         search = Search(table, query, **options)
         with self.connection() as connection, _limited(connection, self._way.timeout):
             return search.run_chunks(connection, per_row=per_row)
 
-    def similar(self, table: Table, key: Any, **options: Any) -> list[Hit]:
+    def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that are most like one of it; no model is asked."""
         search = Search(table, key=key, **options)
         with self.connection() as connection:
@@ -153,9 +164,10 @@ class Client:
     def wait(self, table: Table, timeout: float = 60.0) -> None:
         """Until every committed row of a table is embedded, or listed in embed.failures.
 
-        Raises `WaitTimeout` after so many seconds, with what holds the rows up.
+        Raises `WaitTimeout` after so many seconds, with what holds the rows up. Other threads may use the
+        client meanwhile.
         """
-        with self.connection() as connection:
+        with self._aside() as connection:
             _rows(connection, "wait", {"table": table_text(table), "timeout": timeout})
 
     def vectorize(
@@ -199,22 +211,23 @@ class Client:
                 with self._database.connection() as connection:
                     yield connection
                 return
-            with self._lock:
-                yield self._opened(self._database) if isinstance(self._database, str) else self._database
+            with self._opened().lock:
+                yield self._connected(self._database) if isinstance(self._database, str) else self._database
 
     def close(self) -> None:
         """Let go of what the client has opened, not of what it was given."""
-        with self._lock:
-            if self._own is not None:
-                self._own.close()
-                self._own = None
-            if self._http is not None:
-                self._http.close()
-                self._http = None
-            if self._loop is not None:
-                self._loop.run(self._local.close())
-                self._loop.close()
-                self._loop = None
+        opened = self._opened()
+        with opened.lock:
+            if opened.connection is not None:
+                opened.connection.close()
+                opened.connection = None
+            if opened.http is not None:
+                opened.http.close()
+                opened.http = None
+            if opened.loop is not None:
+                opened.loop.run(opened.local.close())
+                opened.loop.close()
+                opened.loop = None
 
     def __enter__(self) -> Self:
         return self
@@ -224,10 +237,20 @@ class Client:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _aside(self) -> Iterator[Connection]:
+        """A connection for what takes long: where there is but one of the client's own, another."""
+        if isinstance(self._database, str):
+            with db.connect(self._database) as connection, db.translated():
+                yield connection
+            return
+        with self.connection() as connection:
+            yield connection
+
     def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
-        with self._lock:
-            self._http = self._http or httpx.Client(**sidecar.settings)
-            http = self._http
+        opened = self._opened()
+        with opened.lock:
+            http = opened.http = opened.http or httpx.Client(**sidecar.settings)
         with sidecar.translated():
             bodies = sidecar.bodies(asked)
             return joined(
@@ -236,10 +259,10 @@ class Client:
 
     def _in_process(self, asked: Question) -> Vectors:
         found = self._found(asked)
-        with self._lock:
-            self._loop = self._loop or Loop()
-            loop = self._loop
-        return loop.run(self._local.embed(found, asked, self._way.seconds))
+        opened = self._opened()
+        with opened.lock:
+            loop = opened.loop = opened.loop or Loop()
+        return loop.run(opened.local.embed(found, asked, self._way.seconds))
 
     def _found(self, asked: Question) -> Found:
         if self._database is None:
@@ -249,10 +272,11 @@ class Client:
             ((*spec, space_id),) = _rows(connection, "model", parameters)
         return Found(ModelSpec(*spec), space_id)
 
-    def _opened(self, dsn: str) -> Connection:
-        if self._own is None or self._own.closed:
-            self._own = db.connect(dsn)
-        return self._own
+    def _connected(self, dsn: str) -> Connection:
+        opened = self._opened()
+        if opened.connection is None or db.is_lost(opened.connection):
+            opened.connection = db.connect(dsn)
+        return opened.connection
 
 
 def _checked(database: Any) -> Database | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,7 @@ class Layout:
 
 
 class Rows:
-    """The documents of a table, by a client, and by an asynchronous one where there is one.
+    """The documents of a table, by a client; asynchronous calls by an asynchronous one, or else in threads.
 
     With `chunks` a search gives so many of the best chunks of each row in its place.
     """
@@ -150,18 +151,6 @@ class Rows:
         self._chunks = chunks
         self._gives_ids: bool | None = None
 
-    @property
-    def async_client(self) -> AsyncClient:
-        """For the asynchronous calls, which need one."""
-        if self._async_client is None:
-            raise InvalidArgument("there is no asynchronous client", hint="give async_client=AsyncClient(…)")
-        return self._async_client
-
-    @property
-    def is_async(self) -> bool:
-        """Whether there is an asynchronous client."""
-        return self._async_client is not None
-
     def put(self, documents: Sequence[Document]) -> list[str]:
         """Write documents, in place of those that have their ids; returns the ids."""
         with self.client.connection() as connection, connection.transaction(), _cursor(connection) as cursor:
@@ -174,9 +163,11 @@ class Rows:
         return ids
 
     async def put_async(self, documents: Sequence[Document]) -> list[str]:
-        """The same over the asynchronous client."""
+        """The same, asynchronously."""
+        if self._async_client is None:
+            return await asyncio.to_thread(self.put, documents)
         async with (
-            self.async_client.connection() as connection,
+            self._async_client.connection() as connection,
             connection.transaction(),
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
@@ -195,24 +186,29 @@ class Rows:
             return self._found(ids, cursor.execute(*self._getting(ids)).fetchall())
 
     async def get_async(self, ids: Sequence[str]) -> list[Document]:
-        """The same over the asynchronous client."""
+        """The same, asynchronously."""
+        if self._async_client is None:
+            return await asyncio.to_thread(self.get, ids)
         async with (
-            self.async_client.connection() as connection,
+            self._async_client.connection() as connection,
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
             await cursor.execute(*self._getting(ids))
             return self._found(ids, await cursor.fetchall())
 
-    def delete(self, ids: Sequence[str] | None = None, *, like: Mapping[str, Any] | None = None) -> None:
-        """Delete rows by ids, by values of their metadata, or with neither all of them."""
+    def delete(self, ids: Sequence[str] | None = None, *, like: tuple[str, Any] | None = None) -> None:
+        """Delete rows by ids, by a key and its value in their metadata, or with neither all of them."""
         with self.client.connection() as connection, connection.transaction():
             connection.execute(*self._deleting(ids, like))
 
     async def delete_async(
-        self, ids: Sequence[str] | None = None, *, like: Mapping[str, Any] | None = None
+        self, ids: Sequence[str] | None = None, *, like: tuple[str, Any] | None = None
     ) -> None:
-        """The same over the asynchronous client."""
-        async with self.async_client.connection() as connection, connection.transaction():
+        """The same, asynchronously."""
+        if self._async_client is None:
+            await asyncio.to_thread(self.delete, ids, like=like)
+            return
+        async with self._async_client.connection() as connection, connection.transaction():
             await connection.execute(*self._deleting(ids, like))
 
     def search(self, query: str, **options: Any) -> list[tuple[Document, float]]:
@@ -223,11 +219,15 @@ class Rows:
         return self._pieces(self.client.search_chunks(table, query, per_row=self._chunks, **told))
 
     async def search_async(self, query: str, **options: Any) -> list[tuple[Document, float]]:
-        """The same over the asynchronous client."""
+        """The same, asynchronously."""
+        if self._async_client is None:
+            return await asyncio.to_thread(self.search, query, **options)
         table, told = self.layout.table, self._options(options)
         if self._chunks is None:
-            return self._hits(await self.async_client.search(table, query, **told))
-        return self._pieces(await self.async_client.search_chunks(table, query, per_row=self._chunks, **told))
+            return self._hits(await self._async_client.search(table, query, **told))
+        return self._pieces(
+            await self._async_client.search_chunks(table, query, per_row=self._chunks, **told)
+        )
 
     def wait(self, timeout: float | None) -> None:
         """Until the worker has embedded what is committed; None: do not."""
@@ -235,9 +235,11 @@ class Rows:
             self.client.wait(self.layout.table, timeout)
 
     async def wait_async(self, timeout: float | None) -> None:
-        """The same over the asynchronous client."""
-        if timeout is not None:
-            await self.async_client.wait(self.layout.table, timeout)
+        """The same, asynchronously."""
+        if self._async_client is None:
+            await asyncio.to_thread(self.wait, timeout)
+        elif timeout is not None:
+            await self._async_client.wait(self.layout.table, timeout)
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         read = self.layout.read
@@ -280,16 +282,19 @@ class Rows:
         return self._statement("get", columns=_names(self.layout.read)), {"ids": _array(ids)}
 
     def _deleting(
-        self, ids: Sequence[str] | None, like: Mapping[str, Any] | None
+        self, ids: Sequence[str] | None, like: tuple[str, Any] | None
     ) -> tuple[sql.Composed, dict[str, Any]]:
         if ids is not None:
             return self._statement("delete"), {"ids": _array(ids)}
         if like is None:
             return self._statement("delete_all"), {}
+        key, value = like
+        if key in self.layout.columns:
+            return self._statement("delete_by", column=sql.Identifier(key)), {"value": value}
         if self.layout.metadata is None:
             raise InvalidArgument("the table has no column of metadata", hint="delete rows by their ids")
         metadata = sql.Identifier(self.layout.metadata)
-        return self._statement("delete_like", metadata=metadata), {"like": Jsonb(like)}
+        return self._statement("delete_like", metadata=metadata), {"like": Jsonb({key: value})}
 
     def _statement(self, name: str, **parts: sql.Composable) -> sql.Composed:
         own = {"table": identifier(self.layout.table), "id": sql.Identifier(self.layout.id)}

@@ -13,13 +13,17 @@ import pytest
 
 if TYPE_CHECKING:
     import psycopg
+    from sqlalchemy import URL
 
     from pg_embed import Client
     from pg_embed.pytest_plugin.servers import Server
 
 OPTION = "--pg-embed-server"
 INI = "pg_embed_server"
-MARK = "pg_embed_fake(**options): what the fake model is told, such as dimensions=8, sparse_dimensions=1000"
+MARK = (
+    "pg_embed_fake(models=[], **options): names of models that the fake stands in for; what it is told,"
+    " such as dimensions=8, sparse_dimensions=1000"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +66,14 @@ def pg_embed_dsn(pg_embed_server: Server, pg_embed_template: str) -> Iterator[st
 
 
 @pytest.fixture
+def pg_embed_url(pg_embed_dsn: str) -> URL:
+    """The same for SQLAlchemy's create_engine and create_async_engine, over psycopg."""
+    from pg_embed.pytest_plugin import servers
+
+    return servers.url(pg_embed_dsn)
+
+
+@pytest.fixture
 def pg_embed_db(pg_embed_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """An autocommit connection to the test's database."""
     import psycopg
@@ -78,10 +90,12 @@ def pg_embed_fake(
 
     It makes the same vector of a text each time, from its hash; near texts are not near each other. Wait for
     what the worker does with `pg_embed_fake.wait(table)`. `@pytest.mark.pg_embed_fake(dimensions=8)` tells
-    the model options.
+    the model options, and with models=["bge-m3"] it stands in for models that the program names, too, with
+    vectors of their sizes where these are known.
     """
     from pg_embed.pytest_plugin import fakes
 
     marker = request.node.get_closest_marker("pg_embed_fake")
-    with fakes.running(pg_embed_server, pg_embed_dsn, {} if marker is None else marker.kwargs) as client:
+    options = {} if marker is None else dict(marker.kwargs)
+    with fakes.running(pg_embed_server, pg_embed_dsn, options, options.pop("models", ())) as client:
         yield client

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import URL
 
 from pg_embed import db
 from pg_embed.embedded import EmbeddedServer
@@ -32,6 +34,14 @@ class Server:
     def dsn(self, database: str) -> str:
         """The connection string of one of its databases."""
         return make_conninfo(self.conninfo, dbname=database)
+
+
+def url(dsn: str) -> URL:
+    """A connection string as SQLAlchemy writes it; what is not its own goes to the driver as it is."""
+    told = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    own = {"username": "user", "password": "password", "database": "dbname"}
+    parts: dict[str, Any] = {name: told.pop(word, None) for name, word in own.items()}
+    return URL.create("postgresql+psycopg", **parts, query=told)
 
 
 @contextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import UndefinedObject
 from psycopg.rows import scalar_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from pg_embed import db, statements
-from pg_embed.errors import InvalidArgument
+from pg_embed.errors import DatabaseError, InvalidArgument
 from pg_embed.search.tables import Table, identifier
 
 Mode = Literal["hybrid", "dense", "sparse"]
@@ -114,14 +116,14 @@ class Search:
     def run(self, connection: psycopg.Connection[Any]) -> list[Hit]:
         """The best rows first."""
         statement, parameters = self.statement(), self.parameters(connection)
-        with db.translated(), connection.cursor(row_factory=tuple_row) as cursor:
+        with self._translated(), connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(statement, parameters)
             return _hits(cursor.description or [], cursor.fetchall())
 
     async def run_async(self, connection: psycopg.AsyncConnection[Any]) -> list[Hit]:
         """The same over an asynchronous connection."""
         statement, parameters = self.statement(), self.parameters(connection)
-        with db.translated():
+        with self._translated():
             async with connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(statement, parameters)
                 return _hits(cursor.description or [], await cursor.fetchall())
@@ -129,7 +131,7 @@ class Search:
     def run_chunks(self, connection: psycopg.Connection[Any], *, per_row: int = 1) -> list[ChunkHit]:
         """The best rows first, each with its best chunk, or `per_row` of them; `k` counts rows."""
         statement, parameters = self._chunks(connection, per_row)
-        with db.translated(), connection.cursor(row_factory=tuple_row) as cursor:
+        with self._translated(), connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(statement, parameters)
             return _chunk_hits(cursor.description or [], cursor.fetchall())
 
@@ -138,7 +140,7 @@ class Search:
     ) -> list[ChunkHit]:
         """The same over an asynchronous connection."""
         statement, parameters = self._chunks(connection, per_row)
-        with db.translated():
+        with self._translated():
             async with connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(statement, parameters)
                 return _chunk_hits(cursor.description or [], await cursor.fetchall())
@@ -149,7 +151,7 @@ class Search:
         No model is asked, unless `run`: then the search is run, and the plan tells what it took.
         """
         statement, parameters = self._explanation(connection, run)
-        with db.translated(), connection.cursor(row_factory=scalar_row) as cursor:
+        with self._translated(), connection.cursor(row_factory=scalar_row) as cursor:
             return cast(dict[str, Any], cursor.execute(statement, parameters).fetchone())
 
     async def explain_async(
@@ -157,10 +159,23 @@ class Search:
     ) -> dict[str, Any]:
         """The same over an asynchronous connection."""
         statement, parameters = self._explanation(connection, run)
-        with db.translated():
+        with self._translated():
             async with connection.cursor(row_factory=scalar_row) as cursor:
                 await cursor.execute(statement, parameters)
                 return cast(dict[str, Any], await cursor.fetchone())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """As `db.translated`; a table that is not there is told by more than a type that is not."""
+        try:
+            with db.translated():
+                yield
+        except DatabaseError as exc:
+            name, cause = identifier(self.table).as_string(), exc.__cause__
+            if isinstance(cause, UndefinedObject) and name.replace('"."', ".") in str(cause):
+                hint = 'is its schema on the search_path? write shop.docs, or shop."My Docs"'
+                raise InvalidArgument(f"there is no table {name}", hint=hint) from cause
+            raise
 
     def _chunks(
         self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], per_row: int
@@ -197,6 +212,25 @@ class Search:
         return sql.SQL(", ").join(sql.SQL("(s.hit).{}").format(sql.Identifier(name)) for name in self.columns)
 
 
+class Options(TypedDict, total=False):
+    """What a `Search` is told besides what it looks for."""
+
+    k: int
+    mode: Mode | None
+    filter: Mapping[str, Any] | None
+    where: sql.Composable | None
+    fusion: Fusion
+    weights: tuple[float, float] | None
+    candidates: int
+    rerank: str | None
+    min_score: float | None
+    vectorizer: str | None
+    columns: Sequence[str] | None
+    diversity: float | None
+    boost: Mapping[str, Any] | sql.Composable | None
+    skip: int
+
+
 def _condition(where: Any, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
     if not isinstance(where, sql.Composable):
         hint = 'write psycopg.sql.SQL("year > {}").format(2020), or use filter={"year": {">": 2020}}'
@@ -204,33 +238,47 @@ def _condition(where: Any, connection: psycopg.Connection[Any] | psycopg.AsyncCo
     return where.as_string(connection)
 
 
-def search(connection: psycopg.Connection[Any], table: Table, query: str, **options: Any) -> list[Hit]:
+def search(
+    connection: psycopg.Connection[Any], table: Table, query: str, **options: Unpack[Options]
+) -> list[Hit]:
     """The rows of a table that answer a query best; the options are those of `Search`."""
     return Search(table, query, **options).run(connection)
 
 
 async def search_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, query: str, **options: Any
+    connection: psycopg.AsyncConnection[Any], table: Table, query: str, **options: Unpack[Options]
 ) -> list[Hit]:
     """The same over an asynchronous connection."""
     return await Search(table, query, **options).run_async(connection)
 
 
 def search_chunks(
-    connection: psycopg.Connection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+    connection: psycopg.Connection[Any],
+    table: Table,
+    query: str,
+    *,
+    per_row: int = 1,
+    **options: Unpack[Options],
 ) -> list[ChunkHit]:
     """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
     return Search(table, query, **options).run_chunks(connection, per_row=per_row)
 
 
 async def search_chunks_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, query: str, *, per_row: int = 1, **options: Any
+    connection: psycopg.AsyncConnection[Any],
+    table: Table,
+    query: str,
+    *,
+    per_row: int = 1,
+    **options: Unpack[Options],
 ) -> list[ChunkHit]:
     """The same over an asynchronous connection."""
     return await Search(table, query, **options).run_chunks_async(connection, per_row=per_row)
 
 
-def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **options: Any) -> list[Hit]:
+def similar(
+    connection: psycopg.Connection[Any], table: Table, key: Any, **options: Unpack[Options]
+) -> list[Hit]:
     """The rows of a table that are most like one of it, by the vectors that it has; no model is asked.
 
     The options are those of `Search`, but a reranker.
@@ -239,7 +287,7 @@ def similar(connection: psycopg.Connection[Any], table: Table, key: Any, **optio
 
 
 async def similar_async(
-    connection: psycopg.AsyncConnection[Any], table: Table, key: Any, **options: Any
+    connection: psycopg.AsyncConnection[Any], table: Table, key: Any, **options: Unpack[Options]
 ) -> list[Hit]:
     """The same over an asynchronous connection."""
     return await Search(table, key=key, **options).run_async(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from psycopg import sql
 
@@ -17,7 +18,8 @@ def identifier(table: Table) -> sql.Identifier:
     """`docs`, `shop.docs` or `"My Docs"`, read as SQL reads it; an Identifier is taken as it is."""
     if isinstance(table, sql.Identifier):
         return table
-    match = NAME.fullmatch(table)
+    given: Any = table
+    match = NAME.fullmatch(given) if isinstance(given, str) else None
     if match is None:
         hint = 'write table or schema.table, with double quotes where SQL needs them: shop."My Docs"'
         raise InvalidArgument(f"{table!r} is no name of a table", hint=hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pg_embed.sqlalchemy import ddl  # noqa: F401  # listens to tables that are made and dropped
+from pg_embed.sqlalchemy import ddl, reflection  # noqa: F401  # listen to what becomes of tables
 from pg_embed.sqlalchemy.chunks import Chunk, chunk_class, chunked
 from pg_embed.sqlalchemy.declarations import Embedded, Vectorizer, vectorizers
 from pg_embed.sqlalchemy.embedded import embedded, embedded_column

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, Text, and_, event
 from sqlalchemy.orm import Mapped, Mapper, RelationshipProperty, foreign, relationship, remote
@@ -20,7 +20,18 @@ from pg_embed.sqlalchemy.embedded import vector_type
 COLUMNS: dict[Output, str] = {"dense": "embedding", "sparse": "sparse", "multi": "multi"}
 
 
-class Chunk:
+if TYPE_CHECKING:
+
+    class Keyed(type):
+        """A class with columns whose names are the row's to choose."""
+
+        def __getattr__(cls, name: str) -> Any: ...
+
+else:
+    Keyed = type
+
+
+class Chunk(metaclass=Keyed):
     """A chunk as `chunked()` maps it, to be read only: its row's key by the row's own names, and these.
 
     `context` is what stands above the chunk, such as the path of its headings. Of the vectors there are
@@ -35,6 +46,10 @@ class Chunk:
     sparse: Mapped[Any]
     multi: Mapped[Any]
     source: Mapped[Any]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Declaration:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isawaitable
-from typing import Any
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from pgvector import SparseVector
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
 from sqlalchemy import ARRAY, Column, Dialect, Engine, Table, Text, literal, type_coerce
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,14 +19,18 @@ from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 from sqlalchemy.util import await_only
 
 from pg_embed.errors import InvalidArgument
-from pg_embed.records import Output
+from pg_embed.records import Output, SparseVectors
 from pg_embed.sqlalchemy.declarations import embedded_by
 from pg_embed.sqlalchemy.tables import RowOf
 from pg_embed.sqlalchemy.tokens import TokenVectors
 
-Client = Callable[[str, str | None, Output], Any]  # of a text, a model and what is wanted of it
+if TYPE_CHECKING:
+    from pg_embed.client import AsyncClient, Client
+
+Embedder = Callable[[str, str | None, Output], Any]  # of a text, a model and what is wanted of it
+Ask = Callable[[str, str | None, TypeEngine[Any]], Any]
 FUNCTIONS: dict[Output, str] = {"dense": "embed", "sparse": "embed_sparse", "multi": "embed_multi"}
-_clients: WeakKeyDictionary[Dialect, Client] = WeakKeyDictionary()
+_clients: WeakKeyDictionary[Dialect, Ask] = WeakKeyDictionary()
 
 
 class Question(TypeDecorator[str]):
@@ -43,7 +48,7 @@ class Question(TypeDecorator[str]):
         """Ask the client, if there is one; what it gives to await is awaited as the driver's answers are."""
         if value is None or dialect not in _clients:
             return value
-        vector = _clients[dialect](value, self.model, output_of(self.type_))
+        vector = _clients[dialect](value, self.model, self.type_)
         if isawaitable(vector):
             vector = await_only(vector)
         processor = self.type_.bind_processor(dialect)
@@ -108,20 +113,54 @@ def embed(text: str | ColumnElement[str], model: str | None = None) -> Embedding
     return Embedding(text if isinstance(text, BindParameter) else type_coerce(text, Text()), model)
 
 
-def embed_with(engine: Engine | AsyncEngine, client: Client | None) -> None:
-    """Let `client(text, model, output)` make the vectors of `embed()`, for a database without a sidecar.
+def embed_with(engine: Engine | AsyncEngine, client: Client | AsyncClient | Embedder | None) -> None:
+    """Let a client make the vectors of `embed()`, for a database without a sidecar.
 
-    The statements of this engine stay as they are, but send vectors for texts. `model` is the name that the
-    query or the declaration of the column gives, or None; `output` is "dense" or "sparse". The client returns
-    what pgvector's types take (an array, a list, a SparseVector), or, with an asynchronous engine, may be a
-    coroutine function. None takes it away. The text of a `search()` goes to the database all the same.
+        embed_with(engine, Client(sidecar="http://127.0.0.1:8089"))
+
+    The statements of this engine stay as they are, but send vectors for texts. `client` is a pg_embed.Client,
+    with an asynchronous engine an AsyncClient, or a function of a text, a model and an output that returns
+    what pgvector's types take (an array, a list, a SparseVector) or, with an asynchronous engine, is a
+    coroutine function. `model` is the name that the query or the declaration of the column gives, or None;
+    `output` is "dense" or "sparse". None takes the client away. The text of a `search()` goes to the
+    database all the same.
     """
     engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if client is None:
         _clients.pop(engine.dialect, None)
     else:
-        _clients[engine.dialect] = client
+        _clients[engine.dialect] = _asking(client, engine.dialect.is_async)
     engine.clear_compiled_cache()
+
+
+def _asking(client: Any, awaits: bool) -> Ask:
+    """How a client is asked: one of ours by its embed(), a function as it is."""
+    asked = client if callable(client) else getattr(client, "embed", None)
+    if asked is None:
+        hint = (
+            "embed_with(engine, Client(sidecar='http://…')), or a function of a text, a model and an output"
+        )
+        raise InvalidArgument(f"a {type(client).__name__} makes no vectors", hint=hint)
+    if iscoroutinefunction(asked) and not awaits:
+        hint = "give a Client or an ordinary function, or use create_async_engine"
+        raise InvalidArgument("an asynchronous client needs an asynchronous engine", hint=hint)
+    if asked is client:
+        return lambda text, model, type_: client(text, model, output_of(type_))
+
+    async def later(text: str, model: str | None, type_: TypeEngine[Any]) -> Any:
+        return _first(await asked([text], model, output=output_of(type_)), type_)
+
+    if iscoroutinefunction(asked):
+        return later
+    return lambda text, model, type_: _first(asked([text], model, output=output_of(type_)), type_)
+
+
+def _first(found: Any, type_: Any) -> Any:
+    """The one vector of a client's answer, as pgvector takes it."""
+    if not isinstance(found, SparseVectors):
+        return found[0]
+    indices, values = found.row(0)
+    return SparseVector(dict(zip(indices.tolist(), values.tolist(), strict=True)), type_.dim)
 
 
 class _Placing:

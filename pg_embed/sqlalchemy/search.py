@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from sqlalchemy import Boolean, FromClause, Select, Table, Text, __version__, cast, inspect, select
+from sqlalchemy import Boolean, FromClause, Join, Select, Table, Text, __version__, cast, inspect, select
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.util import AliasedInsp
@@ -21,6 +21,9 @@ from pg_embed.sqlalchemy.calls import SEARCH, SEARCH_CHUNKS, TYPES, USUAL, Calle
 from pg_embed.sqlalchemy.declarations import declared, declared_chunks
 from pg_embed.sqlalchemy.tables import Field, base_table
 
+T = TypeVar("T")
+Query = str | ColumnElement[str]
+Number = int | ColumnElement[int]
 TRUTH = Boolean()
 KEEPS_KEYS = __version__.startswith(("2.0.", "2.1."))  # how, is private to SQLAlchemy; others work it out
 PLAIN = (str, int, float, type(None))
@@ -32,11 +35,47 @@ WRITTEN: Mapping[str, Callable[[Any], Any]] = {
 BOUND: Mapping[str, TypeEngine[Any]] = {**TYPES, "filter": Text(), "boost": Text()}
 
 
+class Options(TypedDict, total=False):
+    """What a search is told besides: see `search`."""
+
+    k: Number
+    mode: Mode | None
+    filter: Mapping[str, Any] | None
+    fusion: Fusion
+    weights: tuple[float, float] | None
+    candidates: int
+    rerank: str | None
+    min_score: float | None
+    vectorizer: str | None
+    diversity: float | None
+    boost: Mapping[str, Any] | None
+    skip: int
+
+
+class ChunkOptions(Options, total=False):
+    """The same of a search of chunks."""
+
+    per_row: Number
+
+
+# The types of rows are those of SQLAlchemy 2.1; for 2.0, whose Select has one parameter, they are Any.
+
+
+@overload
+def search(
+    entity: type[T], query: Query, **options: Unpack[Options]
+) -> Select[T, float, int | None, float | None, int | None, float | None, float | None]: ...
+
+
+@overload
+def search(entity: Any, query: Query, **options: Unpack[Options]) -> Select[Any]: ...
+
+
 def search(
     entity: Any,
-    query: str | ColumnElement[str],
+    query: Query,
     *,
-    k: int | ColumnElement[int] = 10,
+    k: Number = 10,
     mode: Mode | None = None,
     filter: Mapping[str, Any] | None = None,
     fusion: Fusion = "convex",
@@ -61,12 +100,22 @@ def search(
     return _rows(entity, source, SEARCH, _given(locals()))
 
 
+@overload
+def search_chunks(
+    entity: type[T], query: Query, **options: Unpack[ChunkOptions]
+) -> Select[T, str, float, float | None, int, str]: ...
+
+
+@overload
+def search_chunks(entity: Any, query: Query, **options: Unpack[ChunkOptions]) -> Select[Any]: ...
+
+
 def search_chunks(
     entity: Any,
-    query: str | ColumnElement[str],
+    query: Query,
     *,
-    k: int | ColumnElement[int] = 10,
-    per_row: int | ColumnElement[int] = 1,
+    k: Number = 10,
+    per_row: Number = 1,
     mode: Mode | None = None,
     filter: Mapping[str, Any] | None = None,
     fusion: Fusion = "convex",
@@ -116,9 +165,12 @@ def searched(entity: Any) -> FromClause:
     if isinstance(found, Mapper):
         found = _mapped_table(found)
     elif isinstance(found, AliasedInsp):
-        found = found.selectable
+        found = _aliased_table(found)
     if not isinstance(found, FromClause) or not isinstance(base_table(found), Table):
-        hint = "give a mapped class, an alias of one, or a table: search(Doc, 'money back')"
+        hint = (
+            "give a mapped class, an alias of one, or a table: search(Doc, 'money back'); of a class that"
+            " inherits by a join, aliased(Book, flat=True)"
+        )
         raise InvalidArgument(f"{entity!r} is nothing that can be searched", hint=hint)
     if not found.primary_key:
         hint = "declare it in the Table, too"
@@ -135,13 +187,32 @@ def _mapped_table(mapper: Mapper[Any]) -> Any:
     return next(having, mapper.local_table)
 
 
+def _aliased_table(alias: AliasedInsp[Any]) -> Any:
+    """The same of an alias, which may join them: with_polymorphic(), or aliased(..., flat=True)."""
+    if not isinstance(alias.selectable, Join):
+        return alias.selectable
+    wanted = _mapped_table(alias.mapper)
+    parts = (part for part in _joined(alias.selectable) if base_table(part) is wanted)
+    return next(parts, alias.selectable)
+
+
+def _joined(source: Any) -> Iterator[Any]:
+    if isinstance(source, Join):
+        yield from _joined(source.left)
+        yield from _joined(source.right)
+    else:
+        yield source
+
+
 def _kinds(entity: Any, source: FromClause) -> list[ColumnElement[bool]]:
     """What tells the rows of a class from others in a table of a class that it inherits by a join."""
     found = inspect(entity)
-    if not isinstance(found, Mapper) or found.local_table is source or found.polymorphic_on is None:
+    mapper = getattr(found, "mapper", None)
+    if mapper is None or mapper.local_table is base_table(source) or mapper.polymorphic_on is None:
         return []
-    kinds = [mapper.polymorphic_identity for mapper in found.self_and_descendants]
-    return [found.polymorphic_on.in_(kinds)]
+    kind = mapper.polymorphic_on if found is mapper else source.corresponding_column(mapper.polymorphic_on)
+    identities = [one.polymorphic_identity for one in mapper.self_and_descendants]
+    return [] if kind is None else [kind.in_(identities)]
 
 
 def _rows(

@@ -16,8 +16,12 @@ SELECT {columns} FROM {table} WHERE {id} = ANY (%(ids)s);
 -- Rows by their ids.
 DELETE FROM {table} WHERE {id} = ANY (%(ids)s);
 
+-- name: delete_by
+-- Rows by the value of a column.
+DELETE FROM {table} WHERE {column} = %(value)s;
+
 -- name: delete_like
--- Rows whose metadata has these values.
+-- Rows whose metadata has a value.
 DELETE FROM {table} WHERE {metadata} @> %(like)s::jsonb;
 
 -- name: delete_all

@@ -112,6 +112,16 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"id": ["2", "nothing"]}, {"2"}),
     ({"content": {"like": "red%"}}, {"1", "2"}),
     ({"metadata": {"contains": {"lang": "fr"}}}, {"4"}),
+    ({"$and": [{"lang": "en"}, {"year": {"$gte": 2020}}]}, {"3"}),
+    ({"$or": [{"lang": {"$eq": "fr"}}, {"$and": [{"year": {"$lt": 2020}}]}]}, {"1", "4"}),
+    ({"$not": {"lang": {"$in": ["en", "de"]}}}, {"4"}),
+    ({"$not": [{"lang": "en"}, {"year": 2019}]}, {"2", "3", "4"}),
+    ({"lang": {"$ne": "en"}, "content": {"$ilike": "RED%"}}, {"2"}),
+    ({"lang": {"$nin": ["en", "de"]}}, {"4"}),
+    ({"year": {"$gt": 2019, "$lte": 2020}}, {"2"}),
+    ({"year": {"$between": [2020, 2021]}}, {"2", "3"}),
+    ({"year": {"$exists": False}}, {"4"}),
+    ({"year": {"$exists": True}, "lang": "en"}, {"1", "3"}),
 ]
 
 
@@ -124,6 +134,26 @@ async def test_filters(store: PgEmbedVectorStore, filter: dict[str, Any], wanted
 def test_metadata_come_back_as_they_went(store: PgEmbedVectorStore, pg_embed_db: Any) -> None:
     assert [document.metadata for document in store.get_by_ids(["1", "2", "3", "4"])] == METADATAS
     assert pg_embed_db.execute("SELECT metadata FROM docs WHERE id = '3'").fetchone() == ({"lang": "en"},)
+
+
+def test_an_operator_that_there_is_not_is_told(store: PgEmbedVectorStore) -> None:
+    for told in ({"$nor": [{"lang": "en"}]}, {"year": {"$regex": "20"}}):
+        with pytest.raises(InvalidArgument, match="no operator") as caught:
+            store.similarity_search("x", filter=told)
+        assert "$and" in (caught.value.hint or "")
+
+
+async def test_relevance_is_the_cosine(store: PgEmbedVectorStore, pg_embed_fake: Client) -> None:
+    found = store.similarity_search_with_relevance_scores("green dog", k=4)
+    hits = pg_embed_fake.search("docs", "green dog", k=4, mode="dense")
+    assert [(one.id, score) for one, score in found] == [
+        (hit.row["id"], min(max(hit.score, 0.0), 1.0)) for hit in hits
+    ]
+    assert found[0][1] == pytest.approx(1)
+    assert await store.asimilarity_search_with_relevance_scores("green dog", k=4) == found
+    told = {"k": 4, "score_threshold": 0.99, "filter": {"lang": "en"}}
+    retriever = store.as_retriever(search_type="similarity_score_threshold", search_kwargs=told)
+    assert ids(retriever.invoke("green dog")) == ids(await retriever.ainvoke("green dog")) == {"3"}
 
 
 def test_comparisons_need_a_column(store: PgEmbedVectorStore) -> None:

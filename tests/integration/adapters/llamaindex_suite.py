@@ -138,6 +138,38 @@ async def test_deleting(store: PgEmbedVectorStore) -> None:
     assert store.get_nodes(["3", "4"]) == []
 
 
+async def test_a_documents_nodes_are_deleted_by_a_column_of_their_own(
+    pg_embed_fake: Client, pg_embed_dsn: str
+) -> None:
+    with pg_embed_fake.connection() as connection:
+        connection.execute(
+            "CREATE TABLE docs (id text PRIMARY KEY, content text, metadata jsonb, ref_doc_id text)"
+        )
+    pg_embed_fake.vectorize("docs", "content")
+    async with AsyncClient(pg_embed_dsn) as client:
+        store = PgEmbedVectorStore(
+            pg_embed_fake, "docs", metadata_columns=["ref_doc_id"], async_client=client
+        )
+        store.add(NODES)
+        store.delete("first")
+        await store.adelete("third")
+        assert [one.node_id for one in store.get_nodes(["1", "2", "3", "4"])] == ["3"]
+
+
+async def test_without_an_asynchronous_client_calls_go_by_threads(
+    store: PgEmbedVectorStore, pg_embed_fake: Client
+) -> None:
+    plain = PgEmbedVectorStore(pg_embed_fake, "docs", metadata_columns=["year"])
+    assert (await plain.aquery(asked("green dog", 2))).ids == store.query(asked("green dog", 2)).ids
+    assert await plain.async_add([node("5", "lazy cow", "fourth")]) == ["5"]
+    assert [one.node_id for one in await plain.aget_nodes(["5"])] == ["5"]
+    await plain.adelete_nodes(["1"])
+    await plain.adelete("second")
+    assert [one.node_id for one in store.get_nodes(["1", "2", "3", "4", "5"])] == ["2", "4", "5"]
+    await plain.aclear()
+    assert store.get_nodes(["2", "4", "5"]) == []
+
+
 def test_rows_of_others_are_nodes_too(
     store: PgEmbedVectorStore, pg_embed_db: Any, pg_embed_fake: Client
 ) -> None:

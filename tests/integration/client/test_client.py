@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +34,7 @@ from pg_embed.models.hashing import FakeEmbedder, FakeOptions
 from pg_embed.records import Kind, ModelSpec, SparseVectors, TokenVectors
 from pg_embed.search import search, search_chunks
 from pg_embed.serve.directory import StaticDirectory
+from tests.fix_models import PATIENCE
 from tests.fix_second_server import free_port
 from tests.fix_serve import Place, spool_place, with_transport
 from tests.fix_worker import Connection, StartWorker, create_docs, create_fake_model, insert_docs
@@ -252,16 +257,88 @@ async def test_pools(served: Place) -> None:
         np.testing.assert_array_equal(vectors, expected(["x"]).dense)
 
 
-def test_a_lost_connection_is_made_anew(served: Place, db: Connection) -> None:
+def end_sessions(db: Connection) -> None:
+    """End the clients' sessions, and wait until they are gone."""
+    db.execute(
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+        " WHERE application_name = 'pg_embed' AND datname = current_database()"
+    )
+
+
+async def waiting(db: Connection) -> None:
+    """Until a session waits for rows to be embedded."""
+    asked = "SELECT FROM pg_stat_activity WHERE query LIKE '%embed.wait(%' AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(PATIENCE):
+        while not db.execute(asked).fetchall():  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_was_lost_while_idle_is_made_anew(served: Place, db: Connection) -> None:
     with Client(served.dsn) as client:
-        client.status()
-        db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'pg_embed' AND datname = current_database()"
-        )
+        for _ in range(2):
+            assert client.status() == []
+            end_sessions(db)
+    async with AsyncClient(served.dsn) as client:
+        for _ in range(2):
+            assert await client.status() == []
+            end_sessions(db)
+
+
+def test_a_connection_that_is_lost_in_the_middle_is_told_and_made_anew(served: Place, db: Connection) -> None:
+    def lose(client: Client) -> None:
+        with client.connection() as connection, connection.transaction():
+            connection.execute("SELECT 1")
+            end_sessions(db)
+            connection.execute("SELECT 1")
+
+    with Client(served.dsn) as client:
         with pytest.raises(DatabaseError):
-            client.status()
+            lose(client)
         assert client.status() == []
+
+
+async def test_who_waits_keeps_nobody_from_asking(served: Place, db: Connection) -> None:
+    create_docs(db, "red fox")
+    with Client(served.dsn) as client:
+        client.vectorize("docs", "body", model="all")
+        errors: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                client.wait("docs", 30)
+            except DatabaseError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        await waiting(db)
+        assert len(client.status("docs")) == 1
+        end_sessions(db)
+        thread.join()
+        assert len(errors) == 1, "it was still waiting"
+    async with AsyncClient(served.dsn) as client:
+        task = asyncio.create_task(client.wait("docs", 30))
+        await waiting(db)
+        assert len(await client.status("docs")) == 1
+        end_sessions(db)
+        with pytest.raises(DatabaseError):
+            await task
+
+
+def test_a_process_that_forks_leaves_its_parents_connections_alone(served: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("forking.py"), served.dsn],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["parent"] == told["after"] == told["before"]
+    assert len(told["child"]) == 1
+    assert told["child"] != told["parent"]
+    assert told["childs_vectors"] == told["vectors"]
 
 
 def test_a_database_with_nothing_installed(bare_dsn: str) -> None:

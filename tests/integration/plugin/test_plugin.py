@@ -20,6 +20,10 @@ PLUGIN = ("-p", "pg_embed.pytest_plugin")
 USED = """
     import psycopg, pytest
     from pg_embed.errors import WaitTimeout
+    from pgvector import SparseVector
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+    from sqlalchemy.pool import NullPool
 
     def test_rows_are_embedded_and_found(pg_embed_db, pg_embed_fake):
         pg_embed_db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
@@ -43,6 +47,33 @@ USED = """
         assert row == (True, True)
         with psycopg.connect(pg_embed_dsn) as connection:
             assert connection.info.dbname == pg_embed_db.info.dbname
+
+    @pytest.mark.pg_embed_fake(models=["bge-m3", "of our own"], dimensions=6)
+    def test_it_stands_in_for_the_models_of_a_program(pg_embed_url, pg_embed_fake):
+        from pg_embed.sqlalchemy import embedded, search
+
+        class Base(DeclarativeBase): ...
+
+        class Doc(Base):
+            __tablename__ = "docs"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            body: Mapped[str]
+            embedding: Mapped[list[float] | None] = embedded("{body}", model="bge-m3")
+            words: Mapped[SparseVector | None] = embedded("{body}", model="bge-m3", output="sparse")
+
+        engine = create_engine(pg_embed_url, poolclass=NullPool)
+        Base.metadata.create_all(engine)
+        with Session(engine) as session:
+            session.add_all([Doc(body="red fox"), Doc(body="green dog")])
+            session.commit()
+            pg_embed_fake.wait("docs", timeout=30)
+            found = session.scalars(search(Doc, "green dog", k=1)).one()
+            assert (found.body, len(found.embedding)) == ("green dog", 1024)
+        assert pg_embed_fake.embed(["x"], "of our own").shape == (1, 6)
+
+    @pytest.mark.pg_embed_fake(models="bge-reranker-v2-m3")
+    def test_a_reranker(pg_embed_fake):
+        pass
 
     @pytest.mark.pg_embed_fake(sizes=5)
     def test_an_option_that_is_none(pg_embed_fake):
@@ -76,8 +107,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fixtures_on_the_embedded_server(pytester: pytest.Pytester, alone: None) -> None:
     pytester.makepyfile(USED)
     result = pytester.runpytest_subprocess(*PLUGIN, "--strict-markers")
-    result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["*InvalidArgument: *sizes*"])
+    result.assert_outcomes(passed=4, errors=2)
+    result.stdout.fnmatch_lines(["*InvalidArgument: *reranker*", "*InvalidArgument: *sizes*"])
 
 
 @pytest.mark.timeout(400)
@@ -85,7 +116,7 @@ def test_fixtures_on_a_server_that_is_there(pytester: pytest.Pytester, alone: No
     pytester.makepyfile(USED.replace("(row,) = ", "return\n        (row,) = "))
     pytester.makeini(f"[pytest]\npg_embed_server = {server.dsn()}")
     result = pytester.runpytest_subprocess(*PLUGIN, "-k", "own or without")
-    result.assert_outcomes(passed=2, deselected=2)
+    result.assert_outcomes(passed=2, deselected=4)
     with server.connect() as admin:
         left = admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pg\\_embed\\_test\\_%'")
         assert left.fetchall() == [], "the databases are gone"
@@ -96,7 +127,7 @@ def test_fixtures_on_a_server_that_is_there(pytester: pytest.Pytester, alone: No
 def test_fixtures_by_way_of_dblink(pytester: pytest.Pytester, alone: None, server15: Server) -> None:
     pytester.makepyfile(USED)
     result = pytester.runpytest_subprocess(*PLUGIN, f"--pg-embed-server={server15.dsn()}")
-    result.assert_outcomes(passed=3, errors=1)
+    result.assert_outcomes(passed=4, errors=2)
 
 
 def test_a_run_that_does_not_use_it_is_left_alone(pytester: pytest.Pytester, alone: None) -> None:
@@ -145,4 +176,4 @@ def test_fixtures_in_a_container(pytester: pytest.Pytester, alone: None) -> None
         pytest.skip("Docker does not run here")
     pytester.makepyfile(USED)
     result = pytester.runpytest_subprocess(*PLUGIN, "--pg-embed-server=docker")
-    result.assert_outcomes(passed=3, errors=1)
+    result.assert_outcomes(passed=4, errors=2)

@@ -103,8 +103,12 @@ def test_values_of_a_filter_may_be_dates(docs: Connection) -> None:
 def test_errors_are_ours(docs: Connection, bare_db: Connection) -> None:
     with pytest.raises(InvalidArgument, match="no column no"):
         search(docs, "docs", QUERY, filter={"no": 1})
+    for name, quoted in (("nothing", '"nothing"'), ("public.nothing", '"public"."nothing"')):
+        with pytest.raises(InvalidArgument, match=f"no table {quoted}") as caught:
+            search(docs, name, QUERY)
+        assert "search_path" in (caught.value.hint or "")
     with pytest.raises(DatabaseError, match="does not exist"):
-        search(docs, "nothing", QUERY)
+        search(docs, "docs", QUERY, where=sql.SQL("year > 0::nothing"))
     with pytest.raises(NotInstalled):
         search(bare_db, "pg_class", QUERY)
 

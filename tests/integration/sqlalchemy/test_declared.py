@@ -42,6 +42,7 @@ from sqlalchemy.orm import (
     declared_attr,
     mapped_column,
     selectin_polymorphic,
+    with_polymorphic,
 )
 
 from pg_embed import config
@@ -56,7 +57,7 @@ from tests.fix_pg import MakeRole, Server, fresh_database, temporary_folder
 from tests.fix_search import OPTIONS, answer, embeddings, fill, play_sidecar
 from tests.fix_serve import spool_place
 from tests.fix_sqlalchemy import engine_for
-from tests.fix_worker import Connection
+from tests.fix_worker import Connection, create_fake_model
 
 QUERY = "quick red fox 7"
 TEXT = "{title}\n{body}"
@@ -373,8 +374,18 @@ def test_a_class_that_inherits_by_a_join_is_searched_in_its_parent_s_vectors(
         assert [hit.stars for hit in best] == [2]
         loaded = search(Doc, QUERY, k=44).options(selectin_polymorphic(Doc, [Post, Answer]))
         assert len(session.scalars(loaded).all()) == 44
-        with pytest.raises(InvalidArgument, match="searched"):
+        every = with_polymorphic(Doc, [Post, Answer])
+        lazy = session.scalars(search(every, QUERY, k=3).where(every.body.like("lazy%"))).all()
+        assert {(type(hit), hit.stars) for hit in lazy} == {(Post, 0), (Post, 1), (Post, 2)}
+        other = aliased(Post, flat=True)
+        found = session.execute(search(other, QUERY, k=4).join(Post, Post.id == other.id)).all()
+        assert {hit for hit, *_ in found} == set(posts)
+        answers = aliased(Answer, flat=True)
+        told = search(answers, QUERY, vectorizer="answers_of_its_own").where(answers.note == "a")
+        assert session.scalars(told).all() == [], "its own vectors are not there yet"
+        with pytest.raises(InvalidArgument, match="searched") as caught:
             search(aliased(Post), QUERY)
+        assert "flat=True" in (caught.value.hint or "")
     Base.metadata.drop_all(engine)
     assert made(three) == []
 
@@ -455,6 +466,35 @@ def test_automap_finds_what_is_there(three: Connection, engine: Engine) -> None:
     with Session(engine) as session:
         assert session.scalars(search(Known, QUERY)).one().body == "red fox"
     assert [wanted.dense for wanted in vectorizers(known.metadata)] == ["embedding"]
+
+
+def test_what_is_reflected_is_read_and_compared_as_what_is_declared(
+    three: Connection, engine: Engine
+) -> None:
+    create_fake_model(three, "another", dimensions=3)
+    three.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, also vector(8))")
+    three.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'three', column_type => 'vector',"
+        " sparse_column => 'words', multi_column => 'tokens')"
+    )
+    three.execute(
+        "SELECT embed.create_vectorizer('docs', 'body', model => 'another', column_name => 'second')"
+    )
+    three.execute("INSERT INTO docs VALUES (1, 'red fox')")
+    fill(three, "docs", multi=True)
+    found = embeddings(["red fox"]).multi
+    assert found is not None
+    base = automap_base()
+    base.prepare(autoload_with=engine)
+    docs = base.classes.docs
+    columns = Table("docs", MetaData(), autoload_with=engine).columns
+    with Session(engine) as session:
+        hit = session.scalars(select(docs).order_by(docs.embedding.cosine_distance(embed(QUERY)))).one()
+        assert np.allclose(hit.tokens, found.row(0), atol=2e-3)
+        tokens = select(columns.tokens).order_by(columns.words.max_inner_product(embed(QUERY)))
+        assert session.scalars(tokens).all() == [hit.tokens]
+        with pytest.raises(DBAPIError, match="several models"):
+            session.scalars(select(docs).order_by(docs.also.cosine_distance(embed(QUERY)))).all()
 
 
 async def test_an_asynchronous_engine_makes_them_too(three: Connection, async_engine: AsyncEngine) -> None:

@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
+from pg_embed import AsyncClient, Client
 from pg_embed.errors import InvalidArgument
+from pg_embed.records import ModelSpec
 from pg_embed.sqlalchemy import embed, embed_with, embedded, search
 from tests.fix_search import OPTIONS, answer, calls, create_docs, embeddings, literals
 from tests.fix_worker import Connection, create_fake_model
@@ -200,6 +202,30 @@ async def test_a_client_may_be_asynchronous(docs: Connection, async_engine: Asyn
         found = list(await session.scalars(NEAREST))
     assert found == nearest(docs, f"embedding <=> '{literals([QUERY])[0]['dense']}'")
     assert asked == [(QUERY, "three", "dense")]
+
+
+async def test_our_clients_embed_too(
+    docs: Connection, session: Session, engine: Engine, async_engine: AsyncEngine
+) -> None:
+    by_words = select(Doc.id).order_by(Doc.words.max_inner_product(embed(QUERY))).limit(5)
+    wanted = [list(session.scalars(statement)) for statement in (NEAREST, by_words)]
+    before = calls(docs)
+    models = [ModelSpec("three", "fake", OPTIONS)]
+    with Client(in_process=True, models=models) as plain:
+        embed_with(engine, plain)
+        assert [list(session.scalars(statement)) for statement in (NEAREST, by_words)] == wanted
+    async with (
+        AsyncClient(in_process=True, models=models) as later,
+        AsyncSession(async_engine) as asynchronous,
+    ):
+        embed_with(async_engine, later)
+        found = [list(await asynchronous.scalars(statement)) for statement in (NEAREST, by_words)]
+        assert found == wanted
+        with pytest.raises(InvalidArgument, match="asynchronous engine"):
+            embed_with(engine, later)
+    assert calls(docs) == before
+    with pytest.raises(InvalidArgument, match="makes no vectors"):
+        embed_with(engine, "http://127.0.0.1:8089")  # type: ignore[arg-type]
 
 
 def test_texts_of_rows_are_embedded_by_the_database(docs: Connection, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -27,8 +28,11 @@ def test_a_name_is_read_as_sql_reads_it(text: str, quoted: str) -> None:
     assert identifier(text).as_string() == quoted
 
 
-@pytest.mark.parametrize("text", ["", " ", "a b", "a.b.c", '"', '""', "docs; DROP TABLE docs", 'a"b', "a."])
-def test_what_is_no_name_is_told(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "a b", "a.b.c", '"', '""', "docs; DROP TABLE docs", 'a"b', "a.", ("shop", "docs"), None, 3],
+)
+def test_what_is_no_name_is_told(text: Any) -> None:
     with pytest.raises(InvalidArgument, match="no name of a table"):
         identifier(text)
 
