@@ -27,17 +27,27 @@ PACKS = 50  # of 20,000 entries, in a round of maintenance
 
 
 class Store:
-    """One worker's access to the queue, through a pool of autocommit connections."""
+    """One worker's access to the queue, through a pool of autocommit connections.
 
-    def __init__(self, pool: AsyncConnectionPool[Any], worker: int, lease: float) -> None:
+    What keeps the worker going uses `control`, for locked tables may hold the pool for long.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any],
+        control: psycopg.AsyncConnection[Any],
+        worker: int,
+        lease: float,
+    ) -> None:
         self._pool = pool
+        self._control = control
         self._worker = worker
         self._lease = lease  # seconds
         self._types: packing.Types = {}
 
     async def work(self) -> list[Work]:
         """The active vectorizers."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._control.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(SQL["work"])
             return [_work(row) for row in await cursor.fetchall()]
 
@@ -162,9 +172,8 @@ class Store:
 
     async def renew(self, entries: Sequence[int]) -> None:
         """Prolong the leases of entries."""
-        await self._run(
-            "renew", {"worker": self._worker, "entries": packing.bigints(entries), "lease": self._lease}
-        )
+        parameters = {"worker": self._worker, "entries": packing.bigints(entries), "lease": self._lease}
+        await self._control.execute(SQL["renew"], parameters)
 
     async def page(self, work: Work, rows: int) -> bool:
         """Queue the next page of a backfill; False when there is none to be had."""
