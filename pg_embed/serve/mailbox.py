@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import AsyncIterator
@@ -95,8 +96,7 @@ class MailboxDoor:
             except psycopg.Error as exc:
                 if not attending.is_set():
                     raise
-                logger.warning("the mailbox was lost: %s", exc, extra={"event": "door_failed"})
-            await asyncio.sleep(backoff * random.uniform(0.8, 1.2))
+                await self._rest("the mailbox was lost", exc, backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
     async def _attend(self, connection: Connection) -> None:
@@ -127,9 +127,22 @@ class MailboxDoor:
                 async with self._connect() as connection:
                     await self._serve_with(connection)
             except psycopg.Error as exc:
-                logger.warning("answers cannot be written: %s", exc, extra={"event": "door_failed"})
-                await asyncio.sleep(self._backoff * random.uniform(0.8, 1.2))
+                await self._rest("answers cannot be written", exc, self._backoff)
                 self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+
+    async def _rest(self, what: str, error: psycopg.Error, seconds: float) -> None:
+        """Tell of a lost connection, and wait before the next: not all at the same time."""
+        delay = seconds * random.uniform(0.8, 1.2)
+        log.event(
+            logger,
+            logging.WARNING,
+            "door_failed",
+            f"{what}: {error}; again in {delay:.1f} s",
+            door="mailbox",
+            error=str(error),
+            retry_in=delay,
+        )
+        await asyncio.sleep(delay)
 
     async def _serve_with(self, connection: Connection) -> None:
         while True:

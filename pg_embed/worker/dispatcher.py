@@ -154,18 +154,19 @@ class Dispatcher:
                 if not self._in_hand and linger <= 0:
                     break
                 await self._something(linger if linger > 0 else None)
-        except psycopg.Error as exc:
+        except Exception as exc:  # whatever it is, not again and again without a rest
             if is_passing(exc):
                 log.debug("dispatching %s: %s", self.work.name, exc)
                 return
             # the table itself is in the way (a changed type, a lost right): not the worker's to mend
             self._pause(self._settings.repair_wait)
-            await self._blame(exc)
+            if isinstance(exc, psycopg.Error):
+                await self._blame(exc)
             event(
                 log,
                 logging.ERROR,
                 "batch_lost",
-                f"{self.work.name}: {exc}",
+                f"{self.work.name}: {type(exc).__name__}: {exc}",
                 vectorizer=self.work.name,
                 lane="",
                 rows=0,

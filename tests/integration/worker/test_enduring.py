@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pg_embed.jobs import Store
 from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
@@ -171,6 +172,24 @@ def test_leases_are_kept_while_the_pool_waits_for_a_locked_table(
     model.open()
     docs.execute("SELECT embed.wait('docs'), embed.wait('locked')")
     assert broken_rows(docs) == []
+
+
+def test_an_error_that_nobody_expects_is_told_and_not_met_again_at_once(
+    docs: Connection, dsn: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    async def take(*arguments: object) -> None:
+        calls.append(arguments)
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Store, "take", take)
+    start_worker.expected = "a bug"
+    start_worker(dsn, repair_wait=NEVER)
+    until(lambda: start_worker.errors, "the error was not told")
+    insert_docs(docs, "two")
+    docs.execute("SELECT pg_sleep(0.2)")  # four looks of a busy worker
+    assert len(calls) == 1
 
 
 def renewed_while(db: Connection, held: str, waiting: str) -> bool:
