@@ -87,6 +87,7 @@ class Limits:
                 "application_name": f"{APPLICATION_NAME} limits",
             },
             configure=partial(sessions.set_up, settings=SESSION),
+            check=AsyncConnectionPool.check_connection,  # a call that cannot ask goes without
             min_size=0,
             max_size=2,
             timeout=POOL_TIMEOUT,

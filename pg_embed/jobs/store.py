@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import statements
+from pg_embed.errors import storable
 from pg_embed.jobs import packing
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Reading
@@ -156,14 +157,15 @@ class Store:
             "worker": self._worker,
             "entries": packing.bigints(batch.entries),
             "delay": delay,
-            "error": error,
+            "error": storable(error),
             "charge": charge,
         }
         await self._run("postpone", parameters)
 
     async def blame(self, work: Work, error: str | None) -> None:
         """Tell in the catalog why rows cannot be read or written; None when they can again."""
-        await self._run("blame", {"vectorizer": work.vectorizer, "error": error})
+        reason = None if error is None else storable(error)
+        await self._run("blame", {"vectorizer": work.vectorizer, "error": reason})
 
     async def give_up(self, work: Work, row: Refused) -> bool | None:
         """List a row as failed: True when it was, False when somebody holds it, None when it has changed."""
@@ -365,7 +367,7 @@ def _dead(batch: Batch, keys: Sequence[str], dead: Sequence[Dead]) -> list[dict[
         {
             "key": keys[row.place],
             "code": row.code,
-            "error": row.error.replace("\0", ""),  # no text of Postgres holds one
+            "error": storable(row.error),
             "attempts": attempts[keys[row.place]],
         }
         for row in dead

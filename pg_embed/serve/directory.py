@@ -121,6 +121,7 @@ class CatalogDirectory:
                 db.checked(self._dsn),
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT,
+                **db.KEEPALIVE,  # type: ignore[arg-type]
                 application_name="pg_embed http",
             )
             async with connection:

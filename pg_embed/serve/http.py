@@ -142,8 +142,9 @@ class Application:
     def _may_enter(self, request: Request) -> bool:
         if self._token is None:
             return True
-        shown = request.headers.get("authorization", "")
-        return hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode())
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(shown.strip().encode(), self._token.encode())
+        return is_right and scheme.lower() == "bearer"  # in whatever case (RFC 9110, 11.1)
 
 
 async def _read(request: Request) -> bytes:

@@ -412,7 +412,7 @@ class Dispatcher:
             retry_in=delay,
         )
         try:
-            await self._store.postpone(batch, delay, error.replace("\0", ""), charge=charge)
+            await self._store.postpone(batch, delay, error, charge=charge)
         except (psycopg.Error, PoolTimeout) as exc:
             log.debug("postponing a batch of %s: %s", self.work.name, exc)  # its lease runs out instead
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pg_embed.db import KEEPALIVE
 from pg_embed.engine import Engine
 from pg_embed.errors import ModelUnavailable
 from pg_embed.jobs.limits import Limits
@@ -56,6 +57,31 @@ async def test_turns_are_given_and_a_query_is_told_when_it_is_too_far_away(db: C
     with pytest.raises(ModelUnavailable, match="used up for") as caught:
         await limits.reserve(SPEC, 1, 1, QUERY)
     assert caught.value.retry_after == pytest.approx(2 * PACE / 4 - 1.2, abs=2 * CLOSE)
+    await limits.close()
+
+
+async def test_a_restart_of_the_database_lets_no_call_go_without_its_turn(
+    db: Connection, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', requests_per_minute => 4)")
+    limits = await opened(dsn)
+    await limits.reserve(SPEC, 1, 1, BACKFILL)
+    db.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'pg_embed limits'"
+    )
+    assert (await limits.reserve(SPEC, 1, 1, BACKFILL)).seconds > 0
+    assert "limits are not kept" not in caplog.text
+    await limits.close()
+
+
+async def test_connections_notice_a_silent_network(dsn: str) -> None:
+    limits = await opened(dsn)
+    assert limits._pool is not None
+    async with limits._pool.connection() as connection:
+        known = connection.info.get_parameters()
+    assert {name: int(known[name]) for name in KEEPALIVE} == KEEPALIVE
     await limits.close()
 
 

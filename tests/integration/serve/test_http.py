@@ -149,6 +149,9 @@ def test_tokens_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
                 assert web.post("/v1/embeddings", json={"input": "x"}).status_code == status
                 assert web.get("/metrics").status_code == status
                 assert web.get("/healthz").status_code == 200
+        for scheme, status in (("bearer", 200), ("Basic", 401)):
+            shown = {"Authorization": f"{scheme} open sesame"}
+            assert httpx.get(f"{base(running)}/metrics", headers=shown).status_code == status
 
 
 def test_operators_see_health_readiness_and_metrics(web: httpx.Client) -> None:
