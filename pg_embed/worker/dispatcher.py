@@ -51,8 +51,9 @@ LIMITED_TIMEOUT = 21_600.0  # seconds; what waits for its turn is not late, and 
 LINGER = (
     0.02  # seconds between two looks at changed rows that come one by one: each look costs more than a row
 )
-# SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, idle timeout.
-ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05")
+# SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, being idle
+# (without a transaction, or in one), a transaction that takes long.
+ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04")
 Failed = tuple[str, str, str]  # key, code and error of a row that was given up
 Done = tuple[int, list[Failed]]  # how many rows were written, and those that were given up
 COLLISION_SHARE = 0.2  # of the wait after other errors: who went first is soon done

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from pg_embed.jobs import Store
+from pg_embed.worker.dispatcher import is_passing
 from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
@@ -120,6 +121,23 @@ def test_a_limit_of_the_role_does_not_end_what_a_worker_writes(
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
     assert value(docs, "SELECT title FROM docs") == "0"
+
+
+@pytest.mark.parametrize("name", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+def test_a_session_that_a_limit_ends_says_nothing_of_a_table(db: Connection, dsn: str, name: str) -> None:
+    if not value(db, "SELECT count(*) FROM pg_settings WHERE name = %s", name):
+        pytest.skip("such a limit came with PostgreSQL 17")
+    with psycopg.connect(dsn) as limited:
+        limited.execute("SELECT set_config(%s, '10ms', false)", [name])
+        with pytest.raises(psycopg.Error) as caught:
+            ask_until_it_ends(limited)
+    assert is_passing(caught.value)
+
+
+def ask_until_it_ends(connection: Connection) -> None:
+    while True:
+        connection.execute("SELECT 1")
+        time.sleep(0.02)
 
 
 def test_a_worker_outlives_one_upgrade_after_the_other(
