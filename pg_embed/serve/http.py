@@ -196,7 +196,11 @@ def _impatient(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
     class Impatient(protocol):  # type: ignore[valid-type, misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._look, transport)
+            self._looking = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._look, transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._looking.cancel()
+            super().connection_lost(exc)
 
         def _look(self, transport: asyncio.Transport) -> None:
             if self.cycle is None:  # no request had all its headers
