@@ -14,6 +14,13 @@ from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
+KEEPALIVE = {  # of connections that are kept: a network that goes silent is noticed after half a minute
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds; else what is sent into nowhere is waited for for long
+}
 READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
 GENERATION = (
     1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import inspect
 
+LONGEST_STORED = 4_000  # characters of an error that the catalog keeps
+
 
 class PgEmbedError(Exception):
     """something went wrong in pg_embed"""
@@ -162,3 +164,8 @@ class VersionMismatch(PgEmbedError):
     """the database and this package are of versions that do not go together"""
 
     sqlstate = "PE053"
+
+
+def storable(text: str) -> str:
+    """The words of an error as Postgres keeps them: no NUL, no half of a surrogate pair, and an end."""
+    return text.replace("\0", "")[:LONGEST_STORED].encode(errors="replace").decode()

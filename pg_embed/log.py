@@ -26,7 +26,8 @@ Names and fields are API: `extra={"event": …}` carries them on every line.
 - model_paused (warning; model, error): a provider refuses the account; one call a minute tries again
 - usage_lost (warning; error): what was used could not be told to the database; it is told later
 - door_opened (info; door, address): a door of the sidecar accepts requests
-- door_failed (error; door, error): a door ended by an unexpected error
+- door_failed (warning; door, error, retry_in): the mailbox lost its database, and connects again
+- door_failed (error): a door ended by an unexpected error, or could not be closed
 - request_failed (error; error): a request ended by an unexpected error
 """
 

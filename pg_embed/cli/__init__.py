@@ -45,7 +45,8 @@ def main() -> None:
     """Run the command that the command line names."""
     heap.share()  # now: what commands import starts threads
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # by nohup
+            signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
     status = _run()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a shell can close them

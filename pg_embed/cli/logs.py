@@ -12,6 +12,8 @@ from pg_embed.log import ROOT
 if TYPE_CHECKING:
     from pg_embed.config import LogSettings
 
+CONTROLS = [*range(32), *range(127, 160), 0x2028, 0x2029]  # with those that end a line to some readers
+SPELLED = {code: repr(chr(code))[1:-1] for code in CONTROLS}
 FIELD = f"{ROOT}_"  # before the name of an event's field in a record
 
 
@@ -34,10 +36,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, default=str, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for each record, whatever stands in the texts that it tells of, and lines for a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line; control characters in it are spelled, for keys and errors are others' texts."""
+        return super().formatMessage(record).translate(SPELLED)
+
+
 def set_up(settings: LogSettings, level: str = "warning") -> None:
     """Send our events to standard error, from `level` up unless the settings name one; others' warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(event)s %(message)s", defaults={"event": "-"})
+    text = TextFormatter("%(asctime)s %(levelname)s %(event)s %(message)s", defaults={"event": "-"})
     handler.setFormatter(JsonFormatter() if settings.format == "json" else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(ROOT).setLevel((settings.level or level).upper())

@@ -39,7 +39,9 @@ def run_until_stopped(
             service.stop()
 
         for number in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            # nohup lets it be ignored, so that the process outlives the terminal
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, stop)
         await service.run(ready)
 
     uvloop.run(main())

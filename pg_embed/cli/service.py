@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
@@ -33,11 +33,13 @@ class Plan:
 
     settings: Settings
     doors: ServeSettings | None = None
-    worker_dsn: str | None = None
+    worker_dsn: str | None = field(default=None, repr=False)  # it may have a password
     directory: ModelDirectory | None = None
     warm: Sequence[ModelSpec] = ()  # models to load before they are asked for
     wait_for_models: bool = False  # before telling that all is ready
-    limits_dsn: str | None = None  # the database whose limits are kept where there is no worker
+    limits_dsn: str | None = field(
+        default=None, repr=False
+    )  # the database whose limits are kept where there is no worker
 
     @property
     def session_dsns(self) -> set[str]:

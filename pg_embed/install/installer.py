@@ -44,7 +44,7 @@ class Report:
 @contextmanager
 def _transaction(dsn: str, notices: list[str]) -> Iterator[Transaction]:
     """A SQLAlchemy connection for Alembic and psycopg's beneath it for the rest, in one transaction."""
-    raw = db.connect(dsn, autocommit=False)
+    raw = db.connect(dsn, autocommit=False, client_encoding="UTF8")
     raw.add_notice_handler(lambda diagnostic: notices.append(diagnostic.message_primary or ""))
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=sa.NullPool)
     try:
@@ -131,6 +131,11 @@ def _install(
 ) -> Report:
     notices: list[str] = []
     with _transaction(dsn, notices) as (connection, raw):
+        if raw.info.parameter_status("server_encoding") == "SQL_ASCII":
+            raise InvalidArgument(
+                "the database has the encoding SQL_ASCII: its bytes are no texts, and no model reads them",
+                hint="make a database with ENCODING 'UTF8', and move the tables there",
+            )
         _run(raw, script.read("install", "roles.sql"))
         _run(raw, script.read("install", "prepare.sql"))
         if migrate.current(connection) is None and _one(raw, SQL["has_tables"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, KEEPALIVE
 from pg_embed.errors import PgEmbedError
 from pg_embed.jobs.niceness import give_way
 
@@ -73,11 +75,13 @@ class IndexBuild:
                     connection.execute(SQL["index_unlock"])
 
     def cancel(self) -> None:
-        """End it soon."""
+        """End it soon, whether or not the server can be reached."""
         self._cancelled = True
         if self._connection is not None:
-            with suppress(psycopg.Error):
+            try:
                 self._connection.cancel_safe(timeout=CONNECT_TIMEOUT)
+            except psycopg.Error:
+                _hang_up(self._connection)
 
     def _run(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
         if self._cancelled or not self._lock(connection, EVERYBODY):
@@ -106,6 +110,7 @@ class IndexBuild:
             connect_timeout=CONNECT_TIMEOUT,
             application_name=f"{APPLICATION_NAME} index",
             row_factory=dict_row,
+            **KEEPALIVE,  # type: ignore[arg-type]
         )
         connection.execute(SQL["session"], {"settings": Jsonb(SESSION)})
         return connection
@@ -130,6 +135,12 @@ class IndexBuild:
     def _note(self, job: IndexJob, error: str) -> None:
         with suppress(psycopg.Error), self._connect() as connection:  # the other one may be lost
             connection.execute(SQL["index_done"], _outcome(job, error))
+
+
+def _hang_up(connection: psycopg.Connection[Any]) -> None:
+    """Let the thread that waits for an answer wait no longer: a silent network would keep it for long."""
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _outcome(job: IndexJob, error: str | None) -> dict[str, Any]:

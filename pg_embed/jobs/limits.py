@@ -18,7 +18,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, checked
+from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, KEEPALIVE, checked
 from pg_embed.errors import ModelUnavailable, PgEmbedError
 from pg_embed.jobs import sessions
 from pg_embed.jobs.usage import Ledger
@@ -81,11 +81,13 @@ class Limits:
         self._pool = AsyncConnectionPool[Any](
             self._dsn,
             kwargs={
+                **KEEPALIVE,
                 "autocommit": True,
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": f"{APPLICATION_NAME} limits",
             },
             configure=partial(sessions.set_up, settings=SESSION),
+            check=AsyncConnectionPool.check_connection,  # a call that cannot ask goes without
             min_size=0,
             max_size=2,
             timeout=POOL_TIMEOUT,

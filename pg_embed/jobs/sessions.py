@@ -14,6 +14,9 @@ from pg_embed.errors import InvalidArgument
 
 SQL = statements.load("jobs")
 
+# Limits of a role or a database that end sessions which only do what they are there for, and listen.
+UNENDED = {"idle_session_timeout": "0", "transaction_timeout": "0"}
+
 Connection = psycopg.AsyncConnection[Any]
 
 
@@ -50,8 +53,11 @@ async def check(first: Connection, second: Connection) -> None:
 
 
 async def set_up(connection: Connection, settings: Mapping[str, str]) -> None:
-    """Set what a session shall have. Not by the startup packet: poolers refuse or drop its options."""
-    await connection.execute(SQL["session"], {"settings": Jsonb(dict(settings))})
+    """Set what a session shall have, and let it live while nothing happens.
+
+    Not by the startup packet: poolers refuse or drop its options.
+    """
+    await connection.execute(SQL["session"], {"settings": Jsonb({**UNENDED, **settings})})
 
 
 async def backend(connection: Connection) -> int:

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pg_embed import statements
+from pg_embed.errors import storable
 from pg_embed.jobs import packing
 from pg_embed.jobs.batch import Batch, Dead, Lane, Outcome, Refused, Share, Work
 from pg_embed.jobs.documents import Chunked, Document, Reading
@@ -27,17 +28,27 @@ PACKS = 50  # of 20,000 entries, in a round of maintenance
 
 
 class Store:
-    """One worker's access to the queue, through a pool of autocommit connections."""
+    """One worker's access to the queue, through a pool of autocommit connections.
 
-    def __init__(self, pool: AsyncConnectionPool[Any], worker: int, lease: float) -> None:
+    What keeps the worker going uses `control`, for locked tables may hold the pool for long.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any],
+        control: psycopg.AsyncConnection[Any],
+        worker: int,
+        lease: float,
+    ) -> None:
         self._pool = pool
+        self._control = control
         self._worker = worker
         self._lease = lease  # seconds
         self._types: packing.Types = {}
 
     async def work(self) -> list[Work]:
         """The active vectorizers."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._control.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(SQL["work"])
             return [_work(row) for row in await cursor.fetchall()]
 
@@ -146,14 +157,15 @@ class Store:
             "worker": self._worker,
             "entries": packing.bigints(batch.entries),
             "delay": delay,
-            "error": error,
+            "error": storable(error),
             "charge": charge,
         }
         await self._run("postpone", parameters)
 
     async def blame(self, work: Work, error: str | None) -> None:
         """Tell in the catalog why rows cannot be read or written; None when they can again."""
-        await self._run("blame", {"vectorizer": work.vectorizer, "error": error})
+        reason = None if error is None else storable(error)
+        await self._run("blame", {"vectorizer": work.vectorizer, "error": reason})
 
     async def give_up(self, work: Work, row: Refused) -> bool | None:
         """List a row as failed: True when it was, False when somebody holds it, None when it has changed."""
@@ -162,9 +174,8 @@ class Store:
 
     async def renew(self, entries: Sequence[int]) -> None:
         """Prolong the leases of entries."""
-        await self._run(
-            "renew", {"worker": self._worker, "entries": packing.bigints(entries), "lease": self._lease}
-        )
+        parameters = {"worker": self._worker, "entries": packing.bigints(entries), "lease": self._lease}
+        await self._control.execute(SQL["renew"], parameters)
 
     async def page(self, work: Work, rows: int) -> bool:
         """Queue the next page of a backfill; False when there is none to be had."""
@@ -356,7 +367,7 @@ def _dead(batch: Batch, keys: Sequence[str], dead: Sequence[Dead]) -> list[dict[
         {
             "key": keys[row.place],
             "code": row.code,
-            "error": row.error.replace("\0", ""),  # no text of Postgres holds one
+            "error": storable(row.error),
             "attempts": attempts[keys[row.place]],
         }
         for row in dead

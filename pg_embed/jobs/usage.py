@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.errors import ModelMisconfigured
+from pg_embed.errors import ModelMisconfigured, storable
 from pg_embed.log import event, logger
 from pg_embed.records import Embeddings, Scores
 
@@ -103,8 +103,8 @@ class Ledger:
 
     async def refuse(self, model: str, error: ModelMisconfigured) -> None:
         """A provider refuses the account: nobody calls the model for now."""
-        refusal = str(error).replace("\0", "")
-        if await self._ask("refuse", {"model": model, "refusal": refusal, "wait": self._refused_wait}):
+        parameters = {"model": model, "refusal": storable(str(error)), "wait": self._refused_wait}
+        if await self._ask("refuse", parameters):
             text = f"{model} is paused: {error}"
             event(log, logging.WARNING, "model_paused", text, model=model, error=str(error))
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import psycopg
 
 from pg_embed import db, statements
-from pg_embed.errors import AmbiguousModel, UnknownModel
+from pg_embed.errors import AmbiguousModel, DatabaseError, PgEmbedError, UnknownModel
 from pg_embed.records import ModelSpec
 
-CATALOG_LIFETIME = 5.0  # seconds that a read catalog is believed
+CATALOG_LIFETIME = 5.0  # seconds that a read catalog is believed, or that it cannot be read
 CONNECT_TIMEOUT = 10  # seconds
+READ_TIMEOUT = 15.0  # seconds, connecting included
 
 
 class ModelDirectory(Protocol):
@@ -66,21 +68,27 @@ class StaticDirectory:
 
 
 class CatalogDirectory:
-    """The models of a database, read again after a few seconds and whenever a name is new."""
+    """The models of a database, read again after a few seconds and whenever a name is new.
+
+    While the database does not answer, what was read before is believed.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._query = statements.load("serve")["models"]
-        self._known = StaticDirectory([])
+        self._known: StaticDirectory | None = None
+        self._failure: PgEmbedError | None = None  # of the last reading
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
     async def find(self, name: str) -> ModelSpec:
         """The model of that name."""
-        try:
+        with suppress(UnknownModel):
             return await (await self._fresh(CATALOG_LIFETIME)).find(name)
-        except UnknownModel:
-            return await (await self._fresh(0.0)).find(name)
+        found = await self._fresh(0.0)
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        return await found.find(name)
 
     async def default(self) -> ModelSpec:
         """The database's default model, or its only one."""
@@ -94,9 +102,17 @@ class CatalogDirectory:
         wanted = time.monotonic() - lifetime
         async with self._reading:
             if self._read_at < wanted:
-                started = time.monotonic()
-                self._known = await self._read()
+                started, self._failure = time.monotonic(), None
+                try:
+                    async with asyncio.timeout(READ_TIMEOUT):
+                        self._known = await self._read()
+                except PgEmbedError as exc:
+                    self._failure = exc
+                except TimeoutError:
+                    self._failure = DatabaseError("the models of the database could not be read in time")
                 self._read_at = started
+            if self._known is None:
+                raise (self._failure or DatabaseError()).with_traceback(None)
             return self._known
 
     async def _read(self) -> StaticDirectory:
@@ -105,6 +121,7 @@ class CatalogDirectory:
                 db.checked(self._dsn),
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT,
+                **db.KEEPALIVE,  # type: ignore[arg-type]
                 application_name="pg_embed http",
             )
             async with connection:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmbedError
+from pg_embed.errors import BadRequest, InvalidArgument, ModelUnavailable, PgEmbedError, SidecarTimeout
 from pg_embed.records import Embeddings, ModelSpec, Outputs, Priority
 from pg_embed.serve import cohere, doors, openai
 from pg_embed.serve.directory import ModelDirectory
@@ -26,6 +27,7 @@ from pg_embed.serve.requests import PRIORITIES, Engine, log_failure
 MAX_BODY = 64 * 1024 * 1024  # bytes
 DENSE: Outputs = frozenset({"dense"})
 KEEP_ALIVE = 75  # seconds that an idle connection is kept
+HEAD_TIMEOUT = 30.0  # seconds in which a new connection must have asked for something
 CLIENT_CLOSED = 499  # a status for the log: nobody is there to read it
 
 Result = TypeVar("Result")
@@ -63,8 +65,9 @@ class Application:
 
     async def embeddings(self, request: Request) -> Response:
         """Vectors for texts, as OpenAI gives them."""
-        asked = openai.parse(await _body(request))
-        spec = await (self._directory.find(asked.model) if asked.model else self._directory.default())
+        asked = openai.parse(await self._body(request))
+        async with self._in_time(SidecarTimeout("the models of the database could not be read in time")):
+            spec = await (self._directory.find(asked.model) if asked.model else self._directory.default())
         result = await _unless_gone(request, self._embed(spec, asked))
         if result is None:
             return Response(status_code=CLIENT_CLOSED)
@@ -79,8 +82,9 @@ class Application:
 
     async def rerank(self, request: Request) -> Response:
         """Texts by how well they answer a query, as Cohere and Jina give them."""
-        asked = cohere.parse(await _body(request))
-        spec = await (self._directory.find(asked.model) if asked.model else self._directory.reranker())
+        asked = cohere.parse(await self._body(request))
+        async with self._in_time(SidecarTimeout("the models of the database could not be read in time")):
+            spec = await (self._directory.find(asked.model) if asked.model else self._directory.reranker())
         work = self._engine.rerank(spec, asked.query, asked.texts, Priority.QUERY, self._timeout)
         result = await _unless_gone(request, work)
         if result is None:
@@ -107,27 +111,43 @@ class Application:
                     if not self._may_enter(request):
                         outcome.code = "PE023"
                         return _error(401, BadRequest("the bearer token is missing or wrong"))
-                    return await handler(request)
+                    response = await handler(request)
                 except PgEmbedError as exc:
                     outcome.code = exc.sqlstate
                     return _error(openai.status(exc), exc)
                 except ClientDisconnect:
-                    return Response(status_code=CLIENT_CLOSED)
+                    response = Response(status_code=CLIENT_CLOSED)
                 except Exception as exc:
                     log_failure(exc)
                     outcome.code = "PE020"
                     return _error(500, ModelUnavailable("the sidecar failed unexpectedly"))
+                if response.status_code == CLIENT_CLOSED:
+                    outcome.code = "gone"
+                return response
 
         return guard
+
+    async def _body(self, request: Request) -> bytes:
+        async with self._in_time(BadRequest(f"the request did not come within {self._timeout:g} seconds")):
+            return await _read(request)
+
+    @asynccontextmanager
+    async def _in_time(self, late: PgEmbedError) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError:
+            raise late from None
 
     def _may_enter(self, request: Request) -> bool:
         if self._token is None:
             return True
-        shown = request.headers.get("authorization", "")
-        return hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode())
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(shown.strip().encode(), self._token.encode())
+        return is_right and scheme.lower() == "bearer"  # in whatever case (RFC 9110, 11.1)
 
 
-async def _body(request: Request) -> bytes:
+async def _read(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -149,7 +169,8 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
 
 
 def _error(status: int, error: PgEmbedError) -> Response:
-    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    asked = error.retry_after if isinstance(error, ModelUnavailable) else None
+    headers = {"Retry-After": str(max(1, math.ceil(asked or 0)))} if status in (429, 503) else None
     return Response(openai.spell_error(error), status, headers, media_type="application/json")
 
 
@@ -167,6 +188,25 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_up.set()
+
+
+def _impatient(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which would keep a connection for ever that never asks for anything."""
+
+    class Impatient(protocol):  # type: ignore[valid-type, misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._looking = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._look, transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._looking.cancel()
+            super().connection_lost(exc)
+
+        def _look(self, transport: asyncio.Transport) -> None:
+            if self.cycle is None:  # no request had all its headers
+                transport.close()
+
+    return Impatient
 
 
 class HttpDoor:
@@ -195,6 +235,8 @@ class HttpDoor:
             limit_concurrency=self._max_connections,
             backlog=BACKLOG,
         )
+        config.load()
+        config.http_protocol_class = _impatient(config.http_protocol_class)
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve([sock]))
         up = asyncio.create_task(self._server.is_up.wait())

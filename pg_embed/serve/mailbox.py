@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -51,6 +53,7 @@ class MailboxDoor:
         self._answers: list[tuple[UUID, str]] = []
         self._something_to_do = asyncio.Event()
         self._all_written = asyncio.Event()
+        self._backoff = FIRST_BACKOFF  # of the clerk
         self._listener: asyncio.Task[None] | None = None
         self._clerk: asyncio.Task[None] | None = None
 
@@ -93,8 +96,7 @@ class MailboxDoor:
             except psycopg.Error as exc:
                 if not attending.is_set():
                     raise
-                logger.warning("the mailbox was lost: %s", exc, extra={"event": "door_failed"})
-            await asyncio.sleep(backoff)
+                await self._rest("the mailbox was lost", exc, backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
     async def _attend(self, connection: Connection) -> None:
@@ -125,8 +127,22 @@ class MailboxDoor:
                 async with self._connect() as connection:
                     await self._serve_with(connection)
             except psycopg.Error as exc:
-                logger.warning("answers cannot be written: %s", exc, extra={"event": "door_failed"})
-                await asyncio.sleep(FIRST_BACKOFF)
+                await self._rest("answers cannot be written", exc, self._backoff)
+                self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+
+    async def _rest(self, what: str, error: psycopg.Error, seconds: float) -> None:
+        """Tell of a lost connection, and wait before the next: not all at the same time."""
+        delay = seconds * random.uniform(0.8, 1.2)
+        log.event(
+            logger,
+            logging.WARNING,
+            "door_failed",
+            f"{what}: {error}; again in {delay:.1f} s",
+            door="mailbox",
+            error=str(error),
+            retry_in=delay,
+        )
+        await asyncio.sleep(delay)
 
     async def _serve_with(self, connection: Connection) -> None:
         while True:
@@ -149,6 +165,7 @@ class MailboxDoor:
             "wanted": [request_id for request_id in wanted if request_id not in self._taken],
         }
         rows = await (await connection.execute(self._sql["mailbox_serve"], some)).fetchall()
+        self._backoff = FIRST_BACKOFF
         del self._answers[: len(answers)], self._wanted[: len(wanted)]
         for request_id, request in rows:
             self._taken.add(request_id)
@@ -169,8 +186,7 @@ class MailboxDoor:
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT,
             application_name="pg_embed mailbox",
-            keepalives_idle=30,
-            tcp_user_timeout=15_000,  # milliseconds
+            **db.KEEPALIVE,  # type: ignore[arg-type]
         )
         async with connection:
             await connection.execute(self._sql["mailbox_settings"])

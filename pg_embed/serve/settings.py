@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pg_embed.errors import InvalidArgument
@@ -16,13 +16,17 @@ class ServeSettings:
     socket_mode: int = 0o600  # who may connect: 0600 the same user, 0660 its group
     tcp_host: str = "127.0.0.1"
     tcp_port: int | None = None
-    tcp_token: str | None = None  # without it the file; the TCP door does not open without a token
+    tcp_token: str | None = field(
+        default=None, repr=False
+    )  # without it the file; the TCP door does not open without a token
     tcp_token_file: Path | None = None
     spool: Path | None = None
-    mailbox_dsn: str | None = None
+    mailbox_dsn: str | None = field(default=None, repr=False)  # it may have a password
     http_host: str = "127.0.0.1"
     http_port: int | None = None
-    http_token: str | None = None  # no token: anybody who reaches the port may embed
+    http_token: str | None = field(
+        default=None, repr=False
+    )  # no token: anybody who reaches the port may embed
     http_token_file: Path | None = None
     http_timeout: float = 60.0  # seconds that an HTTP request may take
     max_connections: int = 1024  # of a door; more are told that the sidecar is overloaded

@@ -122,6 +122,8 @@ class WorkMetrics:
     def connected(self, is_connected: bool) -> None:
         """The worker watches the queue, or does not any more."""
         self._connected.set(is_connected)
+        if not is_connected:
+            self.connections(0, 0)
 
     def connections(self, used: int, idle: int) -> None:
         """So many connections of the pool are in use, and so many wait."""

@@ -51,8 +51,9 @@ LIMITED_TIMEOUT = 21_600.0  # seconds; what waits for its turn is not late, and 
 LINGER = (
     0.02  # seconds between two looks at changed rows that come one by one: each look costs more than a row
 )
-# SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, idle timeout.
-ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05")
+# SQLSTATEs that end a session, beside class 08: shutdown, crash, starting up, dropped database, being idle
+# (without a transaction, or in one), a transaction that takes long.
+ENDED = ("57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04")
 Failed = tuple[str, str, str]  # key, code and error of a row that was given up
 Done = tuple[int, list[Failed]]  # how many rows were written, and those that were given up
 COLLISION_SHARE = 0.2  # of the wait after other errors: who went first is soon done
@@ -154,18 +155,19 @@ class Dispatcher:
                 if not self._in_hand and linger <= 0:
                     break
                 await self._something(linger if linger > 0 else None)
-        except psycopg.Error as exc:
+        except Exception as exc:  # whatever it is, not again and again without a rest
             if is_passing(exc):
                 log.debug("dispatching %s: %s", self.work.name, exc)
                 return
             # the table itself is in the way (a changed type, a lost right): not the worker's to mend
             self._pause(self._settings.repair_wait)
-            await self._blame(exc)
+            if isinstance(exc, psycopg.Error):
+                await self._blame(exc)
             event(
                 log,
                 logging.ERROR,
                 "batch_lost",
-                f"{self.work.name}: {exc}",
+                f"{self.work.name}: {type(exc).__name__}: {exc}",
                 vectorizer=self.work.name,
                 lane="",
                 rows=0,
@@ -411,7 +413,7 @@ class Dispatcher:
             retry_in=delay,
         )
         try:
-            await self._store.postpone(batch, delay, error.replace("\0", ""), charge=charge)
+            await self._store.postpone(batch, delay, error, charge=charge)
         except (psycopg.Error, PoolTimeout) as exc:
             log.debug("postponing a batch of %s: %s", self.work.name, exc)  # its lease runs out instead
 

@@ -9,6 +9,7 @@ import time
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from pg_embed.errors import PgEmbedError
 from pg_embed.jobs import IndexBuild, IndexJob, Store
 from pg_embed.log import event, logger
 from pg_embed.worker.observer import Observer
@@ -66,7 +67,7 @@ class Indexing:
         self._build = IndexBuild(self._dsn, job.name)
         try:
             built = await asyncio.to_thread(self._build.run)
-        except psycopg.Error as exc:
+        except (psycopg.Error, PgEmbedError) as exc:
             if not self._stopping:
                 self._observer.index_built(job.name, time.monotonic() - started, is_built=False)
                 event(

@@ -15,7 +15,15 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_embed import statements
-from pg_embed.db import APPLICATION_NAME, CONNECT_TIMEOUT, GENERATION, checked, tls_advice, translate
+from pg_embed.db import (
+    APPLICATION_NAME,
+    CONNECT_TIMEOUT,
+    GENERATION,
+    KEEPALIVE,
+    checked,
+    tls_advice,
+    translate,
+)
 from pg_embed.errors import NotInstalled, VersionMismatch
 from pg_embed.jobs import Store, Work, sessions
 from pg_embed.jobs.limits import Limits
@@ -36,16 +44,10 @@ from pg_embed.worker.switching import Switching
 from pg_embed.worker.watching import Watch
 
 SQL = statements.load("jobs")
-KEEPALIVE = {
-    "keepalives": 1,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # milliseconds; else what is sent into nowhere is waited for for long
-}
 ALIVE_EVERY = 2.0  # seconds between two looks whether the sessions that watch are still those of this worker
 FIRST_LOOK = 0.005  # seconds after going idle: a commit may have been on its way
 TELL_EVERY = 2.0  # seconds between two tellings of what was used
+STANDBY_LOOKS = 15  # at one standby; then the address is asked anew, for it may lead to another server by now
 LOST_GRACE = 1.0  # seconds for what is in hand when the database was lost
 CATALOG = "catalog"  # the payload of a notification that tells of other things than rows
 WORKER_NUMBERS = 2**31 - 1
@@ -84,8 +86,9 @@ class Worker:
         self._watch = Watch(self._observer, self._settings.figures_every)
         self._stop = asyncio.Event()
         self._abort = False
-        self._connected = False
-        self._missed = False  # something of ours was not there: removed, or by an upgrade
+        self._well = False  # the present connection did what it is there for
+        self._missed = False  # something of ours was not there since: removed, or by an upgrade
+        self._told = False  # that the server is a standby
         self._ready = asyncio.Event()
         self._running: set[Dispatcher] = set()
         self.number = 0
@@ -116,13 +119,13 @@ class Worker:
         """
         failures = 0
         while not self._stop.is_set():
-            self._connected = False
+            self._well = False
             try:
                 await self._session()
             except (psycopg.Error, PoolTimeout) as exc:
                 if self._is_misled(exc) or (not is_passing(exc) and not self._may_pass(exc)):
                     raise translate(exc) from exc
-                failures = 1 if self._connected else failures + 1
+                failures = 1 if self._well else failures + 1
                 delay = min(0.2 * 2.0 ** min(failures, 8), 15.0) * random.uniform(0.8, 1.2)
                 event(
                     log,
@@ -150,7 +153,7 @@ class Worker:
             return True
         known = translate(error)
         if isinstance(known, NotInstalled):
-            again, self._missed = self._connected and not self._missed, True
+            again, self._missed = self._ready.is_set() and not self._missed, True
             return again
         return self._ready.is_set() and not isinstance(known, VersionMismatch)
 
@@ -160,6 +163,7 @@ class Worker:
             await sessions.check(control, listener)
             for connection in (control, listener):
                 await sessions.set_up(connection, SESSION)
+            register(control)
             await self._work(control, listener)
 
     async def _work(
@@ -167,12 +171,12 @@ class Worker:
     ) -> None:
         async with self._pool() as pool:
             await _check_generation(control)
-            await self._be_primary(control)
-            if self._stop.is_set():
+            if not await self._be_primary(control):
                 return
             await control.execute(SQL["arrive"])
+            await sessions.set_up(control, POOL_SESSION)
             self.number = await self._be_alive(listener)
-            store = Store(pool, self.number, self._settings.lease)
+            store = Store(pool, control, self.number, self._settings.lease)
             self._ledger.pool = pool
             self._ledger.is_stale = True
             self._reuse.pool = pool
@@ -194,7 +198,6 @@ class Worker:
                 self._hooks,
             )
             await listener.execute(SQL["listen"])
-            self._connected = True
             self._observer.connected(True)
             event(log, logging.INFO, "worker_started", "watching the queue", worker=self.number)
             watching = [
@@ -203,7 +206,7 @@ class Worker:
             ]
             lost = True
             try:
-                await session.run(self._ready, watching)
+                await session.run(self._be_well, watching)
                 lost = False
             finally:
                 for task in watching:
@@ -211,10 +214,21 @@ class Worker:
                 await asyncio.gather(*watching, return_exceptions=True)
                 await self._watch.stop()
                 self._observer.connected(False)
+                if not lost:
+                    self._tell_stopping()
                 await session.end(at_once=self._abort, lost=lost)
                 if not lost:
                     await self._ledger.tell()
                 self._ledger.pool = self._reuse.pool = None
+
+    def _be_well(self) -> None:
+        """The queue was looked at: the connection holds, and nothing is missing."""
+        self._well, self._missed = True, False
+        self._ready.set()
+
+    def _tell_stopping(self) -> None:
+        in_flight = sum(len(dispatcher.entries) for dispatcher in self._running)
+        event(log, logging.INFO, "worker_stopping", "stopping", worker=self.number, in_flight=in_flight)
 
     def _is_limited(self, spec: ModelSpec) -> bool:
         return self._limits is not None and self._limits.limit(spec) is not None
@@ -272,21 +286,26 @@ class Worker:
         finally:
             await pool.close(timeout=5.0)
 
-    async def _be_primary(self, control: psycopg.AsyncConnection[Any]) -> None:
-        """Return when the server takes writes, or a stop was asked for."""
-        told = False
-        while not self._stop.is_set():
+    async def _be_primary(self, control: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether the server takes writes. A standby is looked at for a while, for it may be promoted.
+
+        Or another is, and the name of the first leads there as soon as it is asked for again.
+        """
+        for _ in range(STANDBY_LOOKS):
             row = await (await control.execute(SQL["is_standby"])).fetchone()
             if row is None or not row[0]:
-                return
-            if not told:
+                self._told = False
+                return not self._stop.is_set()
+            if not self._told:
                 text = "the server is a standby, where nothing can be written: waiting until it is promoted"
                 event(log, logging.WARNING, "worker_waiting", text, worker=self.number)
-                told = True
-            self._connected = True
-            self._ready.set()
+                self._told = True
+            self._be_well()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), self._settings.standby_poll)
+            if self._stop.is_set():
+                break
+        return False
 
     async def _be_alive(self, connection: psycopg.AsyncConnection[Any]) -> int:
         while True:
@@ -341,7 +360,7 @@ class _Session:
         self._next_renewal = time.monotonic() + settings.lease / 3
         self._idle = False
 
-    async def run(self, ready: asyncio.Event, watching: Sequence[asyncio.Task[None]]) -> None:
+    async def run(self, be_well: Callable[[], None], watching: Sequence[asyncio.Task[None]]) -> None:
         """Look, call dispatchers, wait to be called; until stopped, or one of those who watch has ended."""
         quiet = FIRST_LOOK
         while not self._stop.is_set():
@@ -360,7 +379,7 @@ class _Session:
             else:
                 wait = quiet
                 quiet = min(quiet * 2, self._settings.poll)
-            ready.set()
+            be_well()
             await self._pause(wait, watching)
 
     async def end(self, *, at_once: bool, lost: bool = False) -> None:
@@ -372,8 +391,6 @@ class _Session:
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._telling is not None:
             await asyncio.gather(self._telling, return_exceptions=True)
-        in_flight = sum(len(dispatcher.entries) for dispatcher in self._running)
-        event(log, logging.INFO, "worker_stopping", "stopping", worker=0, in_flight=in_flight)
         stopping = asyncio.gather(*(d.stop(at_once=at_once) for d in self._dispatchers.values()))
         while not stopping.done():
             await asyncio.wait([stopping], timeout=LOST_GRACE if lost else self._settings.lease / 3)

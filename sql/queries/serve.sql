@@ -8,8 +8,10 @@ SELECT m.name, m.family, m.options, m.is_default, m.name IN (SELECT r.name FROM 
 FROM embed.models AS m;
 
 -- name: mailbox_settings
--- No statement of a door takes long; a database that hangs is left and tried again.
+-- No statement of a door takes long; a database that hangs is left and tried again. A door that nobody asks stays.
 SET statement_timeout = '30s';
+SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings AS s
+WHERE s.name IN ('idle_session_timeout', 'transaction_timeout');
 SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE;
 
 -- name: mailbox_listen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,21 @@ def test_a_second_signal_ends_at_once(db: Db, dsn: str) -> None:
         worker.process.terminate()
         worker.wait_for("worker_stopping")
         assert worker.end() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+@pytest.mark.parametrize("ignored", [True, False])
+def test_under_nohup_it_outlives_its_terminal(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with running("serve", "--no-worker", "--http-port", "0") as service:
+            service.wait_for("open: http")
+            status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="ascii")
+            mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
+            assert (int(mask, 16) >> (signal.SIGHUP - 1)) & 1 == ignored
+            assert service.end() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_rows_in_hand_are_left_after_the_grace_time(db: Db, dsn: str) -> None:

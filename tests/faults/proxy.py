@@ -94,6 +94,10 @@ class Proxy:
         """Let all go on."""
         self._do(lambda: [link.flow() for link in self._links])
 
+    def lead(self, path: str) -> None:
+        """Lead those who connect from now on to another socket."""
+        self._path = path
+
     def close(self) -> None:
         """Cut all, and listen no more."""
         self._loop.call_soon_threadsafe(self._end.set)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pg_embed.db import KEEPALIVE
 from pg_embed.engine import Engine
 from pg_embed.errors import ModelUnavailable
 from pg_embed.jobs.limits import Limits
@@ -57,6 +58,32 @@ async def test_turns_are_given_and_a_query_is_told_when_it_is_too_far_away(db: C
         await limits.reserve(SPEC, 1, 1, QUERY)
     assert caught.value.retry_after == pytest.approx(2 * PACE / 4 - 1.2, abs=2 * CLOSE)
     await limits.close()
+
+
+async def test_a_restart_of_the_database_lets_no_call_go_without_its_turn(
+    db: Connection, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_fake_model(db)
+    db.execute("SELECT embed.limit_model('fake', requests_per_minute => 4)")
+    limits = await opened(dsn)
+    await limits.reserve(SPEC, 1, 1, BACKFILL)
+    db.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'pg_embed limits'"
+    )
+    turn = await limits.reserve(SPEC, 1, 1, BACKFILL)
+    await limits.close()
+    assert turn.seconds > 0
+    assert "limits are not kept" not in caplog.text
+
+
+async def test_connections_notice_a_silent_network(dsn: str) -> None:
+    limits = await opened(dsn)
+    assert limits._pool is not None
+    async with limits._pool.connection() as connection:
+        known = connection.info.get_parameters()
+    await limits.close()
+    assert {name: int(known.get(name, 0)) for name in KEEPALIVE} == KEEPALIVE
 
 
 async def test_the_ratio_of_used_tokens_to_estimated_ones_is_learnt(db: Connection, dsn: str) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_embed import db as our_db
 from pg_embed.errors import DatabaseError
 from pg_embed.install.doctor import Check, examine
+from tests.faults.proxy import proxy
 from tests.fix_models import PATIENCE
 from tests.fix_pg import Server
 from tests.fix_replicas import Standby, replayed, standby_of
@@ -198,6 +200,26 @@ def test_a_worker_waits_until_its_standby_is_promoted(
         assert broken_rows(scene.copy) == []
         assert value(scene.copy, "SELECT count(*) FROM docs WHERE embedding IS NOT NULL") == 5
         start_worker.end()
+
+
+def test_a_worker_leaves_a_standby_whose_name_leads_to_a_primary_by_now(
+    dsn: str, server: Server, serve_folder: Path, start_worker: StartWorker
+) -> None:
+    with scene_of(server, spool_place(dsn, serve_folder), start_worker) as scene:
+        insert_docs(scene.primary, "queued before")
+        replayed(scene.primary, scene.copy)
+        with proxy(socket_of(scene.dsn)) as link:
+            start_worker(make_conninfo(dsn, host="127.0.0.1", port=link.port), standby_poll=0.02)
+            link.lead(socket_of(dsn))
+            scene.primary.execute("SELECT embed.wait('docs')")
+            start_worker.end()
+        assert broken_rows(scene.primary) == []
+
+
+def socket_of(dsn: str) -> str:
+    """The path of a server's Unix socket."""
+    words = conninfo_to_dict(dsn)
+    return f"{words['host']}/.s.PGSQL.{words['port']}"
 
 
 def test_the_doctor_and_errors_tell_of_a_standby(dsn: str, server: Server, serve_folder: Path) -> None:

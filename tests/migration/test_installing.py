@@ -15,11 +15,12 @@ import sqlalchemy as sa
 
 from pg_embed import install as installing
 from pg_embed.embedded.binaries import find_binaries
-from pg_embed.errors import NotInstalled
+from pg_embed.errors import InvalidArgument, NotInstalled
 from pg_embed.install import migrate
 from pg_embed.models import hashing
 from pg_embed.records import ModelSpec
 from pg_embed.resources import sql_dir
+from tests.fix_pg import Server
 
 Connection = psycopg.Connection[Any]
 HERE = Path(__file__).parent
@@ -153,6 +154,18 @@ def test_a_failed_installation_leaves_nothing(bare_dsn: str, bare_db: Connection
     with pytest.raises(Exception, match="cannot be set up"):
         installing.install(bare_dsn, transport="plpython", settings={"socket": "/nowhere"})
     assert bare_db.execute("SELECT to_regnamespace('embed')").fetchone() == (None,)
+
+
+def test_a_database_without_an_encoding_is_refused(server: Server) -> None:
+    options = "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+    with server.connect() as admin:
+        admin.execute(f"CREATE DATABASE test_without_encoding {options}".encode())
+        try:
+            with pytest.raises(InvalidArgument, match="SQL_ASCII") as refused:
+                installing.install(server.dsn("test_without_encoding"))
+            assert "ENCODING 'UTF8'" in str(refused.value.hint)
+        finally:
+            admin.execute("DROP DATABASE test_without_encoding WITH (FORCE)")
 
 
 @pytest.mark.parametrize("home", ["extensions", "My Schema", 'quo"ted'])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from pg_embed.engine import EngineSettings
+from pg_embed.errors import DatabaseError, ModelUnavailable, UnknownModel
 from pg_embed.models.hashing import load
 from pg_embed.records import Kind, ModelSpec
+from pg_embed.serve import directory, http
 from pg_embed.serve.directory import CatalogDirectory, StaticDirectory
 from pg_embed.serve.settings import ServeSettings
+from tests.fix_models import PATIENCE
 from tests.fix_serve import FAKE, RERANKER, SLOW, RunningSidecar
+from tests.fix_worker import create_fake_model
 
 PROMPTED = ModelSpec("prompted", "fake", {"dimensions": 4, "query_prompt": "query: "})
 PICKY = ModelSpec("picky", "fake", {"dimensions": 4, "fail_on": "poison", "unavailable_on": "storm"})
@@ -143,6 +149,9 @@ def test_tokens_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
                 assert web.post("/v1/embeddings", json={"input": "x"}).status_code == status
                 assert web.get("/metrics").status_code == status
                 assert web.get("/healthz").status_code == 200
+        for scheme, status in (("bearer", 200), ("Basic", 401)):
+            shown = {"Authorization": f"{scheme} open sesame"}
+            assert httpx.get(f"{base(running)}/metrics", headers=shown).status_code == status
 
 
 def test_operators_see_health_readiness_and_metrics(web: httpx.Client) -> None:
@@ -250,3 +259,77 @@ def test_the_only_reranker_of_the_catalog_is_meant(dsn: str, db: psycopg.Connect
     with running, httpx.Client(base_url=base(running)) as web:
         asked = {"query": "x", "documents": ["x"]}
         assert web.post("/v1/rerank", json=asked).json()["model"] == "mine"
+
+
+def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.3)
+    with RunningSidecar(ServeSettings(http_port=0)) as running:
+        for said in (b"", b"GET /healthz HTT"):
+            with connected(running) as silent:
+                silent.sendall(said)
+                assert silent.recv(1) == b""
+        answer = httpx.post(f"{base(running)}/v1/embeddings", json={"model": "slow", "input": "x"})
+        assert answer.status_code == 200, "a slow answer is no silence of the client's"
+
+
+def test_a_request_that_does_not_come_is_refused() -> None:
+    with RunningSidecar(ServeSettings(http_port=0, http_timeout=0.2)) as running, connected(running) as slow:
+        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert b"400" in slow.recv(100).splitlines()[0]
+
+
+def test_a_client_that_goes_away_is_counted_as_gone() -> None:
+    with RunningSidecar(ServeSettings(http_port=0)) as running, httpx.Client(base_url=base(running)) as web:
+        with connected(running) as hasty:
+            body = b'{"model": "slow", "input": "x"}'
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            hasty.sendall(head.encode() + body)
+        until = time.monotonic() + PATIENCE
+        while 'pg_embed_requests_total{code="gone",door="http"} 1.0' not in web.get("/metrics").text:
+            assert time.monotonic() < until, "the client is not counted as gone"
+            time.sleep(0.02)
+
+
+def connected(sidecar: RunningSidecar) -> socket.socket:
+    """A connection to the door."""
+    url = httpx.URL(base(sidecar))
+    return socket.create_connection((url.host, url.port or 0), timeout=PATIENCE)
+
+
+def test_models_that_were_read_are_known_while_the_database_is_away(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "CATALOG_LIFETIME", 0.0)
+    create_fake_model(db, "mine")
+    models = CatalogDirectory(dsn)
+
+    async def ask() -> None:
+        found = await models.find("mine")
+        models._dsn = "host=/nowhere"
+        assert await models.find("mine") == await models.default() == found
+        with pytest.raises(DatabaseError):
+            await models.find("another")
+        models._dsn = dsn
+        with pytest.raises(UnknownModel):
+            await models.find("another")
+
+    asyncio.run(ask())
+
+
+async def test_a_database_that_does_not_answer_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "READ_TIMEOUT", 0.2)
+    callers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: callers.append(writer), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        models = CatalogDirectory(f"host=127.0.0.1 port={port} user=x dbname=x sslmode=disable")
+        found = await asyncio.gather(*(models.default() for _ in range(5)), return_exceptions=True)
+        assert [type(error) for error in found] == [DatabaseError] * 5
+        assert len(callers) == 1
+        callers[0].close()
+
+
+def test_a_client_is_told_for_how_long_a_provider_wants_to_be_left_alone() -> None:
+    refused = http._error(503, ModelUnavailable("too many calls", retry_after=12.2))
+    assert refused.headers["retry-after"] == "13"
+    assert http._error(503, ModelUnavailable("down")).headers["retry-after"] == "1"

@@ -234,3 +234,27 @@ def test_an_absent_database_is_an_error_at_the_start() -> None:
 
     with pytest.raises(DatabaseError):
         RunningSidecar(ServeSettings(mailbox_dsn="host=127.0.0.1 port=1 dbname=none")).start()
+
+
+def test_a_mailbox_that_cannot_be_served_is_tried_more_and_more_seldom(
+    sidecar: RunningSidecar, session: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    session.execute("ALTER FUNCTION embed._mailbox_serve_v1(uuid[], text[], uuid[]) RENAME TO _served")
+    asked = request(["x"])
+    put = "INSERT INTO embed._mailbox (id, request) VALUES (%s, %s)"
+    session.execute(put, [asked["id"], json.dumps(asked)])
+    session.execute("SELECT pg_notify('pg_embed_mailbox', %s)", [asked["id"]])
+    deadline = time.monotonic() + 15
+    while len(waits := rests(caplog)) < 3:
+        assert time.monotonic() < deadline, "the sidecar does not try"
+        time.sleep(0.02)
+    assert waits[0] < waits[1] < waits[2]
+    session.execute("ALTER FUNCTION embed._served(uuid[], text[], uuid[]) RENAME TO _mailbox_serve_v1")
+    while session.execute("SELECT FROM embed._mailbox WHERE answer IS NOT NULL").fetchone() is None:
+        assert time.monotonic() < deadline, "the request was forgotten"
+
+
+def rests(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """For how many seconds the mailbox meant to wait, each time."""
+    found = [vars(record) for record in caplog.records]
+    return [record["pg_embed_retry_in"] for record in found if record.get("event") == "door_failed"]

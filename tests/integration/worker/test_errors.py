@@ -237,19 +237,21 @@ def test_an_unexpected_error_is_logged_and_the_row_tried_again(
     assert broken_rows(docs) == []
 
 
-def test_an_error_with_a_null_character_is_told_without_it(
-    docs: Connection, dsn: str, start_worker: StartWorker
+@pytest.mark.parametrize(("character", "told"), [("\0", ""), ("\udcff", "?")])
+def test_an_error_with_a_character_that_no_database_takes_is_told_without_it(
+    docs: Connection, dsn: str, start_worker: StartWorker, character: str, told: str
 ) -> None:
     model = GatedFake()
-    model.refuse = lambda texts: InputRejected("bad\0byte") if "bad" in texts else ModelUnavailable("la\0ter")
+    bad, later = InputRejected(f"bad{character}byte"), ModelUnavailable(f"la{character}ter")
+    model.refuse = lambda texts: bad if "bad" in texts else later
     start_worker(dsn, model)
     insert_docs(docs, "bad")
     docs.execute("SELECT embed.wait('docs')")
     insert_docs(docs, "later")
     docs.execute("SELECT embed.wait('docs')")
     assert docs.execute("SELECT key, error FROM embed.failures ORDER BY key").fetchall() == [
-        ("1", "badbyte"),
-        ("2", "later"),
+        ("1", f"bad{told}byte"),
+        ("2", f"la{told}ter"),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_embed.errors import PgEmbedError
 from pg_embed.jobs import IndexBuild
+from tests.faults.proxy import proxy
 from tests.fix_models import PATIENCE
 from tests.fix_pg import MakeRole, Role
 from tests.fix_worker import (
@@ -158,6 +162,21 @@ def test_what_an_interrupted_build_leaves_is_removed_and_built_anew(
     until(lambda: state(docs)[0] == "valid", "a valid index")
     assert count_indexes(docs) == (1, 0)
     assert state(docs)[2] is None
+
+
+@pytest.mark.skipif("PG_EMBED_TEST_DSN" in os.environ, reason="a server that may have no Unix socket")
+def test_a_build_is_cut_off_though_the_network_is_silent(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    embed_all(docs, dsn, start_worker)
+    words = conninfo_to_dict(dsn)
+    with held_up(dsn), proxy(f"{words['host']}/.s.PGSQL.{words['port']}") as link:
+        build = Background(make_conninfo(dsn, host="127.0.0.1", port=link.port))
+        until(lambda: count_indexes(docs) == (1, 1), "a build")
+        link.stall(random.Random(1), 1.0)
+        link.lead("/nowhere")
+        build.build.cancel()
+        assert isinstance(build.end(), psycopg.OperationalError)
 
 
 def test_a_worker_that_stops_cuts_its_build_off_and_the_next_begins_it_again(

@@ -190,6 +190,8 @@ def test_the_queue_is_shown_by_lane(
     scraped.wait_for(None, "pg_embed_queue_rows", **LIVE)
     worker.stop()
     assert scraped("pg_embed_worker_connected") == 0
+    for state in ("used", "idle"):
+        assert scraped("pg_embed_worker_connections", state=state) == 0
     assert scraped("pg_embed_workers") is None, "what is not known is not shown"
 
 

@@ -126,7 +126,7 @@ def test_a_worker_that_loses_its_sessions_in_the_middle_of_a_batch_loses_no_row(
     assert broken_rows(docs) == []
 
 
-@pytest.mark.parametrize("which", ["LISTEN", "advisory", "work_v1"])
+@pytest.mark.parametrize("which", ["LISTEN", "advisory", "work_v1", "figures_v1"])
 def test_a_worker_outlives_the_loss_of_some_sessions(
     docs: Connection, dsn: str, start_worker: StartWorker, which: str
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_service_can_change_nothing_but_its_volumes(service: str) -> None:
     assert told["read_only"] is True
     assert told["cap_drop"] == ["ALL"]
     assert told["security_opt"] == ["no-new-privileges:true"]
+    assert told["logging"]["driver"] == "local", "logs that grow without end fill the disk"
     assert service == "setup" or told["healthcheck"]["test"][0] == "CMD"
     for port in told.get("ports", []):
         assert port.startswith("127.0.0.1:"), "others reach it only if somebody says so"
@@ -174,6 +175,11 @@ def test_a_command_takes_the_words_that_compose_gives_it(service: str) -> None:
         import_module(f"pg_embed.cli.{command}")
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     command.make_context(name, list(words), resilient_parsing=False)
+
+
+def test_what_stops_has_the_time_for_it() -> None:
+    assert int(str(SERVICES["db"]["stop_grace_period"]).removesuffix("s")) >= 60
+    assert SERVICES["sidecar"]["init"] is True
 
 
 def test_both_sides_of_the_socket_have_it_and_its_folder() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pg_embed.cli.service import Plan
+from pg_embed.config import Settings
 from pg_embed.engine import Engine
 from pg_embed.errors import AmbiguousModel, InvalidArgument, ModelUnavailable, UnknownModel
 from pg_embed.models.registry import default_registry
@@ -138,3 +140,11 @@ def test_metrics_have_these_names() -> None:
         'pg_embed_limit_exceeded_total{model="m",priority="backfill"} 1.0',
     ):
         assert line in text
+
+
+def test_settings_that_are_shown_have_no_secrets() -> None:
+    dsn = "postgresql://me:hunter2@db/app"
+    settings = ServeSettings(tcp_token="hunter2", http_token="hunter2", mailbox_dsn=dsn)
+    plan = Plan(Settings(serve=settings), settings, worker_dsn=dsn, limits_dsn=dsn)
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in repr(plan)
