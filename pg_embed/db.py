@@ -18,6 +18,15 @@ READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that ma
 GENERATION = (
     1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
 )
+NO_TABLE = "42P01"
+REACHED = "check the DSN's host and port, and that the server runs and listens there"
+ADMITTED = "check the DSN's user and password, and what the server's pg_hba.conf lets in"
+REFUSALS = (  # words of the server, and what to do; one that speaks another language gets no hint
+    ('" does not exist', "check the DSN's user and database; createdb makes a database"),
+    ("authentication failed", ADMITTED),
+    ("no password supplied", ADMITTED),
+    ("pg_hba.conf", ADMITTED),
+)
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 
@@ -46,7 +55,17 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
             "pg_embed is not installed in this database, or an older version of it is",
             hint="run: pg-embed install DSN",
         )
+    if exc.sqlstate == NO_TABLE:
+        hint = hint or "check the name; a table that is not on the search_path is written schema.table"
     return cls(message, hint=hint)
+
+
+def unconnected(exc: psycopg.Error) -> errors.DatabaseError:
+    """The error of ours for a connection that was not made, with what to look at."""
+    said = str(exc).strip() or type(exc).__name__
+    hint = next((hint for words, hint in REFUSALS if words in said), None)
+    found = None if "FATAL" in said else REACHED
+    return errors.DatabaseError(" ".join(said.split()), hint=hint or found)
 
 
 @contextmanager
@@ -71,7 +90,7 @@ def checked(dsn: str) -> str:
 def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Connection[Any]:
     """A connection for commands; an unreachable server is an error of ours."""
     checked(dsn)
-    with translated():
+    try:
         return psycopg.connect(
             dsn,
             autocommit=autocommit,
@@ -80,3 +99,7 @@ def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Conn
             prepare_threshold=None,  # behind a pooler in transaction mode the next statement may go elsewhere
             **kwargs,
         )
+    except psycopg.OperationalError as exc:
+        raise unconnected(exc) from exc
+    except psycopg.Error as exc:
+        raise translate(exc) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from pg_embed.cli.app import app
-from pg_embed.cli.options import NO_DSN, OptionalDsn, Sql
+from pg_embed.cli.options import OptionalDsn, Sql, no_dsn
 
 
 @app.command()
@@ -21,4 +21,4 @@ def uninstall(dsn: OptionalDsn = None, sql: Sql = False) -> None:
             "removed; the columns of vectors stay, and the roles embed_reader, embed_owner, embed_worker"
         )
     else:
-        raise typer.BadParameter(NO_DSN)
+        raise no_dsn()

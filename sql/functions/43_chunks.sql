@@ -173,7 +173,9 @@ BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     EXECUTE format('GRANT SELECT, INSERT, DELETE, UPDATE (%s, %s) ON %s TO embed_worker', embed._column_name(v.chunk_table, (cardinality(v.key_columns) + 2)::smallint),
         (SELECT string_agg(embed._column_name(v.chunk_table, c.attnum), ', ') FROM unnest(v.target_columns) AS c(attnum)), v.chunk_table);
-    EXECUTE format('DROP POLICY IF EXISTS kept_by_workers ON %s', v.chunk_table);
+    IF EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = v.chunk_table AND p.polname = 'kept_by_workers') THEN
+        EXECUTE format('DROP POLICY kept_by_workers ON %s', v.chunk_table);
+    END IF;
     EXECUTE format('CREATE POLICY kept_by_workers ON %s TO embed_worker USING (true)', v.chunk_table);
 END $$;
 COMMENT ON FUNCTION embed._grant_chunks(integer) IS 'Let the worker role keep the chunks of a vectorizer.';
