@@ -40,7 +40,7 @@ def find(
     if query is None and options["key"] is None:
         raise InvalidArgument(
             "there is nothing to look for",
-            hint='give a query, as in pg-embed search "money back" --table docs, or the key of a row by --like',
+            hint='give a query, as in pg-embed search "money back" --table docs, or a row by --like KEY',
         )
     hits: Sequence[Hit | ChunkHit]
     with db.connect(dsn) as connection:
