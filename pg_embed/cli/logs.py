@@ -43,6 +43,17 @@ class LineFormatter(logging.Formatter):
         return " ".join(super().formatMessage(record).split())
 
 
+def told(level: int, sentence: str, **fields: Any) -> bool:
+    """Write a sentence that is no event as a line of JSON, if that is what the log has."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            record = logging.LogRecord(ROOT, level, "", 0, sentence, None, None)
+            vars(record).update({f"{FIELD}{name}": value for name, value in fields.items()})
+            handler.handle(record)
+            return True
+    return False
+
+
 def quiet() -> None:
     """Let libraries be silent about what they try again, in commands that set up no log, too."""
     for name in NOISY:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from pg_embed.cli import logs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,13 +102,17 @@ def _records(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def say(sentence: str) -> None:
-    """Tell a person something that is not a result."""
-    typer.echo(sentence, err=True)
+    """Tell a person something that is not a result; where the log is of JSON, in a line of it."""
+    if not logs.told(logging.INFO, sentence):
+        typer.echo(sentence, err=True)
 
 
 def print_error(error: PgEmbedError) -> None:
     """What went wrong, and what to do."""
-    say(f"error: {' '.join(str(error).split())}")
+    message = " ".join(str(error).split())
+    if logs.told(logging.ERROR, message, code=error.sqlstate, hint=error.hint):
+        return
+    say(f"error: {message}")
     if error.hint:
         say(f"hint: {error.hint}")
 

@@ -76,6 +76,14 @@ def test_a_variable_asks_for_json_too() -> None:
     assert run("pg-embed status", PG_EMBED_JSON="0").stdout == ""
 
 
+def test_the_lines_of_a_log_in_json_are_all_json() -> None:
+    done = run(f"pg-embed serve --http-port 0 {NOWHERE}", PG_EMBED_LOG_FORMAT="json")
+    assert done.returncode == 1
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["code"]) == ("error", "PE051")
+    assert line["hint"].startswith("check the DSN's host and port")
+
+
 def test_a_server_that_is_not_there_is_said_with_what_to_look_at() -> None:
     done = run(f"pg-embed status {NOWHERE}")
     assert done.returncode == 1
