@@ -38,7 +38,11 @@ def answers(found: Sequence[Mapping[str, Any]]) -> None:
 
 def how_to_go_on(told: Mapping[str, Any], data_dir: Path) -> None:
     """Figures, and what to type next."""
-    rate = f" at {told['embedded'] / told['embed_seconds']:.0f} rows/s" if told["embed_seconds"] else ""
+    rate = (
+        f" at {told['embedded'] / told['embed_seconds']:.0f} rows/s"
+        if told["embedded"] and told["embed_seconds"]
+        else ""
+    )
     typer.echo(
         f"{told['rows']} rows, {told['embedded']} of them embedded now{rate}; {told['seconds']:.0f} s in all."
     )

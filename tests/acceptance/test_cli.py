@@ -84,7 +84,7 @@ def test_printed_sql_installs_upgrades_and_uninstalls_under_psql(bare_dsn: str) 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["status"], 2, "dsn"),
+        (["status"], 2, "set PG_EMBED_DSN"),
         (["install", "dbname=x port=1 host=127.0.0.1"], 1, "error: connection"),
         (["upgrade", "--sql"], 2, "--from"),
         (["upgrade", "--sql", "--from", "9999"], 2, "there is no revision '9999'"),
