@@ -14,10 +14,6 @@ from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
-READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
-GENERATION = (
-    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
-)
 NO_TABLE = "42P01"
 REACHED = "check the DSN's host and port, and that the server runs and listens there"
 ADMITTED = "check the DSN's user and password, and what the server's pg_hba.conf lets in"
@@ -26,6 +22,10 @@ REFUSALS = (  # words of the server, and what to do; one that speaks another lan
     ("authentication failed", ADMITTED),
     ("no password supplied", ADMITTED),
     ("pg_hba.conf", ADMITTED),
+)
+READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
+GENERATION = (
+    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
 )
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
@@ -47,6 +47,8 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
     installed, unless an installation is what failed."""
     message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
     hint = exc.diag.message_hint
+    if exc.sqlstate == NO_TABLE:
+        hint = hint or "check the name; a table that is not on the search_path is written schema.table"
     if exc.sqlstate == READ_ONLY:
         hint = hint or "this server is a standby, or the session is read-only: connect to the primary"
     cls = _by_sqlstate().get(exc.sqlstate or "", errors.DatabaseError)
@@ -55,17 +57,7 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
             "pg_embed is not installed in this database, or an older version of it is",
             hint="run: pg-embed install DSN",
         )
-    if exc.sqlstate == NO_TABLE:
-        hint = hint or "check the name; a table that is not on the search_path is written schema.table"
     return cls(message, hint=hint)
-
-
-def unconnected(exc: psycopg.Error) -> errors.DatabaseError:
-    """The error of ours for a connection that was not made, with what to look at."""
-    said = str(exc).strip() or type(exc).__name__
-    hint = next((hint for words, hint in REFUSALS if words in said), None)
-    found = None if "FATAL" in said else REACHED
-    return errors.DatabaseError(" ".join(said.split()), hint=hint or found)
 
 
 @contextmanager
@@ -85,6 +77,13 @@ def checked(dsn: str) -> str:
         hint = "write postgresql://user@host/name without a driver's name, or libpq's key=value words"
         raise errors.InvalidArgument("the DSN cannot be read", hint=hint) from None
     return dsn
+
+
+def unconnected(exc: psycopg.Error) -> errors.DatabaseError:
+    """The error of ours for a connection that was not made, with what to look at."""
+    said = " ".join(str(exc).split()) or type(exc).__name__
+    hint = translate(exc).hint or next((hint for words, hint in REFUSALS if words in said), None)
+    return errors.DatabaseError(said, hint=hint or (None if "FATAL" in said else REACHED))
 
 
 def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Connection[Any]:

@@ -45,9 +45,8 @@ def examine(dsn: str) -> Iterator[Check]:
     try:
         connection = db.connect(dsn, row_factory=dict_row)
     except PgEmbedError as exc:
-        yield Check(
-            "connection", "failed", str(exc), exc.hint or "check the DSN, the server and its pg_hba.conf"
-        )
+        advice = exc.hint or "check the DSN, the server and its pg_hba.conf"
+        yield Check("connection", "failed", str(exc), advice)
         return
     with connection:
         yield Check("connection", "ok", f"as {connection.info.user} to {connection.info.dbname}")

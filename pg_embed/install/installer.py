@@ -122,7 +122,7 @@ def install(
     `transport` is the best that the server allows with these settings, unless it is named; without either,
     an installation that has a transport keeps it. `models` are entered in the catalog where no model of that
     name is; the first becomes the default of a database that has none. Workers may go on: tables that are in
-    use are waited for, half a second at a time, for up to `patience` seconds; `tell` hears of it.
+    use are waited for, half a second at a time, for up to `patience` seconds.
     """
     return _patiently(dsn, lambda: _install(dsn, transport, settings, models), patience, tell)
 
