@@ -14,6 +14,10 @@ from pg_embed import errors
 
 CONNECT_TIMEOUT = 10  # seconds
 APPLICATION_NAME = "pg_embed"
+READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
+GENERATION = (
+    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
+)
 NO_TABLE = "42P01"
 REACHED = "check the DSN's host and port, and that the server runs and listens there"
 ADMITTED = "check the DSN's user and password, and what the server's pg_hba.conf lets in"
@@ -22,10 +26,6 @@ REFUSALS = (  # words of the server, and what to do; one that speaks another lan
     ("authentication failed", ADMITTED),
     ("no password supplied", ADMITTED),
     ("pg_hba.conf", ADMITTED),
-)
-READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that may not write
-GENERATION = (
-    1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
 )
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
@@ -86,10 +86,19 @@ def unconnected(exc: psycopg.Error) -> errors.DatabaseError:
     return errors.DatabaseError(said, hint=hint or (None if "FATAL" in said else REACHED))
 
 
+@contextmanager
+def _connecting() -> Iterator[None]:
+    with translated():
+        try:
+            yield
+        except psycopg.OperationalError as exc:
+            raise unconnected(exc) from exc
+
+
 def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Connection[Any]:
     """A connection for commands; an unreachable server is an error of ours."""
     checked(dsn)
-    try:
+    with _connecting():
         return psycopg.connect(
             dsn,
             autocommit=autocommit,
@@ -98,7 +107,3 @@ def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Conn
             prepare_threshold=None,  # behind a pooler in transaction mode the next statement may go elsewhere
             **kwargs,
         )
-    except psycopg.OperationalError as exc:
-        raise unconnected(exc) from exc
-    except psycopg.Error as exc:
-        raise translate(exc) from exc

@@ -30,7 +30,8 @@ def run() -> None:
     logs.quiet()
     heap.share()  # now: what commands import starts threads
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # by nohup
+            signal.signal(number, signal.default_int_handler)  # a stop is a stop, whoever asks for it
     status = _status()
     for stream in (sys.stdout, sys.stderr):
         status = status if _flush(stream) else status or FAILED

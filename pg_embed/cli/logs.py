@@ -12,8 +12,8 @@ from pg_embed.log import ROOT
 if TYPE_CHECKING:
     from pg_embed.config import LogSettings
 
-NOISY = ("psycopg.pool", "stamina")  # what they warn of, our own events or errors tell
 FIELD = f"{ROOT}_"  # before the name of an event's field in a record
+NOISY = ("psycopg.pool", "stamina")  # what they warn of, our own events or errors tell
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,12 +35,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, default=str, ensure_ascii=False)
 
 
-class LineFormatter(logging.Formatter):
-    """A line of text for each record; that of an error's several is made one."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line, without the traceback."""
-        return " ".join(super().formatMessage(record).split())
+def set_up(settings: LogSettings, level: str = "warning") -> None:
+    """Send our events to standard error, from `level` up unless the settings name one; others' warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(event)s %(message)s", defaults={"event": "-"})
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else text)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger(ROOT).setLevel((settings.level or level).upper())
 
 
 def told(level: int, sentence: str, **fields: Any) -> bool:
@@ -58,12 +59,3 @@ def quiet() -> None:
     """Let libraries be silent about what they try again, in commands that set up no log, too."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def set_up(settings: LogSettings, level: str = "warning") -> None:
-    """Send our events to standard error, from `level` up unless the settings name one; others' warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = LineFormatter("%(asctime)s %(levelname)s %(event)s %(message)s", defaults={"event": "-"})
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else text)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(ROOT).setLevel((settings.level or level).upper())
