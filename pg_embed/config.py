@@ -17,6 +17,7 @@ from pg_embed.serve.settings import ServeSettings
 from pg_embed.worker.settings import WorkerSettings
 
 PREFIX = "PG_EMBED_"
+LAST_PORT = 65_535
 MAY_BE_ZERO = {"busy_poll", "grace", "http_port", "load_pause", "memo_size", "tcp_port"}
 
 
@@ -62,6 +63,8 @@ def _sound(room: Any) -> Any:
             continue
         if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in MAY_BE_ZERO):
             raise Unsound(field.name, f"must be greater than zero, not {value:g}")
+        if field.name.endswith("_port") and value > LAST_PORT:
+            raise Unsound(field.name, f"must be a port up to {LAST_PORT}, not {value:g}")
     return room
 
 
@@ -72,7 +75,12 @@ class Settings(BaseSettings):
     """All settings that have no place on a command line, and the defaults of those that have."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,  # as compose files give variables that are not set
     )
 
     debug: bool = False  # show tracebacks

@@ -25,6 +25,15 @@ READ_ONLY = "25006"  # SQLSTATE of a write on a standby, or in a session that ma
 GENERATION = (
     1  # of what workers and sidecars call; counted up, here and in 15_generations.sql, with each new call
 )
+NO_TABLE = "42P01"
+REACHED = "check the DSN's host and port, and that the server runs and listens there"
+ADMITTED = "check the DSN's user and password, and what the server's pg_hba.conf lets in"
+REFUSALS = (  # words of the server, and what to do; one that speaks another language gets no hint
+    ('" does not exist', "check the DSN's user and database; createdb makes a database"),
+    ("authentication failed", ADMITTED),
+    ("no password supplied", ADMITTED),
+    ("pg_hba.conf", ADMITTED),
+)
 OURS = re.compile(r'(?<![\w"])"?embed"?\.|schema "embed"')
 
 # What libpq, or the server for it, says of a connection that TLS prevents, and what to do. The messages have
@@ -62,6 +71,8 @@ def translate(exc: psycopg.Error, *, installing: bool = False) -> errors.PgEmbed
     installed, unless an installation is what failed."""
     message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
     hint = exc.diag.message_hint
+    if exc.sqlstate == NO_TABLE:
+        hint = hint or "check the name; a table that is not on the search_path is written schema.table"
     if exc.sqlstate == READ_ONLY:
         hint = hint or "this server is a standby, or the session is read-only: connect to the primary"
     hint = hint or tls_advice(exc)
@@ -100,10 +111,26 @@ def checked(dsn: str) -> str:
     return dsn
 
 
+def unconnected(exc: psycopg.Error) -> errors.DatabaseError:
+    """The error of ours for a connection that was not made, with what to look at."""
+    said = " ".join(str(exc).split()) or type(exc).__name__
+    hint = translate(exc).hint or next((hint for words, hint in REFUSALS if words in said), None)
+    return errors.DatabaseError(said, hint=hint or (None if "FATAL" in said else REACHED))
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    with translated():
+        try:
+            yield
+        except psycopg.OperationalError as exc:
+            raise unconnected(exc) from exc
+
+
 def connect(dsn: str, *, autocommit: bool = True, **kwargs: Any) -> psycopg.Connection[Any]:
     """A connection for commands; an unreachable server is an error of ours."""
     checked(dsn)
-    with translated():
+    with _connecting():
         return psycopg.connect(
             dsn,
             autocommit=autocommit,

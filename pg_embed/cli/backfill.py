@@ -21,7 +21,10 @@ def backfill(
         ),
     ] = False,
 ) -> None:
-    """Queue the rows of a table that have no vector, or all of them, behind rows that change."""
+    """Queue the rows of a table that have no vector, or all of them.
+
+    They are embedded behind rows that change.
+    """
     from pg_embed.cli.database import ask
 
     ask(dsn, "backfill", vectorizer=vectorizer, mode="all" if everything else "missing")

@@ -26,7 +26,10 @@ def demo(
     limit: Annotated[int | None, typer.Option(min=1, help="Embed so many docstrings, not all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search the docstrings of Python's own standard library by meaning, in an embedded PostgreSQL."""
+    """Search the docstrings of Python's standard library by meaning.
+
+    They are embedded here, in an embedded PostgreSQL.
+    """
     from pg_embed import config
     from pg_embed.cli import home, logs, showing
     from pg_embed.cli.demonstration import Demonstration

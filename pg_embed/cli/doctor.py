@@ -15,7 +15,10 @@ MARKS = {"ok": "ok     ", "warning": "WARNING", "failed": "FAILED ", "skipped": 
 
 @app.command()
 def doctor(dsn: Dsn, as_json: Json = False) -> None:
-    """Check a database, its way to the sidecar, models and workers; exit status 1 if something fails."""
+    """Check a database, its way to the sidecar, models and workers.
+
+    The exit status is 1 if something fails.
+    """
     from pg_embed.install.doctor import examine
 
     checks = []

@@ -20,7 +20,10 @@ def embed(
     document: Annotated[bool, typer.Option("--document", help="As a vectorizer would store it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the vector of a text, asked of the sidecar through the database."""
+    """Print the vector of a text.
+
+    The database asks the sidecar for it, as it does for queries.
+    """
     from pg_embed.cli.database import ask
 
     (found,) = ask(dsn, "embed_document" if document else "embed", text=text, model=model)

@@ -14,7 +14,7 @@ from pg_embed.cli.output import print_json
 Folders = Annotated[
     list[Path],
     typer.Argument(
-        metavar="DIR...",
+        metavar="DIR",
         help="Folders with corpus.jsonl, queries.jsonl and qrels/test.tsv, as BEIR publishes them.",
         show_default=False,
     ),
@@ -48,12 +48,13 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Embed judged collections into tables of their own, search them in every mode, and measure.
+    """Measure how well and how fast a database finds.
 
-    Prints nDCG@10, recall@100, MRR@10, and the median and 95th percentile of the time of a search for 10 rows
-    through SQL, the embedding of its query included, one after another in one session. Without --dsn, in an
-    embedded PostgreSQL; with it, the sidecar and the worker that are there do the work, or this command does,
-    which then embeds whatever else waits in the database, too. Needs the extra eval.
+    Judged collections are embedded into tables of their own and searched in every mode. Prints nDCG@10,
+    recall@100, MRR@10, and the median and 95th percentile of the time of a search for 10 rows through SQL,
+    the embedding of its query included, one after another in one session. Without --dsn, in an embedded
+    PostgreSQL; with it, the sidecar and the worker that are there do the work, or this command does, which
+    then embeds whatever else waits in the database, too. Needs the extra eval.
     """
     from pg_embed import evaluation
     from pg_embed.cli import evaluating

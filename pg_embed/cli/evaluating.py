@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,8 +22,6 @@ from pg_embed.errors import SidecarUnreachable
 from pg_embed.evaluation import Collection, Mode, Run, Trial, latency, quality
 from pg_embed.serve.directory import CatalogDirectory
 from pg_embed.serve.settings import ServeSettings
-
-POLL = 0.5  # seconds between two looks at an index that somebody else builds
 
 
 @dataclass(frozen=True)
@@ -130,5 +127,3 @@ def _index(dsn: str, vectorizer: str) -> None:
     shape = dict.fromkeys(("m", "ef_construction", "min_rows", "memory", "parallel_workers"))
     ask(dsn, "create_index", vectorizer=vectorizer, kind="auto", **shape)
     build_now(dsn, vectorizer)
-    while ask(dsn, "indexes", vectorizer=vectorizer)[0]["state"] == "building":
-        time.sleep(POLL)

@@ -18,7 +18,10 @@ def failures(
     limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """List the rows that were given up, with their errors, the oldest first."""
+    """List the rows that were given up, with their errors.
+
+    The oldest come first.
+    """
     from pg_embed.cli.database import ask
 
     rows = ask(dsn, "failures", vectorizer=vectorizer, most=limit)

@@ -37,6 +37,11 @@ def find(
     """The answers: score, what explains it or so many chunks if wanted, and the row."""
     if explain and chunks is not None:
         raise InvalidArgument("ranks are of rows, not of chunks", hint="leave --explain or --chunks out")
+    if query is None and options["key"] is None:
+        raise InvalidArgument(
+            "there is nothing to look for",
+            hint='give a query, as in pg-embed search "money back" --table docs, or a row by --like KEY',
+        )
     hits: Sequence[Hit | ChunkHit]
     with db.connect(dsn) as connection:
         shown = columns or _columns(connection, identifier(table).as_string(connection))

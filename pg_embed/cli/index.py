@@ -37,7 +37,10 @@ def index(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the indexes; or build that of a vectorizer now, as the owner of its table."""
+    """List the indexes, or build that of a vectorizer now.
+
+    Who builds must be the owner of its table.
+    """
     from pg_embed.cli.database import ask
     from pg_embed.cli.indexing import build_now, show, show_plan
     from pg_embed.errors import InvalidArgument

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ NOTHING = "no vectorizer keeps dense vectors; make one with: pg-embed vectorize 
 
 
 def build_now(dsn: str, vectorizer: str) -> None:
-    """Build in a thread, with a bar where somebody looks; Ctrl-C cuts the build off."""
+    """Build in a thread, with a bar where somebody looks; Ctrl-C cuts the build off. One that somebody else
+    builds already is waited for."""
     asyncio.run(sessions.require(dsn))
     build = IndexBuild(dsn, vectorizer)
     ended: list[BaseException | None] = []
@@ -45,6 +47,14 @@ def build_now(dsn: str, vectorizer: str) -> None:
     if ended[0] is not None:
         with db.translated():
             raise ended[0]
+    if _is_building(dsn, vectorizer):
+        say(f"{vectorizer}: somebody else builds the index; waiting for it")
+        while _is_building(dsn, vectorizer):
+            time.sleep(POLL)
+
+
+def _is_building(dsn: str, vectorizer: str) -> bool:
+    return any(row["state"] == "building" for row in ask(dsn, "indexes", vectorizer=vectorizer))
 
 
 def _watch(dsn: str, vectorizer: str, thread: threading.Thread) -> None:

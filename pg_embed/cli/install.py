@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from pg_embed.cli.app import app
-from pg_embed.cli.options import NO_DSN, Json, OptionalDsn, Sql
+from pg_embed.cli.options import Json, OptionalDsn, Sql, no_dsn
 from pg_embed.cli.output import print_json
+from pg_embed.errors import InvalidArgument
 
 Kind = Annotated[
     str | None, typer.Option(help="plpython, spool, dblink or none; by default the best that can be set up.")
@@ -51,17 +52,17 @@ def install(
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
-    """Install pg_embed in a database; doing it again changes nothing but the transport, if one is named."""
+    """Install pg_embed in a database, or change its transport."""
     from pg_embed.cli import installing
 
     upgrades = context.info_name == "upgrade"
     if sql:
         if upgrades and revision is None:
-            raise typer.BadParameter("name the database's revision with --from; pg-embed doctor tells it")
+            raise InvalidArgument("name the database's revision with --from; pg-embed doctor tells it")
         typer.echo(installing.as_sql(revision), nl=False)
         return
     if not dsn:
-        raise typer.BadParameter(NO_DSN)
+        raise no_dsn()
     told: dict[str, Any] = {
         "socket": socket, "host": host, "port": port, "token_file": token_file, "directory": spool,
         "loopback_host": dblink_host, "loopback_port": dblink_port, "loopback_user": dblink_user,

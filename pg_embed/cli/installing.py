@@ -26,7 +26,7 @@ def run(
     before = installed_revision(dsn)
     if upgrades and before is None:
         raise NotInstalled("pg_embed is not installed in this database", hint="run: pg-embed install DSN")
-    report = install(dsn, transport=transport, settings=settings, models=[first_model()])
+    report = install(dsn, transport=transport, settings=settings, models=[first_model()], tell=say)
     return {"previous": before, **asdict(report)}
 
 

@@ -57,11 +57,17 @@ def _row(preset: Preset) -> dict[str, Any]:
 
 def _dimensions(preset: Preset) -> str:
     """The sizes of the vectors; below them the least and most that dense ones may be told to be."""
-    sizes = [str(size) for output, size in preset.dimensions.items() if output != "score"]
+    sizes = [_size(size) for output, size in preset.dimensions.items() if output != "score"]
     others = [*preset.sizes, *([preset.sizes_from] if preset.sizes_from else [])]
     if others:
         sizes.append(f"{min(others)}-{max(*others, preset.dimensions['dense'])}")
     return "\n".join(sizes)
+
+
+def _size(size: int) -> str:
+    """10^9 for the billion of hashed words, which would not fit."""
+    text = str(size)
+    return f"10^{len(text) - 1}" if len(text) > WIDTHS["dims"] and not text[1:].strip("0") else text
 
 
 def _tokens(tokens: int | None) -> str | None:

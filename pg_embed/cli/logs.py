@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CONTROLS = [*range(32), *range(127, 160), 0x2028, 0x2029]  # with those that end a line to some readers
 SPELLED = {code: repr(chr(code))[1:-1] for code in CONTROLS}
 FIELD = f"{ROOT}_"  # before the name of an event's field in a record
+NOISY = ("psycopg.pool", "stamina")  # what they warn of, our own events or errors tell
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,3 +52,20 @@ def set_up(settings: LogSettings, level: str = "warning") -> None:
     handler.setFormatter(JsonFormatter() if settings.format == "json" else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(ROOT).setLevel((settings.level or level).upper())
+
+
+def told(level: int, sentence: str, **fields: Any) -> bool:
+    """Write a sentence that is no event as a line of JSON, if that is what the log has."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            record = logging.LogRecord(ROOT, level, "", 0, sentence, None, None)
+            vars(record).update({f"{FIELD}{name}": value for name, value in fields.items()})
+            handler.handle(record)
+            return True
+    return False
+
+
+def quiet() -> None:
+    """Let libraries be silent about what they try again, in commands that set up no log, too."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)

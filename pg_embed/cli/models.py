@@ -11,7 +11,7 @@ from pg_embed.cli import options as given
 from pg_embed.cli.app import app
 from pg_embed.cli.output import print_json, print_rows, say
 
-models = typer.Typer(help="List the models that are known, or those of a database, or add one.")
+models = typer.Typer(help="List the models known, or those of a database, or add one.")
 app.add_typer(models, name="models")
 
 
@@ -25,7 +25,7 @@ def show(
     language: given.Language = None,
     as_json: given.Json = False,
 ) -> None:
-    """List the models that are known, or those of a database, or add one."""
+    """List the models known, or those of a database, or add one."""
     context.obj = (dsn, as_json)
     if context.invoked_subcommand is not None:
         return
@@ -54,7 +54,10 @@ def create(
     dsn: given.OptionalDsnOption = None,
     as_json: given.Json = False,
 ) -> None:
-    """Load a model here, without a sidecar, and enter it in the catalog with what it says of itself."""
+    """Load a model here, and enter it in the catalog.
+
+    No sidecar is needed. The catalog keeps what the model says of itself.
+    """
     from psycopg.types.json import Jsonb
 
     from pg_embed.cli.database import ask
@@ -63,7 +66,7 @@ def create(
     from pg_embed.records import ModelSpec
 
     if not (database := dsn or context.obj[0]):
-        raise typer.BadParameter(given.NO_DSN)
+        raise given.no_dsn()
     options = dict(given.named_value(text) for text in option or [])
     say(f"loading {name} …")
     spec = ModelSpec(name, family, options) if family else known_spec(name, options)

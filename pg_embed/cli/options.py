@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+from pg_embed.errors import InvalidArgument
 
 DSN_HELP = "The database: postgresql://user@host/name, or libpq's key=value words."
 
@@ -27,13 +29,20 @@ Hosted = Annotated[
     bool | None, typer.Option("--hosted/--local", help="Of the known: at a provider, or here.")
 ]
 Outputs = Annotated[
-    str | None, typer.Option(help="Of the known: those that make dense, sparse, multi or score.")
+    Literal["dense", "sparse", "multi", "score"] | None,
+    typer.Option(help="Of the known: those that make such, score being a reranker's."),
 ]
 Language = Annotated[
     str | None, typer.Option(help="Of the known: those told to read it, such as chinese or code.")
 ]
-NO_DSN = "no database is named: give its DSN, or set PG_EMBED_DSN"
 Sql = Annotated[bool, typer.Option("--sql", help="Print what psql can run, and do not connect.")]
+
+
+def no_dsn() -> InvalidArgument:
+    """What a command says that needs a database and has none."""
+    return InvalidArgument(
+        "no database is named", hint="give its DSN, or set PG_EMBED_DSN, as in postgresql://user@host/name"
+    )
 
 
 def mode(text: str) -> int:

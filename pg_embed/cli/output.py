@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pg_embed.cli import logs
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pg_embed.errors import PgEmbedError
 
 WIDTH = 200  # characters of a line where there is no terminal
+WIDEST = 10_000  # characters; no table is as wide
 
 
 def print_json(value: Any) -> None:
-    """One line, written at once."""
-    typer.echo(json.dumps(value, default=str, ensure_ascii=False))
+    """One line, written at once; in ASCII where standard output is not UTF-8."""
+    escaped = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    typer.echo(json.dumps(value, default=str, ensure_ascii=escaped))
     sys.stdout.flush()
 
 
@@ -30,21 +37,27 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, nothing: str
     elif not rows:
         typer.echo(nothing)
     else:
-        print_table(table(rows))
+        console = _console()
+        console.print(fitting(rows, console))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table with the rows' names as its head."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0] if rows else ():
         made.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        made.add_row(*(Text(_plain(value)) for value in row.values()))
+        made.add_row(*map(_text, row.values()))
     return made
+
+
+def fitting(rows: Sequence[Mapping[str, Any]], console: Console) -> Table:
+    """A table; where its words do not fit beside each other, a line for each value."""
+    made = table(rows)
+    return made if _width(made, console) <= console.width else _records(rows)
 
 
 def print_packed(rows: Sequence[Mapping[str, Any]], widths: Mapping[str, int], *, nothing: str) -> None:
@@ -52,29 +65,54 @@ def print_packed(rows: Sequence[Mapping[str, Any]], widths: Mapping[str, int], *
     if not rows:
         typer.echo(nothing)
         return
-    made = table(rows)
+    console, made = _console(), table(rows)
     made.show_edge, made.padding = False, 0
     for column, name in zip(made.columns, rows[0], strict=True):
         column.width = widths.get(name)
-    print_table(made)
+    console.print(made if _width(made, console) <= console.width else _records(rows))
 
 
-def print_table(made: Table) -> None:
-    """To standard output, as wide as the terminal."""
+def _console() -> Console:
+    """Standard output, as wide as the terminal."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    console.print(made)
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+
+def _width(made: Table, console: Console) -> int:
+    """The least width in which no word is broken, in characters."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=WIDEST), made).minimum
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each value, and an empty one between rows."""
+    from rich.table import Table
+
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for number, row in enumerate(rows):
+        if number:
+            made.add_row()
+        for name, value in row.items():
+            made.add_row(name.replace("_", " "), _text(value))
+    return made
 
 
 def say(sentence: str) -> None:
-    """Tell a person something that is not a result."""
-    typer.echo(sentence, err=True)
+    """Tell a person something that is not a result; where the log is of JSON, in a line of it."""
+    if not logs.told(logging.INFO, sentence):
+        typer.echo(sentence, err=True)
 
 
 def print_error(error: PgEmbedError) -> None:
     """What went wrong, and what to do."""
-    say(f"error: {' '.join(str(error).split())}")
+    message = " ".join(str(error).split())
+    if logs.told(logging.ERROR, message, code=error.sqlstate, hint=error.hint):
+        return
+    say(f"error: {message}")
     if error.hint:
         say(f"hint: {error.hint}")
 
@@ -100,7 +138,9 @@ def size(count: int | None) -> str:
     return f"{count} GB"
 
 
-def _plain(value: Any) -> str:
+def _text(value: Any) -> Text:
+    from rich.text import Text
+
     if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return Text()
+    return Text(f"{value:g}" if isinstance(value, float) else str(value))

@@ -20,7 +20,10 @@ def recall(
     seconds: Annotated[float, typer.Option(help="About how long to measure, at most.")] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Compare searches by the index with exact ones: the share that it finds, and the time of both."""
+    """Compare searches by the index with exact ones.
+
+    Tells the share that the index finds, and the time of both.
+    """
     from pg_embed.cli.database import ask
 
     (row,) = ask(dsn, "recall", vectorizer=vectorizer, k=k, samples=samples, seconds=seconds)

@@ -18,14 +18,15 @@ def rerank(
     query: Annotated[str, typer.Argument(help="What the texts are to answer.", show_default=False)],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...", help="By default the lines of standard input.", show_default=False
-        ),
+        typer.Argument(metavar="TEXT", help="By default the lines of standard input.", show_default=False),
     ] = None,
     model: Annotated[str | None, typer.Option(help="By default the database's only reranker.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print texts by how well they answer a query, asked of the sidecar through the database."""
+    """Print texts by how well they answer a query.
+
+    The database asks the sidecar for their scores.
+    """
     from pg_embed.cli.database import ask
 
     found = ask(dsn, "rerank", query=query, texts=texts or _lines(), model=model)

@@ -56,7 +56,7 @@ def search(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Search a table by meaning and by words, asked of the sidecar through the database."""
+    """Search a table by meaning and by words, or rows like another."""
     from pg_embed.cli.finding import find, for_people, print_plan, read_json
     from pg_embed.cli.output import print_rows
 

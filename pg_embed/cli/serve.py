@@ -9,6 +9,7 @@ import typer
 
 from pg_embed.cli.app import app
 from pg_embed.cli.options import OptionalDsn, mode
+from pg_embed.errors import InvalidArgument
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, show_default=False)]
 Secret = Annotated[Path | None, typer.Option(help="A file with the token that callers must show.")]
@@ -31,7 +32,7 @@ def serve(
     http_token_file: Secret = None,
     worker: Annotated[bool, typer.Option(help="Embed the database's rows, too.")] = True,
 ) -> None:
-    """Open doors to the models, and embed changed rows, until stopped.
+    """Serve the models, and embed changed rows, until stopped.
 
     Doors that are not named are those that the transport of the database leads to.
     """
@@ -46,7 +47,7 @@ def serve(
     settings = config.read()
     logs.set_up(settings.log, "info")
     if worker and not dsn:
-        raise typer.BadParameter("a worker needs a database: give its DSN, or --no-worker")
+        raise InvalidArgument("a worker needs a database", hint="give its DSN, or --no-worker")
     doors = chosen(
         settings.serve,
         dsn,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pg_embed.cli.output import duration, print_table, say, table
+from pg_embed.cli.output import duration, print_rows, say
 
 LINE_EVERY = 5.0  # seconds between two lines where there is no terminal
 TEXT_LENGTH = 90  # characters of a docstring
@@ -33,12 +33,16 @@ def answers(found: Sequence[Mapping[str, Any]]) -> None:
     """Each question's SQL and the rows that it gave."""
     for answer in found:
         typer.echo(f"\n{answer['sql']}")
-        print_table(table([_shortened(row) for row in answer["rows"]]))
+        print_rows([_shortened(row) for row in answer["rows"]], as_json=False, nothing="there is no answer")
 
 
 def how_to_go_on(told: Mapping[str, Any], data_dir: Path) -> None:
     """Figures, and what to type next."""
-    rate = f" at {told['embedded'] / told['embed_seconds']:.0f} rows/s" if told["embed_seconds"] else ""
+    rate = (
+        f" at {told['embedded'] / told['embed_seconds']:.0f} rows/s"
+        if told["embedded"] and told["embed_seconds"]
+        else ""
+    )
     typer.echo(
         f"{told['rows']} rows, {told['embedded']} of them embedded now{rate}; {told['seconds']:.0f} s in all."
     )

@@ -11,7 +11,7 @@ import typer
 
 from pg_embed.cli.app import app
 from pg_embed.cli.options import Dsn, Json, Vectorizer
-from pg_embed.cli.output import duration, print_json, print_rows, table
+from pg_embed.cli.output import duration, fitting, print_json, print_rows
 
 INTERVAL = 1.0  # seconds between two looks
 NOTHING = "there is no vectorizer; make one with: pg-embed vectorize TABLE COLUMN"
@@ -24,7 +24,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show rows pending, in flight and failed, the rate, and the time left."""
+    """Show rows pending, in flight and failed, and the time left."""
     from pg_embed.cli.database import ask
 
     def look() -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def status(
 
         with Live(auto_refresh=False) as live:
             while True:
-                live.update(table(_for_people(look())), refresh=True)
+                live.update(fitting(_for_people(look()), live.console), refresh=True)
                 time.sleep(INTERVAL)
 
 

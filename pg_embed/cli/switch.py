@@ -43,7 +43,10 @@ def switch(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Change the model of a vectorizer: fill new columns or chunks, compare, swap; or go back."""
+    """Change the model of a vectorizer while everybody searches.
+
+    New columns or chunks are filled, compared and swapped; the old ones are kept, to go back to.
+    """
     from pg_embed.cli.finding import read_json
     from pg_embed.cli.switching import act, show, until_ready
     from pg_embed.errors import InvalidArgument

@@ -27,7 +27,7 @@ def up(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Start an embedded PostgreSQL with pg_embed, a sidecar and a worker, and stay until stopped."""
+    """Run an embedded PostgreSQL, sidecar and worker, until stopped."""
     from dataclasses import replace
 
     from pg_embed import config

@@ -17,7 +17,7 @@ def vectorize(
     table: Annotated[str, typer.Argument(help="The table, as SQL writes it.", show_default=False)],
     columns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COLUMN]...", help="Its columns of text.", show_default=False),
+        typer.Argument(metavar="COLUMN", help="Its columns of text.", show_default=False),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Instead of columns, such as '{title}: {body}'.")
@@ -49,7 +49,10 @@ def vectorize(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a vectorizer: from now on the rows of a table are embedded, first those that exist."""
+    """Make a vectorizer: rows of a table are embedded from now on.
+
+    Rows that are there already are embedded behind those that change.
+    """
     from pg_embed.cli.database import ask
 
     (made,) = ask(

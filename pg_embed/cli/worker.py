@@ -8,9 +8,10 @@ from pg_embed.cli.options import Dsn
 
 @app.command()
 def worker(dsn: Dsn) -> None:
-    """Embed the rows of a database until stopped; PG_EMBED_WORKER_… and PG_EMBED_ENGINE_… tune it.
+    """Embed the rows of a database until stopped.
 
-    With PG_EMBED_WORKER_METRICS_PORT it shows its metrics to Prometheus.
+    PG_EMBED_WORKER_… and PG_EMBED_ENGINE_… tune it. With PG_EMBED_WORKER_METRICS_PORT it shows its metrics
+    to Prometheus.
     """
     from pg_embed import config
     from pg_embed.cli import logs

@@ -59,7 +59,12 @@ def complete(cluster: Path, account: Account) -> None:
 
 def check_version(cluster: Path) -> None:
     """Refuse a cluster that another major version made."""
-    found = (cluster / "PG_VERSION").read_text(encoding="ascii").strip()
+    try:
+        found = (cluster / "PG_VERSION").read_text(encoding="ascii").strip()
+    except FileNotFoundError as exc:
+        raise PgEmbedError(
+            f"{cluster} is no cluster of PostgreSQL", hint="move it away, or choose another data folder"
+        ) from exc
     if found != str(MAJOR):
         raise PgEmbedError(
             f"{cluster} was made by PostgreSQL {found}, this is {MAJOR}",

@@ -30,7 +30,7 @@ START_TIMEOUT = 120.0  # seconds; recovery after a crash is part of a start
 STOP_TIMEOUT = 60.0  # seconds
 POLL_INTERVAL = 0.02  # seconds
 DEFAULT_PORT = 5432  # names the socket file; nobody listens on it unless TCP is asked for
-SOCKET_PATH_LIMIT = 100  # characters; the smallest limit of the systems we know is 103
+SOCKET_PATH_LIMIT = 100  # bytes; the smallest limit of the systems we know is 103
 LOG_LIMIT = 10 << 20  # bytes; a longer log is put aside at the next start
 LOG_TAIL = 2_000  # characters that an error shows
 
@@ -73,6 +73,15 @@ class EmbeddedServer:
         if self._postmaster is not None:
             return
         find_binaries()  # a missing extra is told before a folder is made
+        try:
+            self._start()
+        except OSError as exc:
+            raise PgEmbedError(
+                f"the data folder {self.data_dir} cannot be used: {exc.strerror} ({exc.filename})",
+                hint="choose one that belongs to this user and may be written",
+            ) from exc
+
+    def _start(self) -> None:
         account = self._prepare_folder()
         atexit.register(self.stop)
         try:
@@ -108,7 +117,7 @@ class EmbeddedServer:
         """A connection string for the superuser `postgres`, by the socket or by TCP with its password."""
         server = self._running()
         if not tcp:
-            query = urlencode({"host": str(server.socket_dir), "port": server.port})
+            query = urlencode({"host": str(server.socket_dir), "port": server.port}, quote_via=quote)
             return f"postgresql://postgres@/{quote(database, safe='')}?{query}"
         if not server.address:
             raise PgEmbedError("the embedded server listens on no TCP port", hint="start it with a TCP port")
@@ -202,6 +211,8 @@ class EmbeddedServer:
         for stale in (pid_file(self.cluster_dir), *socket_dir.glob(".s.PGSQL.*")):
             stale.unlink(missing_ok=True)  # the number in it may be a zombie's, or another process's by now
         tcp = self._tcp_port is not None
+        if self._tcp_port:
+            _check_port(self._tcp_port)
         port = (self._tcp_port or _free_port()) if tcp else DEFAULT_PORT
         cluster.write_settings(self.cluster_dir, account, socket_dir, port, tcp=tcp, fast=self._fast)
         if self.log_file.stat().st_size > LOG_LIMIT:
@@ -249,7 +260,7 @@ class EmbeddedServer:
     def _socket_dir(self) -> Path:
         """Beside the cluster; where that path is too long for a socket, in the system's temporary folder."""
         folder = self.data_dir / "run"
-        if len(str(folder / f".s.PGSQL.{DEFAULT_PORT}")) > SOCKET_PATH_LIMIT:
+        if len(os.fsencode(folder / f".s.PGSQL.{DEFAULT_PORT}")) > SOCKET_PATH_LIMIT:
             name = hashlib.sha256(f"{os.getuid()} {self.data_dir}".encode()).hexdigest()[:12]
             folder = Path(tempfile.gettempdir()) / f"pg_embed-{name}"
         return folder
@@ -265,6 +276,19 @@ def _finish(process: subprocess.Popen[str]) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port that cannot be had, before PostgreSQL does in a log full of other things."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise PgEmbedError(
+                f"port {port} of 127.0.0.1 cannot be used: {exc.strerror}",
+                hint="choose another, or 0 for any free one",
+            ) from exc
 
 
 def _free_port() -> int:

@@ -373,7 +373,8 @@ def _load(registry: Registry, spec: ModelSpec) -> Embedder | Reranker | PgEmbedE
 def _tell(spec: ModelSpec, outcome: Embedder | Reranker | PgEmbedError, seconds: float) -> None:
     fields = {"model": spec.name, "family": spec.family}
     if isinstance(outcome, PgEmbedError):
-        event(log, logging.ERROR, "model_failed", f"{spec.name}: {outcome}", **fields, error=str(outcome))
+        text = f"{spec.name}: {outcome}" + (f" (hint: {outcome.hint})" if outcome.hint else "")
+        event(log, logging.ERROR, "model_failed", text, **fields, error=str(outcome))
     else:
         dimensions = outcome.card.dimensions
         text = f"loaded {spec.name} in {seconds:.1f} s"

@@ -25,6 +25,8 @@ LOCK_TIMEOUT = (
 PATIENCE = 300.0  # seconds in which an installation tries again to get its locks
 PASSING = ("55P03", "40P01")  # SQLSTATEs: a lock that was not free in time, a deadlock
 Transaction = tuple[sa.Connection, psycopg.Connection[Any]]
+Tell = Callable[[str], object]  # hears a sentence
+SECOND = 2  # the first try that somebody else's lock has brought about
 T = TypeVar("T")
 UNREACHED = "the server does not reach itself, and dblink must: give --dblink-host and --dblink-port"
 
@@ -67,13 +69,15 @@ def _unwrapped() -> Iterator[None]:
         raise
 
 
-def _patiently(dsn: str, work: Callable[[], T], patience: float) -> T:
+def _patiently(dsn: str, work: Callable[[], T], patience: float, tell: Tell | None) -> T:
     """The result of a transaction that is tried again while others have its tables; each try is brief."""
     tries = stamina.retry_context(
         _is_passing, attempts=None, timeout=patience, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
     )
     try:
         for attempt in tries:
+            if attempt.num == SECOND and tell is not None:
+                tell(f"tables of pg_embed are in use; they are tried again for up to {patience:g} s")
             with attempt:
                 return work()
     except PgEmbedError as exc:
@@ -111,6 +115,7 @@ def install(
     settings: Mapping[str, Any] | None = None,
     models: Sequence[tuple[ModelSpec, Card]] = (),
     patience: float = PATIENCE,
+    tell: Tell | None = None,
 ) -> Report:
     """Install pg_embed, or bring an installation up to date; doing it again changes nothing.
 
@@ -120,7 +125,7 @@ def install(
     no model of that name is; the first becomes the default of a database that has none. Workers may go on:
     tables that are in use are waited for, half a second at a time, for up to `patience` seconds.
     """
-    return _patiently(dsn, lambda: _install(dsn, transport, settings, models), patience)
+    return _patiently(dsn, lambda: _install(dsn, transport, settings, models), patience, tell)
 
 
 def _install(
@@ -170,17 +175,20 @@ def _loopback(dsn: str, chosen: transports.Chosen, settings: Mapping[str, Any]) 
     return [] if problem is None else [f"{UNREACHED}: {problem}"]
 
 
-def uninstall(dsn: str, *, patience: float = PATIENCE) -> None:
+def uninstall(dsn: str, *, patience: float = PATIENCE, tell: Tell | None = None) -> None:
     """Remove pg_embed: triggers, functions, catalog and queue. Columns of vectors and the roles stay."""
-    _patiently(dsn, lambda: _uninstall(dsn), patience)
+    _patiently(dsn, lambda: _uninstall(dsn), patience, tell)
 
 
 def _uninstall(dsn: str) -> None:
     with _transaction(dsn, []) as (connection, raw):
         if migrate.current(connection) is None:
-            raise NotInstalled(
-                "pg_embed is not installed in this database", hint="there is nothing to remove"
-            )
+            if not _one(raw, SQL["has_query_functions"]):
+                raise NotInstalled(
+                    "pg_embed is not installed in this database", hint="there is nothing to remove"
+                )
+            raw.execute(SQL["drop_query_functions"])  # what DROP SCHEMA embed CASCADE leaves
+            return
         raw.execute(SQL["drop_vectorizers"])
         transports.take_down(raw)
         raw.execute(SQL["drop_query_functions"])

@@ -46,7 +46,10 @@ def _from_environment(variable: str) -> str:
         )
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ModelMisconfigured(f"the environment variable {variable} is not set where the model is loaded")
+        raise ModelMisconfigured(
+            f"the environment variable {variable} is not set where the model is loaded",
+            hint="set it for the sidecar or command that loads the model, or name a file by api_key_file",
+        )
     return _checked(key, variable)
 
 

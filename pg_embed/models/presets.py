@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +14,7 @@ from pg_embed.records import Card, ModelSpec, Output
 
 HALFVEC_MOST = 4_000  # dimensions up to which the database, too, would choose halfvec
 CPU_BYTES, GPU_BYTES = 4, 2  # of a parameter: float32 and bfloat16
+EXAMPLES = 6  # names that an error shows
 IDENTITY = (
     "model",
     "checkpoint",
@@ -83,8 +85,11 @@ def known_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec
     """The model that is known by a name, with options of the caller's own before those of the preset."""
     known = presets()
     if name not in known:
+        alike = get_close_matches(name, known, n=EXAMPLES) or list(known)
         raise UnknownModel(
-            f"no model is known by the name {name!r}", hint=f"name its family; known are: {', '.join(known)}"
+            f"no model is known by the name {name!r}",
+            hint=f"name its family, or one of those that are known, such as {', '.join(alike[:EXAMPLES])};"
+            " pg-embed models --known lists them",
         )
     preset = known[name]
     return ModelSpec(name, preset.family, {**preset.options, **(options or {})})

@@ -273,7 +273,11 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise InvalidArgument(f"cannot listen on {endpoint(host, port)}: {exc.strerror or exc}") from exc
+        said = (
+            os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+        )  # else with the address again
+        hint = "choose another port, or an address of this host"
+        raise InvalidArgument(f"cannot listen on {endpoint(host, port)}: {said}", hint=hint) from exc
 
 
 def endpoint(host: str, port: int) -> str:

@@ -98,7 +98,10 @@ class SpoolDoor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             lock.close()
-            raise InvalidArgument(f"another sidecar serves the spool folder {self._folder}") from exc
+            raise InvalidArgument(
+                f"another sidecar serves the spool folder {self._folder}",
+                hint="queries are answered already; pg-embed worker embeds rows alone",
+            ) from exc
         self._lock = lock
 
     async def _listen(self, listening: asyncio.Event) -> None:

@@ -12,7 +12,7 @@ BEGIN
     SELECT m.id INTO found FROM embed._model AS m WHERE m.name = _model_id.name;
     IF found IS NULL THEN
         PERFORM embed._fail('PE001', format('there is no model %L', name),
-            COALESCE('the models are: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) FROM embed._model AS m),
+            COALESCE('the models are: ' || (SELECT string_agg(quote_literal(m.name), ', ' ORDER BY m.name) || '; embed.create_model makes others' FROM embed._model AS m),
                 'make one with embed.create_model(name, family => ...)'));
     END IF;
     RETURN found;

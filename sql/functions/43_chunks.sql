@@ -123,6 +123,13 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', name);
     EXECUTE format('COMMENT ON TABLE %s IS %L', name, 'Chunks of the texts of ' || source || ' with their vectors, kept by pg_embed.');
+    EXECUTE (SELECT string_agg(format('COMMENT ON COLUMN %s.%I IS %L', name, c.part, c.said), '; ') FROM (VALUES
+        ('chunk_id', 'The number of the chunk, which it keeps while its text stays.'),
+        ('chunk_no', 'Its place in the text of the row, from 1.'),
+        ('chunk', 'The part of the text.'),
+        ('context', 'What is embedded before it: the headings above it, if those are wanted.'),
+        ('chunk_hash', 'Of what is embedded, by which a chunk that stayed the same is found.')
+    ) AS c(part, said));
     RETURN name::regclass;
 END $$;
 COMMENT ON FUNCTION embed._make_chunk_table(regclass, smallint[], text) IS 'Make a table of chunks without columns of vectors, with the rights of the caller.';
@@ -173,7 +180,9 @@ BEGIN
     SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = vectorizer;
     EXECUTE format('GRANT SELECT, INSERT, DELETE, UPDATE (%s, %s) ON %s TO embed_worker', embed._column_name(v.chunk_table, (cardinality(v.key_columns) + 2)::smallint),
         (SELECT string_agg(embed._column_name(v.chunk_table, c.attnum), ', ') FROM unnest(v.target_columns) AS c(attnum)), v.chunk_table);
-    EXECUTE format('DROP POLICY IF EXISTS kept_by_workers ON %s', v.chunk_table);
+    IF EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = v.chunk_table AND p.polname = 'kept_by_workers') THEN
+        EXECUTE format('DROP POLICY kept_by_workers ON %s', v.chunk_table);
+    END IF;
     EXECUTE format('CREATE POLICY kept_by_workers ON %s TO embed_worker USING (true)', v.chunk_table);
 END $$;
 COMMENT ON FUNCTION embed._grant_chunks(integer) IS 'Let the worker role keep the chunks of a vectorizer.';
@@ -194,7 +203,9 @@ BEGIN
         EXECUTE format('DROP TABLE %s', v.chunk_table);
     ELSIF has_table AND to_regrole('embed_worker') IS NOT NULL THEN
         EXECUTE format('REVOKE ALL ON %s FROM embed_worker', v.chunk_table);
-        EXECUTE format('DROP POLICY IF EXISTS kept_by_workers ON %s', v.chunk_table);
+        IF EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = v.chunk_table AND p.polname = 'kept_by_workers') THEN
+            EXECUTE format('DROP POLICY kept_by_workers ON %s', v.chunk_table);
+        END IF;
     END IF;
 END $$;
 COMMENT ON FUNCTION embed._drop_chunks(embed._vectorizer, boolean) IS 'Take the worker''s rights off a table of chunks, or drop it and its view.';

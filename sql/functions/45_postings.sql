@@ -240,6 +240,7 @@ DECLARE
     has_keys boolean := to_regclass('embed._postings_' || vectorizer || '_key') IS NOT NULL;
     readers text := (SELECT string_agg(r.rolname, ', ') FROM pg_roles AS r WHERE r.rolname IN ('embed_reader', 'embed_owner'));
     part record;
+    policy text;
 BEGIN
     -- a sub-select is evaluated once a query
     FOR part IN
@@ -252,12 +253,15 @@ BEGIN
         WHERE p.suffix <> '_key' OR has_keys
     LOOP
         EXECUTE format('ALTER TABLE embed.%I ENABLE ROW LEVEL SECURITY', name || part.suffix);
-        EXECUTE format('DROP POLICY IF EXISTS visible_rows ON embed.%I', name || part.suffix);
+        FOR policy IN SELECT p.polname FROM pg_policy AS p WHERE p.polrelid = to_regclass(format('embed.%I', name || part.suffix))
+            AND p.polname IN ('visible_rows', 'mended_by_workers')
+        LOOP
+            EXECUTE format('DROP POLICY %I ON embed.%I', policy, name || part.suffix);
+        END LOOP;
         IF readers IS NOT NULL THEN
             EXECUTE format('CREATE POLICY visible_rows ON embed.%I FOR SELECT TO %s USING (%s)', name || part.suffix, readers, part.visible);
             EXECUTE format('GRANT SELECT ON embed.%I TO %s', name || part.suffix, readers);
         END IF;
-        EXECUTE format('DROP POLICY IF EXISTS mended_by_workers ON embed.%I', name || part.suffix);
         IF part.suffix <> '_count' AND to_regrole('embed_worker') IS NOT NULL THEN
             EXECUTE format('CREATE POLICY mended_by_workers ON embed.%I TO embed_worker USING (true)', name || part.suffix);
             EXECUTE format('GRANT SELECT, INSERT, DELETE ON embed.%I TO embed_worker', name || part.suffix);
@@ -272,15 +276,25 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
+DECLARE
+    tables text := (
+        SELECT string_agg(format('embed.%I', c.relname), ', ') FROM pg_class AS c
+        WHERE c.relnamespace = 'embed'::regnamespace
+            AND c.relname IN ('_postings_' || vectorizer, '_postings_' || vectorizer || '_count', '_postings_' || vectorizer || '_key')
+    );
 BEGIN
     -- whoever owns the table dropped them before
     IF embed._posting_triggers(vectorizer) <> '{}' THEN
         PERFORM embed._fail('42501', 'the postings are in use', 'call embed.create_postings or embed.drop_postings');
     END IF;
     DELETE FROM embed._postings AS p WHERE p.vectorizer_id = vectorizer;
-    EXECUTE format('DROP TABLE IF EXISTS embed.%I, embed.%I, embed.%I',
-        '_postings_' || vectorizer, '_postings_' || vectorizer || '_count', '_postings_' || vectorizer || '_key');
-    EXECUTE format('DROP FUNCTION IF EXISTS embed.%I()', '_post_' || vectorizer);
+    -- without IF EXISTS, which tells everybody what was not there
+    IF tables IS NOT NULL THEN
+        EXECUTE 'DROP TABLE ' || tables;
+    END IF;
+    IF to_regprocedure(format('embed.%I()', '_post_' || vectorizer)) IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION embed.%I()', '_post_' || vectorizer);
+    END IF;
 END $$;
 COMMENT ON FUNCTION embed._clear_postings(integer) IS 'Remove the postings of a vectorizer when no trigger keeps them any more.';
 

@@ -2,11 +2,17 @@
 DO $$
 DECLARE
     role text;
+    may text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['embed_reader', 'embed_owner', 'embed_worker'] LOOP
+    FOR role, may IN VALUES
+        ('embed_reader', 'embed queries, and see status, failures, models and vectorizers'),
+        ('embed_owner', 'embed queries, and make and steer vectorizers on tables of its own'),
+        ('embed_worker', 'do what a worker does, and no more')
+    LOOP
         IF to_regrole(role) IS NULL THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+                EXECUTE format('COMMENT ON ROLE %I IS %L', role, 'pg_embed: may ' || may);
             EXCEPTION
                 WHEN duplicate_object OR unique_violation THEN NULL;  -- another installation was quicker
                 WHEN insufficient_privilege THEN

@@ -68,6 +68,11 @@ LIMIT 1;
 -- Take the triggers and the worker's rights off every table; vectors stay.
 SELECT embed.drop_vectorizer(v.name) FROM embed.vectorizers AS v;
 
+-- name: has_query_functions
+-- Whether embed() or one of its kin stands outside of schema embed.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.proname IN ('embed', 'embed_sparse', 'embed_multi')
+    AND p.prosrc = 'SELECT embed.' OPERATOR(pg_catalog.||) p.proname OPERATOR(pg_catalog.||) '(query, model, vectorizer)') AS found;
+
 -- name: drop_query_functions
 -- Remove embed() and its kin from the schemas where pgvector is, and where it was.
 DO $$

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pg_embed.install import installed_revision, migrate
 from tests.acceptance.command import COMMAND, TIMEOUT, as_json, pg_embed, psql, running, succeeds
@@ -85,7 +86,7 @@ def test_printed_sql_installs_upgrades_and_uninstalls_under_psql(bare_dsn: str) 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["status"], 2, "dsn"),
+        (["status"], 2, "set PG_EMBED_DSN"),
         (["install", "dbname=x port=1 host=127.0.0.1"], 1, "error: connection"),
         (["upgrade", "--sql"], 2, "--from"),
         (["upgrade", "--sql", "--from", "9999"], 2, "there is no revision '9999'"),
@@ -108,6 +109,28 @@ def test_errors_of_the_database_have_their_hint(dsn: str) -> None:
     error, hint = done.stderr.splitlines()
     assert error == "error: there is no vectorizer 'nobody', nor a table of that name that has one"
     assert hint.startswith("hint: make one with")
+
+
+@pytest.mark.parametrize(
+    ("changed", "hint"),
+    [
+        ({"dbname": "no"}, "hint: check the DSN's user and database"),
+        ({"user": "no"}, "hint: check the DSN's user and database"),
+        ({"port": "1"}, "hint: check the DSN's host and port"),
+    ],
+)
+def test_a_connection_that_is_not_made_says_what_to_look_at(
+    dsn: str, changed: dict[str, str], hint: str
+) -> None:
+    done = pg_embed("status", make_conninfo(dsn, **changed))
+    assert done.returncode == 1
+    assert hint in done.stderr
+
+
+def test_a_table_that_is_not_there_says_how_to_name_it(dsn: str) -> None:
+    done = pg_embed("vectorize", "--dsn", dsn, "nothing", "body")
+    assert done.returncode == 1
+    assert "hint: check the name; a table that is not on the search_path is written" in done.stderr
 
 
 def test_commands_on_a_bare_database_say_install(bare_dsn: str) -> None:

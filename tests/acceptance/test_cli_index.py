@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.acceptance.command import as_json, pg_embed, running, succeeds
+from tests.acceptance.command import TIMEOUT, as_json, pg_embed, running, succeeds
 from tests.fix_pg import MakeRole
 
 Db = psycopg.Connection[tuple[object, ...]]
@@ -54,6 +54,19 @@ def test_an_unfinished_backfill_is_no_success(docs: str, db: Db) -> None:
     done = pg_embed("index", "--dsn", docs, "docs", "--kind", "hnsw")
     assert done.returncode == 1
     assert "after the backfill" in done.stdout
+
+
+def test_a_build_of_somebody_else_s_is_waited_for(docs: str) -> None:
+    build = ("index", "--dsn", docs, "docs", "--kind", "hnsw")
+    with psycopg.connect(docs) as other:
+        other.execute("LOCK TABLE docs IN ROW EXCLUSIVE MODE")  # which a build waits for
+        with running(*build) as first:
+            while as_json("index", "--dsn", docs)[0]["state"] != "building":
+                assert first.process.poll() is None
+            with running(*build) as second:
+                second.wait_for("somebody else builds the index")
+                other.rollback()
+                assert (first.process.wait(TIMEOUT), second.process.wait(TIMEOUT)) == (0, 0)
 
 
 def test_only_the_owner_builds(docs: str, db: Db, make_role: MakeRole) -> None:

@@ -144,6 +144,16 @@ def test_uninstall_leaves_columns_and_rows_and_nothing_else(dsn: str, db: Connec
         installing.uninstall(dsn)
 
 
+def test_uninstall_removes_what_dropping_the_schema_leaves(dsn: str, db: Connection) -> None:
+    db.execute("DROP SCHEMA embed CASCADE")
+    assert db.execute("SELECT to_regproc('public.embed') IS NOT NULL").fetchone() == (True,)
+    installing.uninstall(dsn)
+    left = db.execute("SELECT proname FROM pg_proc WHERE proname LIKE 'embed%'").fetchall()
+    assert left == []
+    with pytest.raises(NotInstalled):
+        installing.uninstall(dsn)
+
+
 def test_the_printed_removal_runs_in_psql(dsn: str, db: Connection) -> None:
     done = psql(dsn, installing.uninstall_sql())
     assert done.returncode == 0, done.stderr

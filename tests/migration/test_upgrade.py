@@ -228,10 +228,12 @@ def test_a_long_transaction_keeps_an_upgrade_out_and_nobody_else(
 ) -> None:
     next_version.add_revision(MORE)
     before = shape(dsn)
+    told: list[str] = []
     with psycopg.connect(dsn, application_name="a long one") as other:
         other.execute("INSERT INTO docs (id, body) VALUES (0, 'written, and not committed')")
         with writing(dsn) as writers, pytest.raises(DatabaseError) as caught:
-            installing.install(dsn, patience=2.0)
+            installing.install(dsn, patience=2.0, tell=told.append)
+        assert told == ["tables of pg_embed are in use; they are tried again for up to 2 s"]
         assert f"pid {other.info.backend_pid} (a long one, idle in transaction)" in str(caught.value)
         assert "nothing was changed" in (caught.value.hint or "")
         assert shape(dsn) == before

@@ -116,9 +116,45 @@ def test_every_function_has_a_comment(db: Connection) -> None:
 def test_every_table_and_view_has_a_comment(db: Connection) -> None:
     found = db.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'embed'::regnamespace AND relkind IN ('r', 'v')"
-        " AND obj_description(oid, 'pg_class') IS NULL AND relname <> '_schema_version'"
+        " AND obj_description(oid, 'pg_class') IS NULL"
     ).fetchall()
     assert found == []
+
+
+def test_every_column_that_users_see_has_a_comment(db: Connection) -> None:
+    create_fake_model(db)
+    create_docs(db, "one")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', storage => 'table')")
+    found = db.execute(
+        "SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid"
+        " WHERE a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL"
+        " AND (c.relnamespace = 'embed'::regnamespace AND c.relkind = 'v' AND c.relname NOT LIKE '\\_%'"
+        " OR c.relname = 'docs_embedding' AND a.attname <> 'id')"
+    ).fetchall()
+    assert found == []
+
+
+def test_every_role_says_what_it_may(db: Connection) -> None:
+    found = db.execute(
+        "SELECT rolname FROM pg_roles WHERE rolname IN ('embed_reader', 'embed_owner', 'embed_worker')"
+        " AND shobj_description(oid, 'pg_authid') LIKE 'pg_embed: may %'"
+    ).fetchall()
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("storage", ["column", "table"])
+def test_making_and_dropping_a_vectorizer_tells_of_nothing_that_was_not_there(
+    db: Connection, storage: str
+) -> None:
+    create_fake_model(db)
+    create_docs(db, "one")
+    told: list[str | None] = []
+    db.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', name => 'docs', storage => %s)", [storage])
+    db.execute("SELECT embed.drop_vectorizer('docs', drop_column => true)")
+    db.execute("SELECT embed.create_vectorizer('docs', 'body', name => 'docs', storage => %s)", [storage])
+    db.execute("SELECT embed.drop_vectorizer('docs')")
+    assert told == []
 
 
 def test_every_function_says_its_volatility_and_whether_it_is_parallel() -> None:

@@ -161,7 +161,10 @@ def test_an_unknown_model_is_told_with_those_that_are_known(db: Connection) -> N
     assert "embed.create_model" in hint
     create_fake_model(db, "a")
     create_fake_model(db, "b")
-    assert refused(db, "SELECT embed.alter_model('no', is_default => true)")[2] == "the models are: 'a', 'b'"
+    assert (
+        refused(db, "SELECT embed.alter_model('no', is_default => true)")[2]
+        == "the models are: 'a', 'b'; embed.create_model makes others"
+    )
     assert value(db, "SELECT embed.drop_model('no', if_exists => true) IS NOT NULL")
 
 

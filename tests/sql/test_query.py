@@ -166,7 +166,7 @@ def test_an_unknown_model_is_told_with_those_that_are_known(asked: Connection) -
     assert refused(asked, "SELECT embed('x', 'no')") == (
         "PE001",
         "there is no model 'no'",
-        "the models are: 'a'",
+        "the models are: 'a'; embed.create_model makes others",
     )
     asked.execute("SET embed.default_model = 'no'")
     assert refused(asked, "SELECT embed('x')")[0] == "PE001"

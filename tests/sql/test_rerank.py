@@ -142,7 +142,7 @@ def test_an_unknown_model_is_told_with_those_that_are_known(asked: Connection) -
     assert refused(asked, "SELECT embed.rerank('q', '{a}', 'no')") == (
         "PE001",
         "there is no model 'no'",
-        "the models are: 'a', 'r'",
+        "the models are: 'a', 'r'; embed.create_model makes others",
     )
 
 

@@ -165,7 +165,11 @@ def test_an_unknown_column_is_told_with_those_that_are_there(docs: Connection) -
 
 def test_an_unknown_model_is_told_with_those_that_are_known(docs: Connection) -> None:
     state, message, hint = refused(docs, "SELECT embed.create_vectorizer('docs', 'body', model => 'no')")
-    assert (state, message, hint) == ("PE001", "there is no model 'no'", "the models are: 'fake'")
+    assert (state, message, hint) == (
+        "PE001",
+        "there is no model 'no'",
+        "the models are: 'fake'; embed.create_model makes others",
+    )
 
 
 def test_without_a_model_the_default_is_taken_and_none_is_an_error(docs: Connection) -> None:

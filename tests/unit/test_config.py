@@ -40,6 +40,8 @@ def test_variables_are_read_into_the_rooms(monkeypatch: pytest.MonkeyPatch) -> N
         ("PG_EMBED_SERVE_SOCKET_MODE", "everybody"),
         ("PG_EMBED_SERVE_SOCKET_MODE", "7777"),
         ("PG_EMBED_SERVE_SOCKET_MODE", "-1"),
+        ("PG_EMBED_SERVE_HTTP_PORT", "65536"),
+        ("PG_EMBED_WORKER_METRICS_PORT", "99999999"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_setting(
@@ -48,6 +50,13 @@ def test_a_wrong_value_is_an_error_that_names_the_setting(
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidArgument, match=f"the setting {name}: "):
         config.read()
+
+
+@pytest.mark.parametrize("name", config.variables())
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    without = config.read()
+    monkeypatch.setenv(name, "")
+    assert config.read() == without
 
 
 def test_options_of_commands_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:

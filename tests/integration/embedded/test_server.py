@@ -22,7 +22,7 @@ import pytest
 from pg_embed.embedded import EmbeddedServer, binaries, cluster
 from pg_embed.embedded.account import choose_account
 from pg_embed.embedded.postmaster import read_postmaster
-from pg_embed.embedded.server import LOG_LIMIT
+from pg_embed.embedded.server import LOG_LIMIT, SOCKET_PATH_LIMIT
 from pg_embed.errors import PgEmbedError
 from tests.fix_pg import temporary_folder
 
@@ -263,6 +263,41 @@ def test_socket_moves_where_the_path_is_too_long(folder: Path) -> None:
         socket_dir = Path(connection.info.host)
         assert len(str(socket_dir)) < 90
     assert not socket_dir.exists()
+
+
+def test_a_folder_may_have_spaces_and_other_letters(folder: Path) -> None:
+    with (
+        EmbeddedServer(folder / "Meine Daten" / "ü+%", fast=True) as server,
+        psycopg.connect(server.dsn()) as db,
+    ):
+        assert db.execute("SHOW unix_socket_directories").fetchone() == (str(server.data_dir / "run"),)
+
+
+def test_a_path_is_as_long_as_its_bytes(folder: Path) -> None:
+    data_dir = folder / ("ü" * (SOCKET_PATH_LIMIT - len(str(folder)) - 30))
+    with EmbeddedServer(data_dir, fast=True) as server, psycopg.connect(server.dsn()) as db:
+        assert db.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_port_that_is_taken_is_said(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PgEmbedError, match=f"port {port} of 127.0.0.1 cannot be used: Address already"):
+            EmbeddedServer(folder, fast=True, tcp_port=port).start()
+    assert read_postmaster(folder / "cluster") is None
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing", "/etc/passwd", "/dev/null/data"])
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(place: str) -> None:
+    with pytest.raises(PgEmbedError, match=f"the data folder {place} cannot be used: ") as raised:
+        EmbeddedServer(Path(place)).start()
+    assert raised.value.hint == "choose one that belongs to this user and may be written"
+
+
+def test_a_folder_in_place_of_a_cluster_is_refused(folder: Path) -> None:
+    (folder / "cluster").mkdir(parents=True)
+    with pytest.raises(PgEmbedError, match="is no cluster of PostgreSQL"):
+        EmbeddedServer(folder, fast=True).start()
 
 
 def test_tcp_wants_the_password(folder: Path) -> None:

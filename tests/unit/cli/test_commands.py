@@ -15,6 +15,7 @@ import pg_embed.cli
 from pg_embed.cli.app import app
 
 LINES = 80
+LIST_WIDTH = 63  # characters that a terminal of 80 leaves beside the longest name of a command
 
 
 def commands() -> Iterator[tuple[str, typer.Context, typer.core.TyperCommand]]:
@@ -50,6 +51,11 @@ def test_the_commands_are_those_of_the_contract() -> None:
     )
     found = {path.removeprefix("pg-embed ") for path, _, _ in commands()}
     assert found == {*names.split(), "models create", "doctor"}
+
+
+def test_the_list_of_commands_cuts_no_sentence_off() -> None:
+    cut = {path: command.get_short_help_str(LIST_WIDTH) for path, _, command in commands()}
+    assert not {path: said for path, said in cut.items() if said.endswith("...")}
 
 
 @pytest.mark.parametrize("command", pg_embed.cli.COMMANDS)

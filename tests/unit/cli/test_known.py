@@ -63,6 +63,12 @@ def test_a_row_says_what_is_published(capsys: Captured, name: str, words: list[s
     assert line.split() == [name, *words]
 
 
+def test_sizes_are_not_parted(capsys: Captured) -> None:
+    print_known(**ALL, as_json=False)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bm25 ")]
+    assert line.split()[:4] == ["bm25", "local", "sparse", "10^9"]
+
+
 def test_nothing_found_is_said(capsys: Captured) -> None:
     print_known(hosted=None, output="pictures", language=None, as_json=False)
     assert capsys.readouterr().out == "no known model is like that\n"

@@ -1,0 +1,131 @@
+-- What the columns of the public views are, for who asks with \d+.
+
+COMMENT ON COLUMN embed.models.name IS 'What SQL calls the model.';
+COMMENT ON COLUMN embed.models.family IS 'The code that serves it.';
+COMMENT ON COLUMN embed.models.options IS 'How that loads it: checkpoint or name, limits, prompts; of keys only where they are.';
+COMMENT ON COLUMN embed.models.outputs IS 'What it makes: dense, sparse, multi (a vector for each token), or score (a reranker).';
+COMMENT ON COLUMN embed.models.dimensions IS 'The size of a vector of its first output.';
+COMMENT ON COLUMN embed.models.max_tokens IS 'What it reads of a text, in tokens.';
+COMMENT ON COLUMN embed.models.metric IS 'How its dense vectors are compared: cosine, ip or l2.';
+COMMENT ON COLUMN embed.models.is_default IS 'Whether it is taken where no model is named.';
+COMMENT ON COLUMN embed.models.space_id IS 'Models that share it give vectors that may be compared.';
+COMMENT ON COLUMN embed.models.created_at IS 'When it was made.';
+
+COMMENT ON COLUMN embed.vectorizers.name IS 'What functions and commands call the vectorizer.';
+COMMENT ON COLUMN embed.vectorizers.source IS 'The table with the text.';
+COMMENT ON COLUMN embed.vectorizers.model IS 'The model of its vectors.';
+COMMENT ON COLUMN embed.vectorizers.sparse_model IS 'The model of the sparse vectors, where that is another one.';
+COMMENT ON COLUMN embed.vectorizers.key IS 'The columns of the primary key.';
+COMMENT ON COLUMN embed.vectorizers.template IS 'How the text is made of columns, in braces.';
+COMMENT ON COLUMN embed.vectorizers.filter IS 'Which rows have vectors; NULL means all.';
+COMMENT ON COLUMN embed.vectorizers.column_name IS 'The column of the first output.';
+COMMENT ON COLUMN embed.vectorizers.column_type IS 'Its type.';
+COMMENT ON COLUMN embed.vectorizers.outputs IS 'What is kept: dense, sparse, multi.';
+COMMENT ON COLUMN embed.vectorizers.columns IS 'The column of each of the outputs.';
+COMMENT ON COLUMN embed.vectorizers.state IS 'active, paused or stopped.';
+COMMENT ON COLUMN embed.vectorizers.reason IS 'Why it does not embed, where it does not.';
+COMMENT ON COLUMN embed.vectorizers.max_attempts IS 'How often a row is tried before it is given up.';
+COMMENT ON COLUMN embed.vectorizers.created_at IS 'When it was made.';
+COMMENT ON COLUMN embed.vectorizers.storage IS 'Where the vectors are: in a column of the table, or in a table of chunks.';
+COMMENT ON COLUMN embed.vectorizers.chunking IS 'How texts are split into chunks.';
+COMMENT ON COLUMN embed.vectorizers.chunk_table IS 'The table of the chunks.';
+COMMENT ON COLUMN embed.vectorizers.chunk_view IS 'The view of chunks with their rows.';
+COMMENT ON COLUMN embed.vectorizers.replication IS 'Whose changes are embedded: origin, replica or always.';
+COMMENT ON COLUMN embed.vectorizers.prepare IS 'The hook of the workers that makes the text.';
+
+COMMENT ON COLUMN embed.status.vectorizer_name IS 'The vectorizer.';
+COMMENT ON COLUMN embed.status.source IS 'Its table.';
+COMMENT ON COLUMN embed.status.model IS 'The model of its vectors.';
+COMMENT ON COLUMN embed.status.sparse_model IS 'The model of the sparse vectors, where that is another one.';
+COMMENT ON COLUMN embed.status.state IS 'active, paused or stopped.';
+COMMENT ON COLUMN embed.status.reason IS 'Why it does not embed, where it does not.';
+COMMENT ON COLUMN embed.status.pending IS 'Rows that wait: queued, or not yet reached by the backfill.';
+COMMENT ON COLUMN embed.status.in_flight IS 'Rows that workers hold.';
+COMMENT ON COLUMN embed.status.failed IS 'Rows that were given up; embed.failures lists them.';
+COMMENT ON COLUMN embed.status.backfill IS 'Rows that the backfill has not reached.';
+COMMENT ON COLUMN embed.status.rows_per_second IS 'The rate of the last minute.';
+COMMENT ON COLUMN embed.status.oldest IS 'How long the oldest row has waited.';
+COMMENT ON COLUMN embed.status.time_left IS 'How long the rest takes at this rate.';
+COMMENT ON COLUMN embed.status.last_error IS 'Why rows that are tried again failed.';
+COMMENT ON COLUMN embed.status.index_kind IS 'The kind of index over the dense vectors.';
+COMMENT ON COLUMN embed.status.index_state IS 'Its state, as in embed.indexes.';
+COMMENT ON COLUMN embed.status.index_rows IS 'The rows that it was built over.';
+COMMENT ON COLUMN embed.status.index_error IS 'Why it could not be built.';
+
+COMMENT ON COLUMN embed.failures.vectorizer_name IS 'The vectorizer.';
+COMMENT ON COLUMN embed.failures.source IS 'Its table.';
+COMMENT ON COLUMN embed.failures.key IS 'The row''s key; of several columns a JSON array.';
+COMMENT ON COLUMN embed.failures.code IS 'The SQLSTATE of the error.';
+COMMENT ON COLUMN embed.failures.error IS 'What was wrong.';
+COMMENT ON COLUMN embed.failures.attempts IS 'How often the row was tried.';
+COMMENT ON COLUMN embed.failures.failed_at IS 'When it was given up.';
+
+COMMENT ON COLUMN embed.indexes.vectorizer_name IS 'The vectorizer.';
+COMMENT ON COLUMN embed.indexes.source IS 'The table that the index is over: the vectorizer''s, or that of its chunks.';
+COMMENT ON COLUMN embed.indexes.column_name IS 'The column of dense vectors.';
+COMMENT ON COLUMN embed.indexes.index_name IS 'The index, once it is there.';
+COMMENT ON COLUMN embed.indexes.wanted IS 'What was asked for: auto, hnsw, binary or none.';
+COMMENT ON COLUMN embed.indexes.kind IS 'What that means for this table.';
+COMMENT ON COLUMN embed.indexes.state IS 'none, planned, building, valid, stale, invalid or failed.';
+COMMENT ON COLUMN embed.indexes.phase IS 'What its build does now.';
+COMMENT ON COLUMN embed.indexes.progress IS 'How far that is, in per cent.';
+COMMENT ON COLUMN embed.indexes.rows IS 'About how many rows the table has.';
+COMMENT ON COLUMN embed.indexes.bytes IS 'The size of the index.';
+COMMENT ON COLUMN embed.indexes.explanation IS 'Why the state is what it is.';
+COMMENT ON COLUMN embed.indexes.error IS 'Why the last build failed.';
+
+COMMENT ON COLUMN embed.switches.vectorizer_name IS 'The vectorizer that searches see.';
+COMMENT ON COLUMN embed.switches.source IS 'Its table.';
+COMMENT ON COLUMN embed.switches.model IS 'Its model.';
+COMMENT ON COLUMN embed.switches.other_model IS 'The model that it will have, or had before the swap.';
+COMMENT ON COLUMN embed.switches.state IS 'filling, indexing, comparing, ready, paused, stopped, or swapped while the old vectors are kept.';
+COMMENT ON COLUMN embed.switches.rows_left IS 'Rows without a vector of the other model.';
+COMMENT ON COLUMN embed.switches.failed IS 'Rows that the other model refused.';
+COMMENT ON COLUMN embed.switches.index_state IS 'The state of its index, as in embed.indexes.';
+COMMENT ON COLUMN embed.switches.overlap_at_10 IS 'The share of the ten nearest rows that both models agree on.';
+COMMENT ON COLUMN embed.switches.compared IS 'For how many rows that was looked at.';
+COMMENT ON COLUMN embed.switches.auto IS 'Whether a worker swaps when all is ready.';
+COMMENT ON COLUMN embed.switches.keep IS 'What becomes of the old vectors: in step, frozen or drop.';
+COMMENT ON COLUMN embed.switches.shadow IS 'The vectorizer that fills the other vectors.';
+COMMENT ON COLUMN embed.switches.columns IS 'Where they are.';
+COMMENT ON COLUMN embed.switches.started_at IS 'When the switch began.';
+COMMENT ON COLUMN embed.switches.swapped_at IS 'When it was done.';
+COMMENT ON COLUMN embed.switches.explanation IS 'What it waits for.';
+COMMENT ON COLUMN embed.switches.chunk_table IS 'The table of the other chunks.';
+
+COMMENT ON COLUMN embed.limits.model IS 'The model.';
+COMMENT ON COLUMN embed.limits.requests_per_minute IS 'Calls in a minute, of all workers and sidecars together.';
+COMMENT ON COLUMN embed.limits.inputs_per_minute IS 'Texts in a minute.';
+COMMENT ON COLUMN embed.limits.tokens_per_minute IS 'Tokens in a minute.';
+COMMENT ON COLUMN embed.limits.not_before IS 'Until when the provider wants no call.';
+COMMENT ON COLUMN embed.limits.refusal IS 'Why the provider refuses the account.';
+COMMENT ON COLUMN embed.limits.probe_at IS 'When the next call tries that again.';
+
+COMMENT ON COLUMN embed.usage.day IS 'The day, in UTC.';
+COMMENT ON COLUMN embed.usage.model IS 'The model.';
+COMMENT ON COLUMN embed.usage.vectorizer IS 'For which vectorizer; NULL for queries and others.';
+COMMENT ON COLUMN embed.usage.requests IS 'Calls of the model.';
+COMMENT ON COLUMN embed.usage.inputs IS 'Texts that were embedded.';
+COMMENT ON COLUMN embed.usage.tokens IS 'Their tokens.';
+COMMENT ON COLUMN embed.usage.cost IS 'What they cost; NULL where the model had no price.';
+COMMENT ON COLUMN embed.usage.currency IS 'Of the cost.';
+COMMENT ON COLUMN embed.usage.reused IS 'Texts whose vectors were known, and cost nothing.';
+
+COMMENT ON COLUMN embed.budgets.vectorizer IS 'The vectorizer.';
+COMMENT ON COLUMN embed.budgets.tokens IS 'How many tokens it may use in a period.';
+COMMENT ON COLUMN embed.budgets.cost IS 'How many US dollars.';
+COMMENT ON COLUMN embed.budgets.per IS 'The period: day, month or total.';
+COMMENT ON COLUMN embed.budgets.live IS 'Whether changed rows wait, too, when that is spent, or only the backfill.';
+COMMENT ON COLUMN embed.budgets.tokens_used IS 'What it used in the period that runs.';
+COMMENT ON COLUMN embed.budgets.cost_used IS 'What that cost.';
+
+COMMENT ON COLUMN embed.reuse.model IS 'The model.';
+COMMENT ON COLUMN embed.reuse.reuse IS 'Whether its vectors are kept for texts that come again.';
+COMMENT ON COLUMN embed.reuse.rows IS 'How many are kept.';
+COMMENT ON COLUMN embed.reuse.bytes IS 'How much room they take.';
+COMMENT ON COLUMN embed.reuse.reused IS 'How many texts have needed no call so far.';
+COMMENT ON COLUMN embed.reuse.max_rows IS 'How many are kept at most.';
+COMMENT ON COLUMN embed.reuse.max_bytes IS 'How much room they take at most.';
+COMMENT ON COLUMN embed.reuse.keep IS 'How long a vector is kept after its last use.';
+
+COMMENT ON TABLE embed._schema_version IS 'Which revision is installed, as Alembic keeps it.';
