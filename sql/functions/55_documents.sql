@@ -104,6 +104,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     source record;
+    claim record;
 BEGIN
     PERFORM embed._hold_source(vectorizer);
     source := embed._documents_v1(vectorizer);
@@ -111,8 +112,14 @@ BEGIN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    RETURN QUERY SELECT c.entry, c.attempts, c.key
-        FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease) AS a, unnest(a.entries, a.attempts, a.keys) AS c(entry, attempts, key);
+    SELECT * INTO claim FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease);
+    IF claim.spent IS NOT NULL THEN
+        PERFORM embed._give_up_lost(vectorizer, source.name, source.input, source.match, claim.spent);
+    END IF;
+    IF cardinality(claim.keys) = 1 AND claim.attempts[1] > 1 THEN
+        PERFORM embed._note_text(claim.entries[1], source.name, source.input, source.match, claim.keys[1]);
+    END IF;
+    RETURN QUERY SELECT c.entry, c.attempts, c.key FROM unnest(claim.entries, claim.attempts, claim.keys) AS c(entry, attempts, key);
 END $$;
 COMMENT ON FUNCTION embed._claim_documents_v1(integer, integer, integer, integer, interval) IS
     'Claim rows whose texts are split into chunks. They are read by _read_documents_v1, some at a time: texts may be long.';

@@ -88,6 +88,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._hold_row(integer, text, text, text), embed._give_up_v1(integer, text, bigint, text, text, integer), embed._again_v1(bigint[], text[]),
+            embed._has_text(text, text, text, text, bigint), embed._note_text(bigint, text, text, text, text), embed._note_text_v1(bigint, bigint), embed._give_up_lost(integer, text, text, text, jsonb),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval, bigint), embed._put_back_v1(integer, bigint[], text[]), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),

@@ -88,14 +88,15 @@ CREATE TABLE embed._queue (
     enqueued_at timestamptz NOT NULL DEFAULT now(),
     ids bigint[],
     keys text[],
-    last_error text
+    last_error text,
+    hash bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_analyze_scale_factor = 0,
         autovacuum_analyze_threshold = 50000);
 -- Long key arrays go out of line, uncompressed: claiming rewrites the short row only, and counting reads short rows.
 ALTER TABLE embed._queue ALTER COLUMN keys SET STORAGE EXTERNAL;
 ALTER TABLE embed._queue ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE INDEX _queue_due ON embed._queue (vectorizer_id, priority, available_at);
-COMMENT ON TABLE embed._queue IS 'Keys of rows to look at: priority 1 changed now, 2 backfill. Written by triggers, in the transaction of the change.';
+COMMENT ON TABLE embed._queue IS 'Keys of rows to look at: priority 1 changed now, 2 backfill. Written by triggers, in the transaction of the change. The hash is that of the text that a row had when a worker took it by itself, as one that may have killed others.';
 
 CREATE TABLE embed._failure (
     vectorizer_id integer NOT NULL REFERENCES embed._vectorizer (id) ON DELETE CASCADE,
