@@ -83,6 +83,9 @@ BEGIN
         NEW.filter := CASE WHEN NEW.filter IS NOT DISTINCT FROM OLD.filter THEN here.filter ELSE NEW.filter END;
         NEW.target_columns := CASE WHEN NEW.target_columns = OLD.target_columns THEN here.target_columns ELSE NEW.target_columns END;
     END IF;
+    IF TG_OP = 'UPDATE' AND OLD.numbered <> embed._numbering(OLD.source) THEN
+        NEW.guards := embed._guards(NEW);  -- no row changed on the way here
+    END IF;
     NEW.numbered := embed._numbering(NEW.source);
     NEW.names := jsonb_build_object('source', embed._names(NEW.source, NEW.key_columns || NEW.input_columns || NEW.filter_columns),
         'targets', embed._names(COALESCE(NEW.chunk_table, NEW.source), NEW.target_columns));

@@ -240,6 +240,25 @@ $$;
 COMMENT ON FUNCTION embed._may_raise(text) IS
     'Whether a condition, as Postgres keeps it, may raise an error for some row: leakproof functions and a few others never do.';
 
+CREATE OR REPLACE FUNCTION embed._guards(v embed._vectorizer)
+RETURNS text[]
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- ALTER TABLE ... DISABLE and ENABLE TRIGGER each write the trigger's row anew, SET EXPRESSION gives an expression
+    -- another oid: both let texts change that no trigger tells of.
+    SELECT ARRAY(
+        SELECT format('trigger %s %s', g.oid, g.xmin) FROM pg_trigger AS g
+        WHERE g.tgrelid = v.source AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', 'pg_embed_' || v.id || '_delete')
+        UNION ALL
+        SELECT format('expression %s', d.oid) FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = v.source AND a.attnum = ANY (v.input_columns || v.filter_columns) AND a.attgenerated <> ''
+        ORDER BY 1)
+$$;
+COMMENT ON FUNCTION embed._guards(embed._vectorizer) IS
+    'What a vectorizer relies on to learn of changed texts, each with what tells its versions apart: its triggers, and the expressions of generated columns that it reads.';
+
 CREATE OR REPLACE FUNCTION embed._build_triggers(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
@@ -291,7 +310,8 @@ BEGIN
             'pg_embed_' || v.id || '_delete', v.source, function);
     END IF;
     PERFORM embed._fire(v.id);
-    UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
+    UPDATE embed._vectorizer AS c
+    SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone), guards = embed._guards(c)
     WHERE c.id = v.id;
 END $$;
 COMMENT ON FUNCTION embed._build_triggers(integer) IS 'Make the triggers of a vectorizer on its table, with the rights of the caller.';

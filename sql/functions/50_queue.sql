@@ -128,6 +128,31 @@ END $$;
 COMMENT ON FUNCTION embed._hold_row(integer, text, text, text) IS
     'Let nobody finish a newer text of a row until this transaction ends; false, without a wait, when another has it, or it is gone. What is read of it after that is what it is.';
 
+CREATE OR REPLACE FUNCTION embed._lose_key(vectorizer integer, name text, match text, key text)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', name, match) USING key;
+    RETURN false;
+EXCEPTION WHEN data_exception OR check_violation THEN
+    -- A value of an enum was renamed, or a domain has another condition. Whose key it was cannot be told: every row is looked at.
+    PERFORM embed._start_over_v1(vectorizer);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION embed._lose_key(integer, text, text, text) IS
+    'Whether a key that was queued is no value of its type any more, and so that of no row. Then all rows are queued once more, for one of them may have had it.';
+
+CREATE OR REPLACE FUNCTION embed._start_over_v1(vectorizer integer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT embed._start_backfill(v.id, 'all') FROM embed._vectorizer AS v WHERE v.id = vectorizer $$;
+COMMENT ON FUNCTION embed._start_over_v1(integer) IS 'Begin a backfill of all rows, for a worker that cannot tell which of them changed.';
+
 CREATE OR REPLACE FUNCTION embed._has_text(name text, input text, match text, key text, hash bigint)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -191,8 +216,8 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT embed._hash(%s) FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', input, name, match) INTO hash USING key;
     PERFORM embed._note_text_v1(entry, hash);
-EXCEPTION WHEN data_exception THEN
-    NULL;  -- whoever reads it lists it
+EXCEPTION WHEN data_exception OR check_violation THEN
+    NULL;  -- whoever reads it tells
 END $$;
 COMMENT ON FUNCTION embed._note_text(bigint, text, text, text, text) IS
     'Note of a row that may kill its worker, and goes by itself, which text it has: before that is read, so that a text that comes in between is not taken for the one that kills.';
@@ -223,6 +248,10 @@ DECLARE
     ended bigint[] := '{}';
 BEGIN
     FOR lost IN SELECT * FROM jsonb_to_recordset(spent) AS s(entry bigint, key text, hash bigint, attempts integer) LOOP
+        IF embed._lose_key(vectorizer, name, match, lost.key) THEN
+            ended := ended || lost.entry;
+            CONTINUE;
+        END IF;
         held := embed._hold_row(vectorizer, name, match, lost.key);
         same := embed._has_text(name, input, match, lost.key, lost.hash);
         CONTINUE WHEN same AND NOT held;  -- due again soon
@@ -375,9 +404,13 @@ BEGIN
         source.input, source.name, source.match);
     BEGIN
         RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys, most;
-    EXCEPTION WHEN data_exception THEN
+    EXCEPTION WHEN data_exception OR check_violation THEN
         -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
         FOR i IN 1..cardinality(claim.keys) LOOP
+            IF embed._lose_key(vectorizer, source.name, source.match, claim.keys[i]) THEN
+                RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
+                CONTINUE;
+            END IF;
             held := NULL;
             LOOP
                 BEGIN
@@ -400,7 +433,7 @@ BEGIN
     END;
 END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval, bigint) IS
-    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up, or queued again for somebody holds it. The caller commits before it works.';
+    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up, queued again for somebody holds it, or has a key that is none. The caller commits before it works.';
 
 CREATE OR REPLACE FUNCTION embed._again_v1(entries bigint[], busy text[])
 RETURNS void
@@ -665,6 +698,39 @@ END $$;
 COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]) IS
     'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction.';
 
+CREATE OR REPLACE FUNCTION embed._tire(vectorizer integer, done text[], tries integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+DECLARE
+    problem CONSTANT text := 'a trigger of the table changes its text whenever a vector is written';
+    other record;
+    again record;
+BEGIN
+    -- every vectorizer of the table: each may send the others' rows again
+    FOR other IN SELECT o.id, o.max_attempts FROM embed._vectorizer AS v JOIN embed._vectorizer AS o ON o.source = v.source WHERE v.id = vectorizer LOOP
+        FOR again IN
+            SELECT q.id, embed._keys(q) AS keys FROM embed._queue AS q
+            WHERE q.vectorizer_id = other.id AND q.priority = 1 AND q.available_at = now() AND q.attempts = 0 AND embed._keys(q) <@ done
+        LOOP
+            IF tries < greatest(other.max_attempts, 2) THEN  -- a trigger may tidy a text once
+                UPDATE embed._queue AS q
+                SET attempts = tries, last_error = problem, available_at = clock_timestamp() + least(60, 0.05 * 2 ^ least(tries, 12)) * interval '1 second'
+                WHERE q.id = again.id;
+            ELSE
+                DELETE FROM embed._queue AS q WHERE q.id = again.id;
+                PERFORM embed._bury_v1(other.id, k.key, '27000', problem, tries) FROM unnest(again.keys) AS k(key);
+            END IF;
+        END LOOP;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._tire(integer, text[], integer) IS
+    'Let rows of another text, which a trigger of the user''s gave them as their vectors were written in this transaction, come again as often as any row may be tried, and list them as failed then: else they would be embedded for ever.';
+
 CREATE OR REPLACE FUNCTION embed._settle_v1(
     worker integer, vectorizer integer, finished bigint[], done text[], busy text[], void text[], looked timestamptz, dead jsonb
 )
@@ -675,11 +741,13 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     held text[];
+    ended bigint[];
+    tries integer;
+BEGIN
     -- Where commits were lost, with a server that crashed or was replaced, ids are given once more. What another holds, and
     -- nobody has tried before, is not what was claimed.
-    ended bigint[] := ARRAY(SELECT q.id FROM embed._queue AS q
-        WHERE q.id = ANY (finished) AND (q.worker = _settle_v1.worker OR q.attempts > 1 OR q.last_error IS NOT NULL));
-BEGIN
+    SELECT COALESCE(array_agg(q.id), '{}'), COALESCE(max(q.attempts), 0) INTO ended, tries FROM embed._queue AS q
+    WHERE q.id = ANY (finished) AND (q.worker = _settle_v1.worker OR q.attempts > 1 OR q.last_error IS NOT NULL);
     -- Failures that somebody is about to retry: their rows are looked at again.
     IF EXISTS (SELECT FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer) THEN
         WITH mine AS (
@@ -718,6 +786,7 @@ BEGIN
         SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
     END IF;
     IF cardinality(done) > 0 THEN
+        PERFORM embed._tire(vectorizer, done, tries);
         INSERT INTO embed._throughput AS t (vectorizer_id, worker, bucket, rows)
         VALUES (vectorizer, worker, date_bin('10 seconds', clock_timestamp(), 'epoch'), cardinality(done))
         ON CONFLICT ON CONSTRAINT _throughput_pkey DO UPDATE SET rows = t.rows + excluded.rows;
@@ -960,6 +1029,7 @@ AS $$
 DECLARE
     v embed._vectorizer;
     present oid[];
+    standing text[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1885695330, 3) THEN
         RETURN;
@@ -975,6 +1045,11 @@ BEGIN
         IF v.names <> jsonb_build_object('source', embed._names(v.source, v.key_columns || v.input_columns || v.filter_columns),
             'targets', embed._names(embed._home(v), v.target_columns)) THEN
             UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
+        END IF;
+        standing := embed._guards(v);
+        IF v.guards <> standing THEN
+            PERFORM embed._doubt(v);
+            UPDATE embed._vectorizer AS c SET guards = standing WHERE c.id = v.id;
         END IF;
         IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);
@@ -1064,6 +1139,7 @@ DECLARE
     looked timestamptz := clock_timestamp();
     listed text[] := embed._failed_keys_v1(vectorizer, n);
     void text[];
+    lost text[];
 BEGIN
     IF source.input IS NULL OR cardinality(listed) = 0 THEN
         RETURN 0;
@@ -1072,10 +1148,13 @@ BEGIN
         EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
             WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
             source.name, source.match, source.input) INTO void USING listed;
-    EXCEPTION WHEN data_exception THEN
+    EXCEPTION WHEN data_exception OR check_violation THEN
         -- the filter fails on one of them: only those that are gone, then
+        lost := ARRAY(SELECT l.key FROM unnest(listed) AS l(key) WHERE embed._lose_key(vectorizer, source.name, source.match, l.key));
         EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
-            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match) INTO void USING listed;
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match)
+        INTO void USING ARRAY(SELECT l.key FROM unnest(listed) AS l(key) WHERE l.key <> ALL (lost));
+        void := void || lost;
     END;
     IF cardinality(void) > 0 THEN
         PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', '{}', void, looked, '[]');

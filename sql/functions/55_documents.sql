@@ -168,10 +168,12 @@ BEGIN
                 EXIT WHEN characters >= most;
             END LOOP;
             CLOSE rows;
-        EXCEPTION WHEN data_exception THEN
+        EXCEPTION WHEN data_exception OR check_violation THEN
             -- the filter fails on this row
             rows := NULL;
-            IF tried IS DISTINCT FROM next THEN
+            IF embed._lose_key(vectorizer, source.name, source.match, keys[next]) THEN
+                NULL;
+            ELSIF tried IS DISTINCT FROM next THEN
                 held := embed._hold_row(vectorizer, source.name, source.match, keys[next]);
                 tried := next;
                 CONTINUE;  -- it may have changed since
@@ -189,7 +191,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._read_documents_v1(integer, text[], bigint, integer) IS
-    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up, or queued again for another worker is at it.';
+    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up, queued again for another worker is at it, or has a key that is none.';
 
 CREATE OR REPLACE FUNCTION embed._finish_documents_v1(
     worker integer,

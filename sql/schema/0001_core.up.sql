@@ -53,11 +53,12 @@ CREATE TABLE embed._vectorizer (
     names jsonb NOT NULL DEFAULT '{}',
     replication text NOT NULL DEFAULT 'origin' CHECK (replication IN ('origin', 'replica', 'always')),
     prepare text CHECK (prepare <> ''),
+    guards text[] NOT NULL DEFAULT '{}',
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch. Where prepare names a hook of the workers'', it makes the text of the input columns.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch. Where prepare names a hook of the workers'', it makes the text of the input columns. In guards are its triggers and the expressions of generated columns, as they were when all rows were known to have met them.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (
