@@ -56,6 +56,7 @@ SESSION = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
+    "standard_conforming_strings": "on",  # a filter is kept as it is spelled with this
 }
 # A table that is locked for long holds a connection no longer than this: others have rows, too.
 POOL_SESSION = {**SESSION, "lock_timeout": "10s"}

@@ -226,6 +226,7 @@ RETURNS boolean
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
     SELECT condition ~ '\{(COERCETODOMAIN|ROWCOMPAREEXPR|XMLEXPR|JSON)'
         OR (condition ~ '\{COERCEVIAIO ' AND EXISTS (
@@ -264,6 +265,7 @@ RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     v embed._vectorizer;
