@@ -203,14 +203,15 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats are
-    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike.
+    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats and moments are
+    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike, and one that writes the names of
+    -- time zones may do so where clocks were put back.
     SELECT string_agg(concat_ws(' OR ',
             CASE WHEN c.attnum = ANY (read_columns) THEN format('(%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C"',
                 embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'OLD'),
                 embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'NEW')) END,
             CASE WHEN c.attnum <> ALL (read_columns) OR COALESCE(b.oid, t.oid) IN ('real'::regtype, 'double precision'::regtype,
-                'real[]'::regtype, 'double precision[]'::regtype)
+                'real[]'::regtype, 'double precision[]'::regtype, 'timestamptz'::regtype, 'timestamptz[]'::regtype, 'tstzrange'::regtype)
                 THEN format('OLD.%1$s IS DISTINCT FROM NEW.%1$s', embed._column_name(v.source, c.attnum)) END),
         ' OR ' ORDER BY c.attnum)
     FROM (SELECT DISTINCT k.attnum FROM unnest(v.key_columns || read_columns) AS k(attnum)) AS c

@@ -1005,17 +1005,10 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
-    present oid[];
 BEGIN
     FOR v IN SELECT c.* FROM embed._vectorizer AS c WHERE c.numbered <> embed._numbering(c.source) ORDER BY c.id FOR NO KEY UPDATE LOOP
-        present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
-        IF cardinality(present) <> cardinality(v.partitions) THEN
-            present := v.partitions;  -- some came just before the dump, and nobody has looked at their rows
-        END IF;
-        -- else they seem to be attached, all of them, and every row would be embedded again
-        UPDATE embed._postings AS p SET partitions = present WHERE p.vectorizer_id = v.id AND p.partitions = v.partitions;
-        -- any update numbers the columns anew
-        UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
+        -- any update numbers the columns anew, and knows the partitions again
+        UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._arrive_v1() IS 'In a database that was restored, or upgraded by pg_upgrade: number the columns of vectorizers anew, and know their partitions again.';
