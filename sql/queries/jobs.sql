@@ -107,8 +107,9 @@ SELECT t.typname, t.oid, t.typarray FROM pg_catalog.pg_type AS t WHERE t.oid = '
 SELECT pg_catalog.pg_backend_pid();
 
 -- name: session
--- What a session shall have, whatever the database or the role sets by default.
-SELECT pg_catalog.set_config(s.name, s.value, false) FROM pg_catalog.jsonb_each_text(%(settings)s) AS s (name, value);
+-- What a session shall have, whatever the database or the role sets by default; older servers do not know all of it.
+SELECT pg_catalog.set_config(s.name, s.value, false) FROM pg_catalog.jsonb_each_text(%(settings)s) AS s (name, value)
+WHERE pg_catalog.current_setting(s.name, true) IS NOT NULL;
 
 -- name: be_alive
 -- Hold the lock that tells others this worker lives; false when its number is taken.
