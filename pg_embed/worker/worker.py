@@ -54,10 +54,13 @@ WORKER_NUMBERS = 2**31 - 1
 # Whatever the database or the role sets by default: the guards of _finish_v1 hold in READ COMMITTED.
 SESSION = {
     "statement_timeout": "300s",
+    "transaction_timeout": "0",  # since PostgreSQL 17
+    "idle_session_timeout": "0",  # who listens is idle, and a worker whose session ends counts as lost
     "jit": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
+    "standard_conforming_strings": "on",  # a filter is kept as it is spelled with this
 }
 # A table that is locked for long holds a connection no longer than this: others have rows, too.
 POOL_SESSION = {**SESSION, "lock_timeout": "10s"}

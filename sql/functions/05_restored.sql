@@ -73,6 +73,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     here embed._vectorizer;
+    present oid[];
 BEGIN
     IF TG_OP = 'UPDATE' AND OLD.numbered[:2] <> (embed._numbering(OLD.source))[:2] THEN
         here := embed._here(OLD);
@@ -82,6 +83,15 @@ BEGIN
         NEW.template := CASE WHEN NEW.template = OLD.template THEN here.template ELSE NEW.template END;
         NEW.filter := CASE WHEN NEW.filter IS NOT DISTINCT FROM OLD.filter THEN here.filter ELSE NEW.filter END;
         NEW.target_columns := CASE WHEN NEW.target_columns = OLD.target_columns THEN here.target_columns ELSE NEW.target_columns END;
+    END IF;
+    IF TG_OP = 'UPDATE' AND OLD.numbered <> embed._numbering(OLD.source) THEN
+        -- No row changed on the way here: else partitions would seem to be attached, all of them, and every row would be embedded again.
+        NEW.guards := embed._guards(NEW);
+        present := ARRAY(SELECT p.clone FROM embed._partitions(NEW.id, NEW.source) AS p ORDER BY p.clone);
+        IF cardinality(present) = cardinality(OLD.partitions) THEN  -- else some came just before the dump, and nobody has looked at their rows
+            NEW.partitions := present;
+        END IF;
+        UPDATE embed._postings AS p SET partitions = NEW.partitions WHERE p.vectorizer_id = NEW.id AND p.partitions = OLD.partitions;
     END IF;
     NEW.numbered := embed._numbering(NEW.source);
     NEW.names := jsonb_build_object('source', embed._names(NEW.source, NEW.key_columns || NEW.input_columns || NEW.filter_columns),

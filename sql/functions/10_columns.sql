@@ -209,6 +209,7 @@ CREATE OR REPLACE FUNCTION embed._template(source regclass, input text[], templa
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     rest text := template;
@@ -279,6 +280,7 @@ RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
     WITH tree AS (
         SELECT r.oid, r.ev_action::text AS nodes FROM pg_rewrite AS r WHERE r.ev_class = condition
@@ -331,6 +333,7 @@ CREATE OR REPLACE FUNCTION embed._filter(source regclass, filter text, OUT piece
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     alias text := 'pg_embed_' || replace(gen_random_uuid()::text, '-', '');

@@ -211,14 +211,15 @@ LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
 AS $$
-    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats are
-    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike.
+    -- Texts are compared byte by byte: equal under a collation, or equal as numbers, is not the same text. Floats and moments are
+    -- compared as such, too: a session with extra_float_digits = 0 writes different ones alike, and one that writes the names of
+    -- time zones may do so where clocks were put back.
     SELECT string_agg(concat_ws(' OR ',
             CASE WHEN c.attnum = ANY (read_columns) THEN format('(%s) COLLATE "C" IS DISTINCT FROM (%s) COLLATE "C"',
                 embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'OLD'),
                 embed._input(v.source, ARRAY[c.attnum], to_jsonb(ARRAY[c.attnum]), NULL, 'NEW')) END,
             CASE WHEN c.attnum <> ALL (read_columns) OR COALESCE(b.oid, t.oid) IN ('real'::regtype, 'double precision'::regtype,
-                'real[]'::regtype, 'double precision[]'::regtype)
+                'real[]'::regtype, 'double precision[]'::regtype, 'timestamptz'::regtype, 'timestamptz[]'::regtype, 'tstzrange'::regtype)
                 THEN format('OLD.%1$s IS DISTINCT FROM NEW.%1$s', embed._column_name(v.source, c.attnum)) END),
         ' OR ' ORDER BY c.attnum)
     FROM (SELECT DISTINCT k.attnum FROM unnest(v.key_columns || read_columns) AS k(attnum)) AS c
@@ -234,6 +235,7 @@ RETURNS boolean
 LANGUAGE sql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
     SELECT condition ~ '\{(COERCETODOMAIN|ROWCOMPAREEXPR|XMLEXPR|JSON)'
         OR (condition ~ '\{COERCEVIAIO ' AND EXISTS (
@@ -248,11 +250,31 @@ $$;
 COMMENT ON FUNCTION embed._may_raise(text) IS
     'Whether a condition, as Postgres keeps it, may raise an error for some row: leakproof functions and a few others never do.';
 
+CREATE OR REPLACE FUNCTION embed._guards(v embed._vectorizer)
+RETURNS text[]
+LANGUAGE sql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- ALTER TABLE ... DISABLE and ENABLE TRIGGER each write the trigger's row anew, SET EXPRESSION gives an expression
+    -- another oid: both let texts change that no trigger tells of.
+    SELECT ARRAY(
+        SELECT format('trigger %s %s', g.oid, g.xmin) FROM pg_trigger AS g
+        WHERE g.tgrelid = v.source AND g.tgname IN ('pg_embed_' || v.id || '_insert', 'pg_embed_' || v.id || '_update', 'pg_embed_' || v.id || '_delete')
+        UNION ALL
+        SELECT format('expression %s', d.oid) FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = v.source AND a.attnum = ANY (v.input_columns || v.filter_columns) AND a.attgenerated <> ''
+        ORDER BY 1)
+$$;
+COMMENT ON FUNCTION embed._guards(embed._vectorizer) IS
+    'What a vectorizer relies on to learn of changed texts, each with what tells its versions apart: its triggers, and the expressions of generated columns that it reads.';
+
 CREATE OR REPLACE FUNCTION embed._build_triggers(vectorizer integer)
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     v embed._vectorizer;
@@ -299,7 +321,8 @@ BEGIN
             'pg_embed_' || v.id || '_delete', v.source, function);
     END IF;
     PERFORM embed._fire(v.id);
-    UPDATE embed._vectorizer AS c SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone)
+    UPDATE embed._vectorizer AS c
+    SET partitions = ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone), guards = embed._guards(c)
     WHERE c.id = v.id;
 END $$;
 COMMENT ON FUNCTION embed._build_triggers(integer) IS 'Make the triggers of a vectorizer on its table, with the rights of the caller.';

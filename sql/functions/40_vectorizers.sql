@@ -6,6 +6,7 @@ RETURNS integer[]
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     found integer[];
@@ -153,6 +154,7 @@ RETURNS void
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     odd text;
@@ -593,6 +595,7 @@ RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 SET DateStyle = 'ISO, YMD'
 SET TimeZone = 'UTC'
 SET IntervalStyle = 'postgres'
@@ -686,7 +689,7 @@ AS $$
 DECLARE
     v embed._vectorizer;
 BEGIN
-    PERFORM embed._renew_attached(old.id, embed._attached(old)), embed._revoke_columns(old.id);
+    PERFORM embed._renew_attached(old.id, embed._attached(old)), embed._doubt(old), embed._revoke_columns(old.id);
     UPDATE embed._vectorizer AS c
     SET template = new.template,
         input_columns = new.input_columns,
@@ -835,6 +838,17 @@ AS $$
         mode = CASE WHEN b.mode = 'all' OR excluded.mode = 'all' THEN 'all' ELSE 'missing' END
 $$;
 COMMENT ON FUNCTION embed._start_backfill(integer, text) IS 'Begin a backfill, or begin it again.';
+
+CREATE OR REPLACE FUNCTION embed._doubt(v embed._vectorizer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    -- one that went, as with DROP EXPRESSION, changes no text
+    SELECT embed._start_backfill(v.id, 'all') WHERE NOT embed._guards(v) <@ v.guards
+$$;
+COMMENT ON FUNCTION embed._doubt(embed._vectorizer) IS 'Look at every row again where triggers were off for a while, or the expression of a generated column was changed.';
 
 CREATE OR REPLACE FUNCTION embed.backfill(vectorizer text, mode text DEFAULT 'missing')
 RETURNS void

@@ -38,7 +38,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer := embed._own_vectorizer(vectorizer, lock_table => true);
-    w record;
+    w embed._vectorizer;
 BEGIN
     IF embed._firing(replication) IS NULL THEN
         PERFORM embed._fail('PE003', format('there is no replication %L', replication),
@@ -48,7 +48,8 @@ BEGIN
     ELSIF v.replication = replication AND embed._problem(v) IS NULL THEN
         RETURN;
     END IF;
-    FOR w IN SELECT c.id FROM embed._vectorizer AS c WHERE v.id IN (c.id, c.shadow_of) ORDER BY c.id LOOP
+    FOR w IN SELECT c.* FROM embed._vectorizer AS c WHERE v.id IN (c.id, c.shadow_of) ORDER BY c.id LOOP
+        PERFORM embed._doubt(w);
         UPDATE embed._vectorizer AS c SET replication = set_replication.replication WHERE c.id = w.id;
         PERFORM embed._build_triggers(w.id);
         IF replication <> 'origin' THEN

@@ -10,6 +10,7 @@ RETURNS bigint
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$ SELECT ('x' || encode(substr(sha256(convert_to(space, 'UTF8') || '\x00'::bytea || convert_to(input, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint $$;
 COMMENT ON FUNCTION embed._chunk_hash(text, text) IS 'What workers recognise a chunk by: what is embedded of it, and the spaces of its models.';
 
@@ -18,6 +19,7 @@ RETURNS void
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 SET DateStyle = 'ISO, YMD'
 SET TimeZone = 'UTC'
 SET IntervalStyle = 'postgres'

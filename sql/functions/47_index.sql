@@ -16,6 +16,7 @@ RETURNS void
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
 BEGIN
     IF kind IS NULL OR kind NOT IN ('auto', 'none', 'hnsw', 'binary') THEN

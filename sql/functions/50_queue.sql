@@ -128,6 +128,47 @@ END $$;
 COMMENT ON FUNCTION embed._hold_row(integer, text, text, text) IS
     'Let nobody finish a newer text of a row until this transaction ends; false, without a wait, when another has it, or it is gone. What is read of it after that is what it is.';
 
+CREATE OR REPLACE FUNCTION embed._lose_key(vectorizer integer, name text, match text, key text)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', name, match) USING key;
+    RETURN false;
+EXCEPTION WHEN data_exception OR check_violation THEN
+    -- A value of an enum was renamed, or a domain has another condition. Whose key it was cannot be told: every row is looked at.
+    PERFORM embed._start_over_v1(vectorizer);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION embed._lose_key(integer, text, text, text) IS
+    'Whether a key that was queued is no value of its type any more, and so that of no row. Then all rows are queued once more, for one of them may have had it.';
+
+CREATE OR REPLACE FUNCTION embed._start_over_v1(vectorizer integer)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ SELECT embed._start_backfill(v.id, 'all') FROM embed._vectorizer AS v WHERE v.id = vectorizer $$;
+COMMENT ON FUNCTION embed._start_over_v1(integer) IS 'Begin a backfill of all rows, for a worker that cannot tell which of them changed.';
+
+CREATE OR REPLACE FUNCTION embed._has_text(name text, input text, match text, key text, hash bigint)
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    same boolean;
+BEGIN
+    EXECUTE format('SELECT embed._hash(%s) IS NOT DISTINCT FROM $2 FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', input, name, match) INTO same USING key, hash;
+    RETURN COALESCE(same, false);
+EXCEPTION WHEN data_exception THEN
+    RETURN false;  -- the filter fails on what it is now
+END $$;
+COMMENT ON FUNCTION embed._has_text(text, text, text, text, bigint) IS 'Whether a row has this text now, by its hash; false for one that is gone. The caller has set how values are spelled.';
+
 CREATE OR REPLACE FUNCTION embed._give_up_v1(vectorizer integer, key text, hash bigint, code text, error text, attempts integer)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -142,19 +183,12 @@ AS $$
 DECLARE
     source record := embed._held_source(vectorizer);
     held boolean;
-    same boolean;
 BEGIN
     IF source.input IS NULL THEN
         RETURN NULL;
     END IF;
     held := embed._hold_row(vectorizer, source.name, source.match, key);
-    BEGIN
-        EXECUTE format('SELECT embed._hash(%s) IS NOT DISTINCT FROM $2 FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', source.input, source.name, source.match)
-        INTO same USING key, hash;
-    EXCEPTION WHEN data_exception THEN
-        same := false;
-    END;
-    IF NOT COALESCE(same, false) THEN
+    IF NOT embed._has_text(source.name, source.input, source.match, key, hash) THEN
         RETURN NULL;
     ELSIF held THEN
         PERFORM embed._bury_v1(vectorizer, key, code, error, attempts);
@@ -165,6 +199,71 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION embed._give_up_v1(integer, text, bigint, text, text, integer) IS
     'List a row as failed whose table refuses its vectors, if it still has the text that they were made of, by its hash; NULL when it has another, which has its own entry. False when another transaction holds it: then it is to be tried again, and where it has chunks it is queued for that.';
+
+CREATE OR REPLACE FUNCTION embed._note_text(entry bigint, name text, input text, match text, key text)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    hash bigint;
+BEGIN
+    EXECUTE format('SELECT embed._hash(%s) FROM %s AS r, (SELECT $1 AS key) AS q WHERE %s', input, name, match) INTO hash USING key;
+    PERFORM embed._note_text_v1(entry, hash);
+EXCEPTION WHEN data_exception OR check_violation THEN
+    NULL;  -- whoever reads it tells
+END $$;
+COMMENT ON FUNCTION embed._note_text(bigint, text, text, text, text) IS
+    'Note of a row that may kill its worker, and goes by itself, which text it has: before that is read, so that a text that comes in between is not taken for the one that kills.';
+
+CREATE OR REPLACE FUNCTION embed._note_text_v1(entry bigint, hash bigint)
+RETURNS void
+LANGUAGE sql
+VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$ UPDATE embed._queue AS q SET hash = _note_text_v1.hash WHERE q.id = entry AND q.alone $$;
+COMMENT ON FUNCTION embed._note_text_v1(bigint, bigint) IS 'The queue''s side of _note_text.';
+
+CREATE OR REPLACE FUNCTION embed._give_up_lost(vectorizer integer, name text, input text, match text, spent jsonb)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET TimeZone = 'UTC'
+SET IntervalStyle = 'postgres'
+SET row_security = off
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    lost record;
+    held boolean;
+    same boolean;
+    ended bigint[] := '{}';
+BEGIN
+    FOR lost IN SELECT * FROM jsonb_to_recordset(spent) AS s(entry bigint, key text, hash bigint, attempts integer) LOOP
+        IF embed._lose_key(vectorizer, name, match, lost.key) THEN
+            ended := ended || lost.entry;
+            CONTINUE;
+        END IF;
+        held := embed._hold_row(vectorizer, name, match, lost.key);
+        same := embed._has_text(name, input, match, lost.key, lost.hash);
+        CONTINUE WHEN same AND NOT held;  -- due again soon
+        ended := ended || lost.entry;
+        IF same THEN
+            PERFORM embed._bury_v1(vectorizer, lost.key, 'PE020', format('the worker was lost %s times while it held this row', lost.attempts), lost.attempts);
+        END IF;
+    END LOOP;
+    PERFORM embed._settle_v1(0, vectorizer, ended, '{}', '{}', '{}', clock_timestamp(), '[]');
+END $$;
+COMMENT ON FUNCTION embed._give_up_lost(integer, text, text, text, jsonb) IS
+    'List rows whose workers were lost too often as failed, if they still have the text that was noted of them: another has its own entry. Those that other transactions hold are to be tried again.';
 
 CREATE OR REPLACE FUNCTION embed._apart(attempts integer)
 RETURNS interval
@@ -178,7 +277,7 @@ COMMENT ON FUNCTION embed._apart(integer) IS
     'How long an entry waits whose worker was lost, at random: so that entries which died together are not in the same hands again.';
 
 CREATE OR REPLACE FUNCTION embed._claim_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval)
-RETURNS TABLE (entries bigint[], attempts integer[], keys text[])
+RETURNS TABLE (entries bigint[], attempts integer[], keys text[], spent jsonb)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
@@ -192,6 +291,7 @@ DECLARE
     entry record;
     room integer := max_rows;
     claimed bigint[] := '{}';
+    given_up bigint[] := '{}';
     limit_attempts integer;
     last_attempt boolean;
     lost text := 'its worker was lost';
@@ -206,7 +306,7 @@ BEGIN
     END IF;
     suspect := least(2, limit_attempts);
     FOR entry IN
-        SELECT q.id, q.n, q.attempts, q.alone, q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM lost AS lost FROM embed._queue AS q
+        SELECT q.id, q.n, q.attempts, q.alone, q.hash, q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM lost AS lost FROM embed._queue AS q
         WHERE q.vectorizer_id = vectorizer AND q.priority = lane AND q.available_at BETWEEN first AND moment
         ORDER BY q.available_at
         LIMIT max_rows  -- an entry has one row at least
@@ -214,7 +314,8 @@ BEGIN
     LOOP
         -- Still held and yet due: whoever held it died. A row that kills its worker must not take others with it: from the
         -- second death on the entry goes by itself, an eighth of it at a time and not all parts at once, until a single row
-        -- is left. It is given up when its attempts are spent and it killed a worker that held nothing else in any of its slots.
+        -- is left. It is given up when its attempts are spent and it killed a worker that held nothing else in any of its slots:
+        -- by the caller, who sees whether it still has the text that did so. If another transaction holds it, it is due soon.
         IF entry.lost AND entry.attempts >= suspect THEN
             CONTINUE WHEN cardinality(claimed) > 0;
             IF entry.n > 1 THEN
@@ -224,12 +325,8 @@ BEGIN
                     q.ids[i + 1:i + part], q.keys[i + 1:i + part]
                 FROM embed._queue AS q, generate_series(part, entry.n - 1, part) AS i WHERE q.id = entry.id;
                 UPDATE embed._queue AS q SET ids = q.ids[:part], keys = q.keys[:part], n = part, attempts = suspect WHERE q.id = entry.id;
-            ELSIF entry.alone AND entry.attempts >= limit_attempts OR entry.attempts >= limit_attempts + spare THEN
-                INSERT INTO embed._failure AS f (vectorizer_id, key, code, error, attempts)
-                SELECT q.vectorizer_id, k.key, 'PE020', format('the worker was lost %s times while it held this row', q.attempts), q.attempts
-                FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = entry.id
-                ON CONFLICT (vectorizer_id, key) DO UPDATE SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
-                DELETE FROM embed._queue AS q WHERE q.id = entry.id;
+            ELSIF entry.hash IS NOT NULL AND (entry.alone AND entry.attempts >= limit_attempts OR entry.attempts >= limit_attempts + spare) THEN
+                given_up := given_up || entry.id;
                 CONTINUE;
             END IF;
             claimed := ARRAY[entry.id];
@@ -243,7 +340,12 @@ BEGIN
         room := room - entry.n;
         EXIT WHEN room <= 0;
     END LOOP;
-    IF cardinality(claimed) = 0 THEN
+    IF cardinality(given_up) > 0 THEN
+        UPDATE embed._queue AS q SET available_at = clock_timestamp() + interval '1 second' WHERE q.id = ANY (given_up);
+        SELECT jsonb_agg(jsonb_build_object('entry', q.id, 'key', k.key, 'hash', q.hash, 'attempts', q.attempts)) INTO spent
+        FROM embed._queue AS q, unnest(embed._keys(q)) AS k(key) WHERE q.id = ANY (given_up);
+    END IF;
+    IF cardinality(claimed) = 0 AND spent IS NULL THEN
         RETURN;
     ELSIF current_setting('synchronous_commit') = 'off' THEN
         -- What is in a worker's hands outlives a crash; else its entries' ids would be given to others.
@@ -252,15 +354,15 @@ BEGIN
     RETURN QUERY
         WITH held AS (
             UPDATE embed._queue AS q
-            SET worker = _claim_v1.worker, attempts = q.attempts + 1, alone = suspected AND q.n = 1,
+            SET worker = _claim_v1.worker, attempts = least(q.attempts, 32766) + 1, alone = suspected AND q.n = 1,
                 available_at = clock_timestamp() + lease
             WHERE q.id = ANY (claimed)
             RETURNING q.id, q.attempts::integer, embed._keys(q) AS keys
         )
-        SELECT array_agg(h.id), array_agg(h.attempts), array_agg(k.key) FROM held AS h, unnest(h.keys) AS k(key);
+        SELECT array_agg(h.id), array_agg(h.attempts), array_agg(k.key), _claim_v1.spent FROM held AS h, unnest(h.keys) AS k(key);
 END $$;
 COMMENT ON FUNCTION embed._claim_v1(integer, integer, integer, integer, interval) IS
-    'Take entries that nobody holds, up to so many rows, for the time of a lease. Returns three arrays of equal length, one element a row.';
+    'Take entries that nobody holds, up to so many rows, for the time of a lease. Returns three arrays of equal length, one element a row, NULL when there is none; and in spent those that the caller is to give up by _give_up_lost, in the same transaction.';
 
 CREATE OR REPLACE FUNCTION embed._take_v1(worker integer, vectorizer integer, lane integer, max_rows integer, lease interval, most bigint)
 RETURNS TABLE (entry bigint, attempts integer, key text, found boolean, input text, hash bigint)
@@ -284,8 +386,13 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO claim FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease);
+    IF claim.spent IS NOT NULL THEN
+        PERFORM embed._give_up_lost(vectorizer, source.name, source.input, source.match, claim.spent);
+    END IF;
     IF claim.entries IS NULL THEN
         RETURN;
+    ELSIF cardinality(claim.keys) = 1 AND claim.attempts[1] > 1 THEN
+        PERFORM embed._note_text(claim.entries[1], source.name, source.input, source.match, claim.keys[1]);
     END IF;
     -- OFFSET 0 keeps one index probe a key, whatever the planner thinks of the table.
     reading := format(
@@ -297,9 +404,13 @@ BEGIN
         source.input, source.name, source.match);
     BEGIN
         RETURN QUERY EXECUTE reading USING claim.entries, claim.attempts, claim.keys, most;
-    EXCEPTION WHEN data_exception THEN
+    EXCEPTION WHEN data_exception OR check_violation THEN
         -- The filter fails on a row. One by one, then: of a key that was returned above already, the later row counts.
         FOR i IN 1..cardinality(claim.keys) LOOP
+            IF embed._lose_key(vectorizer, source.name, source.match, claim.keys[i]) THEN
+                RETURN QUERY SELECT claim.entries[i], claim.attempts[i], claim.keys[i], NULL::boolean, NULL::text, NULL::bigint;
+                CONTINUE;
+            END IF;
             held := NULL;
             LOOP
                 BEGIN
@@ -322,7 +433,7 @@ BEGIN
     END;
 END $$;
 COMMENT ON FUNCTION embed._take_v1(integer, integer, integer, integer, interval, bigint) IS
-    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up, or queued again for somebody holds it. The caller commits before it works.';
+    'Claim rows and read their texts, one at least, until so many bytes are reached: input is NULL when there is nothing to embed, and with a hash when it is to be put back; found is false when the row is gone, NULL when it was given up, queued again for somebody holds it, or has a key that is none. The caller commits before it works.';
 
 CREATE OR REPLACE FUNCTION embed._again_v1(entries bigint[], busy text[])
 RETURNS void
@@ -587,6 +698,39 @@ END $$;
 COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]) IS
     'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction.';
 
+CREATE OR REPLACE FUNCTION embed._tire(vectorizer integer, done text[], tries integer)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+DECLARE
+    problem CONSTANT text := 'a trigger of the table changes its text whenever a vector is written';
+    other record;
+    again record;
+BEGIN
+    -- every vectorizer of the table: each may send the others' rows again
+    FOR other IN SELECT o.id, o.max_attempts FROM embed._vectorizer AS v JOIN embed._vectorizer AS o ON o.source = v.source WHERE v.id = vectorizer LOOP
+        FOR again IN
+            SELECT q.id, embed._keys(q) AS keys FROM embed._queue AS q
+            WHERE q.vectorizer_id = other.id AND q.priority = 1 AND q.available_at = now() AND q.attempts = 0 AND embed._keys(q) <@ done
+        LOOP
+            IF tries < greatest(other.max_attempts, 2) THEN  -- a trigger may tidy a text once
+                UPDATE embed._queue AS q
+                SET attempts = tries, last_error = problem, available_at = clock_timestamp() + least(60, 0.05 * 2 ^ least(tries, 12)) * interval '1 second'
+                WHERE q.id = again.id;
+            ELSE
+                DELETE FROM embed._queue AS q WHERE q.id = again.id;
+                PERFORM embed._bury_v1(other.id, k.key, '27000', problem, tries) FROM unnest(again.keys) AS k(key);
+            END IF;
+        END LOOP;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION embed._tire(integer, text[], integer) IS
+    'Let rows of another text, which a trigger of the user''s gave them as their vectors were written in this transaction, come again as often as any row may be tried, and list them as failed then: else they would be embedded for ever.';
+
 CREATE OR REPLACE FUNCTION embed._settle_v1(
     worker integer, vectorizer integer, finished bigint[], done text[], busy text[], void text[], looked timestamptz, dead jsonb
 )
@@ -597,11 +741,13 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     held text[];
+    ended bigint[];
+    tries integer;
+BEGIN
     -- Where commits were lost, with a server that crashed or was replaced, ids are given once more. What another holds, and
     -- nobody has tried before, is not what was claimed.
-    ended bigint[] := ARRAY(SELECT q.id FROM embed._queue AS q
-        WHERE q.id = ANY (finished) AND (q.worker = _settle_v1.worker OR q.attempts > 1 OR q.last_error IS NOT NULL));
-BEGIN
+    SELECT COALESCE(array_agg(q.id), '{}'), COALESCE(max(q.attempts), 0) INTO ended, tries FROM embed._queue AS q
+    WHERE q.id = ANY (finished) AND (q.worker = _settle_v1.worker OR q.attempts > 1 OR q.last_error IS NOT NULL);
     -- Failures that somebody is about to retry: their rows are looked at again.
     IF EXISTS (SELECT FROM embed._failure AS f WHERE f.vectorizer_id = vectorizer) THEN
         WITH mine AS (
@@ -640,6 +786,7 @@ BEGIN
         SET code = excluded.code, error = excluded.error, attempts = excluded.attempts, failed_at = now();
     END IF;
     IF cardinality(done) > 0 THEN
+        PERFORM embed._tire(vectorizer, done, tries);
         INSERT INTO embed._throughput AS t (vectorizer_id, worker, bucket, rows)
         VALUES (vectorizer, worker, date_bin('10 seconds', clock_timestamp(), 'epoch'), cardinality(done))
         ON CONFLICT ON CONSTRAINT _throughput_pkey DO UPDATE SET rows = t.rows + excluded.rows;
@@ -858,17 +1005,10 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     v embed._vectorizer;
-    present oid[];
 BEGIN
     FOR v IN SELECT c.* FROM embed._vectorizer AS c WHERE c.numbered <> embed._numbering(c.source) ORDER BY c.id FOR NO KEY UPDATE LOOP
-        present := ARRAY(SELECT p.clone FROM embed._partitions(v.id, v.source) AS p ORDER BY p.clone);
-        IF cardinality(present) <> cardinality(v.partitions) THEN
-            present := v.partitions;  -- some came just before the dump, and nobody has looked at their rows
-        END IF;
-        -- else they seem to be attached, all of them, and every row would be embedded again
-        UPDATE embed._postings AS p SET partitions = present WHERE p.vectorizer_id = v.id AND p.partitions = v.partitions;
-        -- any update numbers the columns anew
-        UPDATE embed._vectorizer AS c SET partitions = present WHERE c.id = v.id;
+        -- any update numbers the columns anew, and knows the partitions again
+        UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._arrive_v1() IS 'In a database that was restored, or upgraded by pg_upgrade: number the columns of vectorizers anew, and know their partitions again.';
@@ -882,6 +1022,7 @@ AS $$
 DECLARE
     v embed._vectorizer;
     present oid[];
+    standing text[];
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1885695330, 3) THEN
         RETURN;
@@ -897,6 +1038,11 @@ BEGIN
         IF v.names <> jsonb_build_object('source', embed._names(v.source, v.key_columns || v.input_columns || v.filter_columns),
             'targets', embed._names(embed._home(v), v.target_columns)) THEN
             UPDATE embed._vectorizer AS c SET state = c.state WHERE c.id = v.id;
+        END IF;
+        standing := embed._guards(v);
+        IF v.guards <> standing THEN
+            PERFORM embed._doubt(v);
+            UPDATE embed._vectorizer AS c SET guards = standing WHERE c.id = v.id;
         END IF;
         IF embed._trigger_is_stale(v) AND embed._key_is_readable(v.source, v.key_columns) THEN  -- the table may just have been dropped
             PERFORM embed._build_trigger_function(v.id);
@@ -989,6 +1135,7 @@ DECLARE
     looked timestamptz := clock_timestamp();
     listed text[] := embed._failed_keys_v1(vectorizer, n);
     void text[];
+    lost text[];
 BEGIN
     IF source.input IS NULL OR cardinality(listed) = 0 THEN
         RETURN 0;
@@ -997,10 +1144,13 @@ BEGIN
         EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
             WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s AND (%s) IS NOT NULL OFFSET 0)',
             source.name, source.match, source.input) INTO void USING listed;
-    EXCEPTION WHEN data_exception THEN
+    EXCEPTION WHEN data_exception OR check_violation THEN
         -- the filter fails on one of them: only those that are gone, then
+        lost := ARRAY(SELECT l.key FROM unnest(listed) AS l(key) WHERE embed._lose_key(vectorizer, source.name, source.match, l.key));
         EXECUTE format('SELECT COALESCE(array_agg(q.key), ''{}'') FROM unnest($1) AS q(key)
-            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match) INTO void USING listed;
+            WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s OFFSET 0)', source.name, source.match)
+        INTO void USING ARRAY(SELECT l.key FROM unnest(listed) AS l(key) WHERE l.key <> ALL (lost));
+        void := void || lost;
     END;
     IF cardinality(void) > 0 THEN
         PERFORM embed._settle_v1(0, vectorizer, '{}', '{}', '{}', void, looked, '[]');

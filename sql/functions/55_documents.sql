@@ -104,6 +104,7 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
 DECLARE
     source record;
+    claim record;
 BEGIN
     PERFORM embed._hold_source(vectorizer);
     source := embed._documents_v1(vectorizer);
@@ -111,8 +112,14 @@ BEGIN
         RETURN;
     END IF;
     PERFORM embed._see_chunks_v1(vectorizer);
-    RETURN QUERY SELECT c.entry, c.attempts, c.key
-        FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease) AS a, unnest(a.entries, a.attempts, a.keys) AS c(entry, attempts, key);
+    SELECT * INTO claim FROM embed._claim_v1(worker, vectorizer, lane, max_rows, lease);
+    IF claim.spent IS NOT NULL THEN
+        PERFORM embed._give_up_lost(vectorizer, source.name, source.input, source.match, claim.spent);
+    END IF;
+    IF cardinality(claim.keys) = 1 AND claim.attempts[1] > 1 THEN
+        PERFORM embed._note_text(claim.entries[1], source.name, source.input, source.match, claim.keys[1]);
+    END IF;
+    RETURN QUERY SELECT c.entry, c.attempts, c.key FROM unnest(claim.entries, claim.attempts, claim.keys) AS c(entry, attempts, key);
 END $$;
 COMMENT ON FUNCTION embed._claim_documents_v1(integer, integer, integer, integer, interval) IS
     'Claim rows whose texts are split into chunks. They are read by _read_documents_v1, some at a time: texts may be long.';
@@ -161,10 +168,12 @@ BEGIN
                 EXIT WHEN characters >= most;
             END LOOP;
             CLOSE rows;
-        EXCEPTION WHEN data_exception THEN
+        EXCEPTION WHEN data_exception OR check_violation THEN
             -- the filter fails on this row
             rows := NULL;
-            IF tried IS DISTINCT FROM next THEN
+            IF embed._lose_key(vectorizer, source.name, source.match, keys[next]) THEN
+                NULL;
+            ELSIF tried IS DISTINCT FROM next THEN
                 held := embed._hold_row(vectorizer, source.name, source.match, keys[next]);
                 tried := next;
                 CONTINUE;  -- it may have changed since
@@ -182,7 +191,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._read_documents_v1(integer, text[], bigint, integer) IS
-    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up, or queued again for another worker is at it.';
+    'Read the texts of the first of these rows, one at least, until so many characters are reached, and the ids and hashes of the chunks that they have: input is NULL when there is nothing to embed, there is false when the row is gone, NULL when it was given up, queued again for another worker is at it, or has a key that is none.';
 
 CREATE OR REPLACE FUNCTION embed._finish_documents_v1(
     worker integer,

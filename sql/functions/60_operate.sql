@@ -154,7 +154,9 @@ BEGIN
     IF embed._problem(v) IS NOT NULL THEN
         PERFORM embed._fail('PE003', format('vectorizer %L cannot go on: %s', v.name, embed._problem(v)));
     END IF;
-    UPDATE embed._vectorizer AS c SET state = 'active', reason = NULL WHERE c.id = v.id;
+    UPDATE embed._vectorizer AS c
+    SET state = 'active', reason = NULL, guards = CASE v.state WHEN 'stopped' THEN embed._guards(c) ELSE c.guards END
+    WHERE c.id = v.id;
     PERFORM embed._try_again_v1(m.id) FROM unnest(embed._models(v)) AS m(id);
     IF v.state = 'stopped' THEN
         -- changes may have gone by without a trigger
@@ -232,6 +234,7 @@ RETURNS TABLE (vectorizer text, state text, explanation text)
 LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 SET DateStyle = 'ISO, YMD'
 SET TimeZone = 'UTC'
 SET IntervalStyle = 'postgres'

@@ -184,6 +184,7 @@ RETURNS double precision
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 AS $$
     SELECT (length(input) - s.dense - s.other) / 4.2 + s.dense / 1.5 + s.other / 2.5
     FROM (SELECT length(regexp_replace(input, '[^\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF]', '', 'g'))::double precision AS dense,

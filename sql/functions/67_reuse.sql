@@ -82,6 +82,7 @@ RETURNS boolean[]
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, embed, pg_temp
+SET standard_conforming_strings = on
 SET enable_seqscan = off
 AS $$
 DECLARE

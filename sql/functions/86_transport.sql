@@ -52,6 +52,7 @@ LANGUAGE plpgsql
 VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, embed, pg_temp
 SET password_encryption = 'scram-sha-256'  -- so that the server, too, can prove that it knows the password
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     owner text := (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.nspname = 'embed');

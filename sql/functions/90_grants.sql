@@ -60,7 +60,7 @@ BEGIN
             embed._move_to_column(embed._vectorizer, boolean), embed._next_column(embed._vectorizer), embed._reader_steps(embed._vectorizer, embed._vectorizer), embed._cast_shadow(embed._vectorizer, integer, boolean, text[], text, jsonb), embed._index_as(embed._vectorizer, embed._vectorizer, text),
             embed._attached(embed._vectorizer), embed._renew_attached(integer, oid[]),
             embed._template(regclass, text[], text), embed._filter(regclass, text), embed._filter_problem(regclass), embed._column_number(regclass, text, text),
-            embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer), embed._untie_v1(regclass), embed._tie_v1(regclass, boolean),
+            embed._watched(embed._vectorizer, smallint[]), embed._may_raise(text), embed._guards(embed._vectorizer), embed._doubt(embed._vectorizer), embed._build_triggers(integer), embed._build_trigger_function(integer), embed._drop_triggers(integer), embed._untie_v1(regclass), embed._tie_v1(regclass, boolean),
             embed._problem(embed._vectorizer), embed._try_again_v1(integer), embed._has_price_v1(integer), embed._period(text),
             embed.set_budget(text, bigint, numeric, text, boolean), embed._takes(double precision, double precision),
             embed.estimate(regclass, text[], text, text, text), embed.estimate(regclass, text, text, text, text), embed.estimate(text),
@@ -93,6 +93,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             embed._check_generation_v1(integer), embed._work_v1(), embed._prepare_v1(integer), embed._figures_v1(), embed._blame_v1(integer, text), embed._bury_v1(integer, text, text, text, integer),
             embed._hold_row(integer, text, text, text), embed._give_up_v1(integer, text, bigint, text, text, integer), embed._again_v1(bigint[], text[]),
+            embed._lose_key(integer, text, text, text), embed._start_over_v1(integer), embed._has_text(text, text, text, text, bigint), embed._note_text(bigint, text, text, text, text), embed._note_text_v1(bigint, bigint), embed._give_up_lost(integer, text, text, text, jsonb),
             embed._claim_v1(integer, integer, integer, integer, interval),
             embed._take_v1(integer, integer, integer, integer, interval, bigint), embed._put_back_v1(integer, bigint[], text[]), embed._source_v1(integer),
             embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]),

@@ -53,11 +53,12 @@ CREATE TABLE embed._vectorizer (
     names jsonb NOT NULL DEFAULT '{}',
     replication text NOT NULL DEFAULT 'origin' CHECK (replication IN ('origin', 'replica', 'always')),
     prepare text CHECK (prepare <> ''),
+    guards text[] NOT NULL DEFAULT '{}',
     CHECK (sparse_model_id IS NULL OR outputs @> '{sparse}' AND outputs <> '{sparse}'),
     CHECK ((chunk_table IS NULL) = (chunking IS NULL))
 );
 CREATE INDEX _vectorizer_source ON embed._vectorizer (source);
-COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch. Where prepare names a hook of the workers'', it makes the text of the input columns.';
+COMMENT ON TABLE embed._vectorizer IS 'Which text of which table is embedded by which model into which columns: one for each output, in parallel arrays. The sparse vectors are those of sparse_model_id, if there is one. The columns are those of the table itself, or of chunk_table; in swept are the files that the table had when chunks without a row were last looked for. A shadow is fed as any other, and no search sees it: another model''s vectors of the same text, before or after a switch. Where prepare names a hook of the workers'', it makes the text of the input columns. In guards are its triggers and the expressions of generated columns, as they were when all rows were known to have met them.';
 
 -- Rows that were there before the vectorizer: a cursor over the primary key, read page by page.
 CREATE TABLE embed._backfill (
@@ -88,14 +89,15 @@ CREATE TABLE embed._queue (
     enqueued_at timestamptz NOT NULL DEFAULT now(),
     ids bigint[],
     keys text[],
-    last_error text
+    last_error text,
+    hash bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_analyze_scale_factor = 0,
         autovacuum_analyze_threshold = 50000);
 -- Long key arrays go out of line, uncompressed: claiming rewrites the short row only, and counting reads short rows.
 ALTER TABLE embed._queue ALTER COLUMN keys SET STORAGE EXTERNAL;
 ALTER TABLE embed._queue ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE INDEX _queue_due ON embed._queue (vectorizer_id, priority, available_at);
-COMMENT ON TABLE embed._queue IS 'Keys of rows to look at: priority 1 changed now, 2 backfill. Written by triggers, in the transaction of the change.';
+COMMENT ON TABLE embed._queue IS 'Keys of rows to look at: priority 1 changed now, 2 backfill. Written by triggers, in the transaction of the change. The hash is that of the text that a row had when a worker took it by itself, as one that may have killed others.';
 
 CREATE TABLE embed._failure (
     vectorizer_id integer NOT NULL REFERENCES embed._vectorizer (id) ON DELETE CASCADE,

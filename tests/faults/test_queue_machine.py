@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -37,7 +37,20 @@ EXAMPLES, STEPS = 30, 50
 MAX_ATTEMPTS, SUSPECT = 4, 2
 SPARE = 10  # attempts more of a row that was never alone in its worker's hands
 NAME = "docs_embedding"
-EVENTS = ("taken", "taken over", "split", "buried", "written", "stale", "busy", "dead", "paged", "all paged")
+EVENTS = (
+    "taken",
+    "taken over",
+    "split",
+    "buried",
+    "outlived",
+    "held",
+    "written",
+    "stale",
+    "busy",
+    "dead",
+    "paged",
+    "all paged",
+)
 WORKERS = (101, 102)
 ALIVE = 1_885_695_331  # the first number of the lock that a living worker holds
 LEASE = 3_600.0  # seconds: only the rules let one end
@@ -50,7 +63,7 @@ WORKER = st.sampled_from(WORKERS)
 LANE = st.sampled_from([Lane.LIVE, Lane.LIVE, Lane.LIVE, Lane.BACKFILL])
 QUEUE = """
     SELECT q.id, embed._keys(q), q.attempts, q.worker, q.available_at <= clock_timestamp(), q.alone,
-        q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM %s, q.priority
+        q.worker IS NOT NULL OR q.last_error IS NOT DISTINCT FROM %s, q.priority, q.hash
     FROM embed._queue AS q
 """
 # Waits of a random or a short time become long ones: what is due must not depend on how fast a run is.
@@ -139,6 +152,13 @@ class Entry:
     alone: bool
     lost: bool  # whoever held it died, or seems to have
     lane: int
+    hash: int | None  # of the text with which it was last taken by itself
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it is given up when it is due, unless its row has another text."""
+        attempts = MAX_ATTEMPTS + (0 if self.alone else SPARE)
+        return self.lost and len(self.keys) == 1 and self.attempts >= attempts and self.hash is not None
 
 
 class Queue(RuleBasedStateMachine):
@@ -162,6 +182,7 @@ class Queue(RuleBasedStateMachine):
         self.drafts: set[str] = set()
         self.numbers = {self.shape.spell(number): number for number in range(1, 5)}
         self.reached: tuple[Any, ...] | None = None  # by the backfill
+        self.upto: tuple[Any, ...] = ()  # where it ends
         self.mode: str | None = None  # of the backfill
         self.vectors: dict[str, str] = {}
         self.failed: set[str] = set()
@@ -174,6 +195,11 @@ class Queue(RuleBasedStateMachine):
         assert row is not None
         self.vectorizer = row[0]
         self.spelled = {self._halfvec(text): text for text in TEXTS}
+        self.hashes = dict(
+            self.db.execute(
+                "SELECT t.body, embed._hash(t.body) FROM unnest(%s::text[]) AS t(body)", (list(TEXTS),)
+            )
+        )
         for worker in WORKERS:
             self.begin(worker)
 
@@ -294,19 +320,10 @@ class Queue(RuleBasedStateMachine):
             taken = self.db.execute(SQL["take"], words).fetchall()
         after = self._queue()
         due = {number for number, entry in before.items() if entry.due and entry.lane == lane}
-        buried = before.keys() - after.keys()
-        for number in buried:
-            entry = before[number]
-            assert number in due
-            assert entry.lost
-            assert len(entry.keys) == 1
-            assert entry.attempts >= MAX_ATTEMPTS + (0 if entry.alone else SPARE)
-            self.failed.update(entry.keys)
-            self.queued.subtract(entry.keys)
-            self.seen["buried"] += 1
+        spent = self._give_up(before, after, due)
         if not taken:
             # a claim looks at no more entries than the rows that it may take
-            assert self.paused or due == buried or len(buried) == most
+            assert self.paused or due == spent or len(spent) == most
             return
         assert not self.paused
         batch = _batch(lane, taken)
@@ -461,11 +478,14 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: self.mode)
     @rule(most=st.integers(1, 3))
     def page(self, most: int) -> None:
-        """The next rows by key are queued: all, or those without a vector; whatever came behind it since."""
+        """The next rows by key are queued: all, or those without a vector; none behind the last at first."""
         words = {"vectorizer": self.vectorizer, "rows": most}
         assert self.db.execute(SQL["page"], words).fetchone() == (True,)
         places = sorted((self.shape.order(self.numbers[key]), key) for key in self.rows)
-        beyond = [one for one in places if self.reached is None or one[0] > self.reached][:most]
+        if self.reached is None:
+            self.upto = places[-1][0] if places else ()
+        wanted = [one for one in places if one[0] <= self.upto]
+        beyond = [one for one in wanted if self.reached is None or one[0] > self.reached][:most]
         self.queued.update(key for _, key in beyond if self.mode == "all" or key not in self.vectors)
         self.seen["paged"] += 1
         if len(beyond) < most:
@@ -529,6 +549,26 @@ class Queue(RuleBasedStateMachine):
         """The text to embed, of a row that is there; of one that is not there is none."""
         return None if key in self.drafts else self.rows.get(key)
 
+    def _give_up(self, before: dict[int, Entry], after: dict[int, Entry], due: set[int]) -> set[int]:
+        """What a claim does with entries that killed too many: their ids."""
+        spent = {number for number in due if before[number].is_spent}
+        spent = {number for number in spent if number not in after or not after[number].due}
+        assert before.keys() - after.keys() <= spent
+        for number in spent:
+            entry = before[number]
+            (key,) = entry.keys
+            same = self._hash(self._input(key)) == entry.hash
+            if same and key in self.locked:
+                assert after[number] == replace(entry, due=False)
+                self.seen["held"] += 1
+                continue
+            assert number not in after
+            self.queued.subtract([key])
+            self.seen["buried" if same else "outlived"] += 1
+            if same:
+                self.failed.add(key)
+        return spent
+
     def _check_claim(
         self,
         worker: int,
@@ -554,6 +594,7 @@ class Queue(RuleBasedStateMachine):
             assert (now.worker, now.due) == (worker, False)
             assert now.attempts == (SUSPECT if split else entry.attempts) + 1
             assert now.alone == (bool(suspects) and len(now.keys) == 1)
+            assert not now.alone or now.hash == self._hash(self._input(now.keys[0]))
             parts = [after[new] for new in after.keys() - before.keys()] if split else []
             assert sorted([*now.keys, *(key for part in parts for key in part.keys)]) == sorted(entry.keys)
             assert all((part.attempts, part.worker, part.lost) == (SUSPECT, None, True) for part in parts)
@@ -625,6 +666,9 @@ class Queue(RuleBasedStateMachine):
 
     def _queue(self) -> dict[int, Entry]:
         return {number: Entry(*words) for number, *words in self.db.execute(QUEUE, (LOST,)).fetchall()}
+
+    def _hash(self, text: str | None) -> int | None:
+        return None if text is None else self.hashes[text]
 
     def _halfvec(self, text: str) -> str:
         row = self.db.execute("SELECT %s::halfvec::text", (vector(text),)).fetchone()

@@ -26,7 +26,7 @@ from tests.fix_worker import (
     create_fake_model,
     insert_docs,
 )
-from tests.sql.helpers import queued, value
+from tests.sql.helpers import queued, tend, value
 from tests.sql.test_postings import DIMENSIONS, difference, fill, make
 
 
@@ -243,16 +243,20 @@ def test_a_column_that_was_renamed_is_dumped_by_its_new_name(
         assert legs(other, "docs") == legs(dropped, "docs")
 
 
+@pytest.mark.parametrize("first", ["worker", "owner"])
 def test_partitions_are_not_embedded_again(
-    docs: Connection, server: Server, dsn: str, start_worker: StartWorker
+    docs: Connection, server: Server, dsn: str, start_worker: StartWorker, first: str
 ) -> None:
     docs.execute("INSERT INTO parts VALUES (1, 'one'), (2, 'two')")
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs'), embed.wait('parts')")
     start_worker.end()
     with restored(server, dsn) as (other, other_dsn):
+        if first == "owner":
+            other.execute("SELECT embed.alter_vectorizer('parts', max_attempts => 5)")
         model = GatedFake()
         start_worker(other_dsn, model, tend_every=0.05)
+        tend(other)
         other.execute("INSERT INTO parts VALUES (3, 'three')")
         other.execute("SELECT embed.wait('docs'), embed.wait('parts')")
         assert model.texts == ["three"]

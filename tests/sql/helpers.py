@@ -39,3 +39,10 @@ def value(db: Connection, statement: str, *parameters: Any) -> Any:
     row = db.execute(statement, parameters or None).fetchone()
     assert row is not None
     return row[0]
+
+
+def tend(db: Connection) -> None:
+    """Look after tables and columns now, and not only where no worker is at it."""
+    with db.transaction():
+        db.execute("SELECT pg_advisory_xact_lock(1885695330, 3)")
+        db.execute("SELECT embed._tend_v1()")

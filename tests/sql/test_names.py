@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -101,3 +102,28 @@ def test_a_template_names_columns_as_they_are_stored(
     start_worker(dsn)
     db.execute("SELECT embed.wait('docs')")
     assert value(db, "SELECT embedding = %s::halfvec FROM docs", vector("T: U () 100%"))
+
+
+def test_backslashes_mean_themselves_in_a_session_that_takes_them_for_escapes(
+    db: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    create_fake_model(db)
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute(f"ALTER DATABASE {db.info.dbname} SET standard_conforming_strings = off")
+    with psycopg.connect(dsn, autocommit=True) as old:
+        assert value(old, "SHOW standard_conforming_strings") == "off"
+        old.execute(
+            "SELECT embed.create_vectorizer('docs', template => %s, filter => %s)",
+            [r"{body} \{{n", r"body ~ '^\w+\\?$'"],
+        )
+        start_worker(dsn)
+        for number, body in enumerate(["one", "two\\", "not this", "other one"]):
+            old.execute("INSERT INTO docs VALUES (%s, %s)", [number, body])
+        old.execute("UPDATE docs SET body = 'three\\\\' WHERE id = 3")
+        old.execute("SELECT embed.wait('public.docs')")
+        assert value(old, "SELECT filter FROM embed.vectorizers") == r"(body ~ '^\w+\\?$'::text)"
+        assert value(old, "SELECT state FROM embed.why('docs', 2)") == "no input"
+        old.execute("SELECT embed.alter_vectorizer('public.docs', template => '{body}')")
+        old.execute("SELECT embed.wait('docs')")
+    assert value(db, "SELECT array_agg(id ORDER BY id) FROM docs WHERE embedding IS NOT NULL") == [0, 1, 3]
+    assert broken_rows(db, text=r"CASE WHEN body ~ '^\w+\\?$' THEN body END") == []

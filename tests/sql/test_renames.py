@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from tests.fix_worker import (
@@ -13,7 +15,7 @@ from tests.fix_worker import (
     create_fake_model,
     insert_docs,
 )
-from tests.sql.helpers import queued, refused, value
+from tests.sql.helpers import queued, refused, tend, value
 
 
 @pytest.fixture
@@ -217,6 +219,100 @@ def test_a_stopped_vectorizer_that_can_work_again_looks_at_every_row(
     docs.execute("SELECT embed.resume('docs')")
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs, text=TEXT) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_rows_that_came_while_triggers_were_off_are_looked_at(
+    docs: Connection, dsn: str, start_worker: StartWorker, at_once: bool
+) -> None:
+    start_worker(dsn)
+    docs.execute("SELECT embed.wait('docs')")
+    with docs.transaction() if at_once else nullcontext():
+        docs.execute("ALTER TABLE docs DISABLE TRIGGER USER")
+        docs.execute("UPDATE docs SET body = 'unseen'")
+        insert_docs(docs, "unseen, too")
+        docs.execute("ALTER TABLE docs ENABLE TRIGGER USER")
+    tend(docs)
+    docs.execute("SELECT embed.resume('docs')")  # where the worker has seen them off
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs, text=TEXT) == []
+    tend(docs)
+    assert value(docs, "SELECT count(*) FROM embed._backfill") == 0, "once is enough"
+
+
+@pytest.mark.parametrize(
+    "change", ["alter_vectorizer('docs', template => '{body}')", "set_replication('docs', 'origin')"]
+)
+def test_they_are_looked_at_though_triggers_are_made_anew(docs: Connection, change: str) -> None:
+    if "origin" in change:
+        docs.execute("SELECT embed.set_replication('docs', 'always')")
+    docs.execute("DELETE FROM embed._backfill")
+    docs.execute("ALTER TABLE docs DISABLE TRIGGER USER")
+    docs.execute("ALTER TABLE docs ENABLE TRIGGER USER")
+    docs.execute(f"SELECT embed.{change}")
+    assert value(docs, "SELECT mode FROM embed._backfill") == "all"
+    docs.execute("DELETE FROM embed._backfill")
+    docs.execute("SELECT embed._tend_v1()")
+    assert value(docs, "SELECT count(*) FROM embed._backfill") == 0
+
+
+@pytest.mark.parametrize("storage", ["column", "table"])
+@pytest.mark.parametrize(
+    ("create", "change"),
+    [
+        ("CREATE TYPE kind AS ENUM ('old', 'other')", "ALTER TYPE kind RENAME VALUE 'old' TO 'new'"),
+        ("CREATE DOMAIN kind AS text", "ALTER DOMAIN kind ADD CHECK (VALUE <> 'old') NOT VALID"),
+    ],
+    ids=["enum", "domain"],
+)
+def test_a_queued_key_that_is_none_any_more_is_in_nobody_s_way(
+    db: Connection, dsn: str, start_worker: StartWorker, create: str, change: str, storage: str
+) -> None:
+    create_fake_model(db)
+    db.execute(create)
+    db.execute("CREATE TABLE notes (id kind PRIMARY KEY, body text)")
+    db.execute("INSERT INTO notes VALUES ('old', 'one')")
+    db.execute("SELECT embed.create_vectorizer('notes', 'body', storage => %s)", [storage])
+    worker = start_worker(dsn)
+    db.execute("SELECT embed.wait('notes')")
+    worker.stop()
+    db.execute("UPDATE notes SET body = 'two'")
+    db.execute("INSERT INTO notes VALUES ('other', 'three')")
+    db.execute("INSERT INTO embed._failure SELECT id, 'old', 'x', 'x', 1 FROM embed._vectorizer")
+    if "DOMAIN" in create:
+        db.execute("DELETE FROM notes WHERE id = 'old'")
+    db.execute(change)
+    start_worker(dsn, tend_every=0.05)
+    db.execute("SELECT embed.wait('notes')")
+    if storage == "column":
+        assert broken_rows(db, "notes", vectorizer="notes_embedding") == []
+    else:
+        found = "SELECT string_agg(chunk, ' ' ORDER BY id) FROM notes_embedding WHERE embedding IS NOT NULL"
+        assert value(db, found) == ("three" if "DOMAIN" in create else "two three")
+    db.execute("SELECT embed._prune_v1(id) FROM embed._vectorizer")
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+
+
+def test_another_expression_of_a_generated_column_is_another_text(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    if docs.info.server_version < 170000:
+        pytest.skip("SET EXPRESSION came with PostgreSQL 17")
+    docs.execute(
+        "CREATE TABLE notes"
+        " (id int PRIMARY KEY, body text, whole text GENERATED ALWAYS AS (body || '!') STORED)"
+    )
+    docs.execute("INSERT INTO notes (id, body) VALUES (1, 'one'), (2, 'two')")
+    docs.execute("SELECT embed.create_vectorizer('notes', 'whole')")
+    start_worker(dsn, tend_every=0.05)
+    docs.execute("SELECT embed.wait('notes')")
+    docs.execute("ALTER TABLE notes ALTER whole SET EXPRESSION AS (body || '?')")
+    tend(docs)
+    docs.execute("SELECT embed.wait('notes')")
+    assert broken_rows(docs, "notes", text="body || '?'", vectorizer="notes_embedding") == []
+    docs.execute("ALTER TABLE notes ALTER whole DROP EXPRESSION")
+    tend(docs)
+    assert value(docs, "SELECT count(*) FROM embed._backfill") == 0, "which changes no text"
 
 
 def test_a_dropped_table_is_cleaned_up_after(docs: Connection) -> None:

@@ -106,6 +106,20 @@ def test_floats_that_a_session_writes_alike_are_different_texts(docs: Connection
     assert queued(docs, "prices_embedding") == ["1"]
 
 
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamptz[]", "tstzrange"])
+def test_moments_that_a_session_writes_alike_are_different_texts(docs: Connection, kind: str) -> None:
+    docs.execute(f"CREATE TABLE visits (id int PRIMARY KEY, at {kind})")
+    docs.execute("SELECT embed.create_vectorizer('visits', 'at', backfill => false)")
+    form = {"timestamptz": "{0}", "timestamptz[]": "ARRAY[{0}]", "tstzrange": "tstzrange({0}, NULL)"}[kind]
+    before, after = (form.format(f"timestamptz '2014-10-25 {hour}:30Z'") for hour in (21, 22))
+    docs.execute(f"INSERT INTO visits VALUES (1, {before})")
+    clear_queue(docs)
+    docs.execute("SET DateStyle = 'SQL'; SET TimeZone = 'Europe/Moscow'")
+    assert value(docs, f"SELECT ({before})::text = ({after})::text"), "01:30 MSK came twice that night"
+    docs.execute(f"UPDATE visits SET at = {after}")
+    assert queued(docs, "visits_embedding") == ["1"]
+
+
 def test_a_session_may_go_without_the_notification(docs: Connection, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as idle:
         idle.execute("SELECT pg_advisory_lock(1885695330, 1)")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
-from pg_embed.jobs import Batch, Store
+from pg_embed.jobs import Batch, Store, sessions
+from pg_embed.worker.worker import SESSION
 from tests.fix_models import PATIENCE
 from tests.fix_worker import (
     NEVER,
@@ -365,6 +368,40 @@ def test_the_database_s_settings_do_not_disturb_a_worker(
     model.open()
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
+
+
+@pytest.mark.parametrize("setting", ["transaction_timeout", "idle_session_timeout", "statement_timeout"])
+def test_a_worker_s_sessions_have_timeouts_of_their_own(docs: Connection, dsn: str, setting: str) -> None:
+    if value(docs, "SELECT current_setting(%s, true)", setting) is None:
+        pytest.skip(f"this server knows no {setting}")
+    docs.execute(f'ALTER DATABASE "{docs.info.dbname}" SET {setting} = 7654321')
+
+    async def shown() -> str:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as session:
+            await sessions.set_up(session, SESSION)
+            row = await (await session.execute("SELECT current_setting(%s)", [setting])).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    assert asyncio.run(shown()) == SESSION[setting].replace("300s", "5min")
+
+
+def test_a_worker_s_sessions_may_be_idle_for_long(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    docs.execute(f'ALTER DATABASE "{docs.info.dbname}" SET idle_session_timeout = 300')
+    with psycopg.connect(dsn, autocommit=True) as another:
+        worker = start_worker(dsn, poll=NEVER)
+        number = worker.number
+        time.sleep(2)
+        with pytest.raises(psycopg.OperationalError):
+            another.execute("SELECT")  # its session has been ended
+        assert worker.number == number
+        assert value(docs, "SELECT embed._workers()") == 1
+    insert_docs(docs, "late")
+    docs.execute("SELECT embed.wait('docs')")
+    assert broken_rows(docs) == []
+    assert worker.number == number
 
 
 def test_writers_in_stricter_isolation_are_not_disturbed(

@@ -281,6 +281,69 @@ def test_a_row_whose_vector_its_table_refuses_is_found_and_the_others_are_writte
     assert value(docs, "SELECT count(*) FROM embed.failures") == 0
 
 
+def wait_for_all(db: Connection) -> None:
+    """Until nothing is queued, of what is queued meanwhile, too."""
+    while value(db, "SELECT count(*) FROM embed._queue"):
+        db.execute("SELECT embed.wait('docs')")
+
+
+def change_on_update(db: Connection, timing: str, change: str) -> None:
+    """A trigger that changes a text whenever anything of its row is written."""
+    body = change if timing == "BEFORE" else f"IF pg_trigger_depth() = 1 THEN {change} END IF;"
+    db.execute(
+        f"CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;"
+        f"CREATE TRIGGER change {timing} UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION change()"
+    )
+
+
+@pytest.mark.parametrize(
+    ("timing", "change"),
+    [
+        ("BEFORE", "NEW.title := clock_timestamp();"),
+        ("AFTER", "UPDATE public.docs SET title = clock_timestamp() WHERE id = NEW.id;"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_text_that_every_write_of_its_vector_changes_is_not_embedded_for_ever(
+    db: Connection, dsn: str, start_worker: StartWorker, timing: str, change: str, others: int
+) -> None:
+    create_fake_model(db)
+    create_docs(db)
+    change_on_update(db, timing, f"IF NEW.id = 2 THEN {change} END IF;")
+    for column in ["embedding", "other"][: 1 + others]:
+        db.execute(
+            "SELECT embed.create_vectorizer("
+            "'docs', template => '{title} {body}', column_name => %s, max_attempts => 3)",
+            [column],
+        )
+    model = GatedFake()
+    start_worker(dsn, model)
+    insert_docs(db, "one", "two", "three")
+    wait_for_all(db)
+    told = "a trigger of the table changes its text whenever a vector is written"
+    found = db.execute("SELECT key, code, error, attempts FROM embed.failures").fetchall()
+    assert found == [("2", "27000", told, 3)] * (1 + others)
+    assert value(db, "SELECT count(*) FROM docs WHERE embedding IS NULL") == 0
+    assert broken_rows(db, text="concat(title, ' ', body)") == []
+    db.execute("DROP TRIGGER change ON docs")
+    assert value(db, "SELECT embed.retry()") == 1 + others
+    wait_for_all(db)
+    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+    assert broken_rows(db, text="concat(title, ' ', body)") == []
+
+
+def test_a_trigger_that_tidies_a_text_once_is_no_failure(
+    docs: Connection, dsn: str, start_worker: StartWorker
+) -> None:
+    change_on_update(docs, "BEFORE", "NEW.body := btrim(NEW.body);")
+    start_worker(dsn)
+    insert_docs(docs, " one ", "two", "  three")
+    wait_for_all(docs)
+    assert broken_rows(docs) == []
+    assert value(docs, "SELECT string_agg(body, ',' ORDER BY id) FROM docs") == "one,two,three"
+    assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+
+
 def before_a_refusal(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """Let something happen once, between the refusal of a row and its listing."""
     give_up, left = Store.give_up, [happens]

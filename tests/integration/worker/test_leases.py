@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.fix_models import PATIENCE
@@ -37,7 +38,8 @@ def docs(db: Connection) -> Connection:
 def claim(db: Connection, worker: int, rows: int = 100, lease: str = "1 hour", lane: int = 1) -> list[str]:
     """The keys that a worker gets."""
     row = db.execute(
-        "SELECT c.keys FROM embed._vectorizer AS v, embed._claim_v1(%s, v.id, %s, %s, %s) AS c",
+        "SELECT array_agg(t.key)"
+        " FROM embed._vectorizer AS v, embed._take_v1(%s, v.id, %s, %s, %s, 1000000) AS t",
         [worker, lane, rows, lease],
     ).fetchone()
     return sorted(row[0]) if row and row[0] else []
@@ -138,16 +140,16 @@ def test_parts_of_an_entry_of_the_dead_wait_apart_and_go_one_by_one(docs: Connec
     docs.execute("DELETE FROM embed._queue")
     docs.execute(
         "INSERT INTO embed._queue (vectorizer_id, keys, n, attempts, worker, priority)"
-        " SELECT id, '{a,b,c}', 3, 2, %s, 2 FROM embed._vectorizer",
+        " SELECT id, '{1,2,3}', 3, 2, %s, 2 FROM embed._vectorizer",
         [DEAD],
     )
-    assert claim(docs, 1, lane=2) == ["a"]
+    assert claim(docs, 1, lane=2) == ["1"]
     waits = "SELECT bool_and(available_at > enqueued_at) FROM embed._queue WHERE worker IS NULL"
     assert value(docs, waits) is True
     make_due(docs)
-    assert claim(docs, 1, lane=2) == ["b"]
-    assert claim(docs, 1, lane=2) == ["c"]
-    assert sorted(entries(docs, "keys, n, priority")) == [(["a"], 1, 2), (["b"], 1, 2), (["c"], 1, 2)]
+    assert claim(docs, 1, lane=2) == ["2"]
+    assert claim(docs, 1, lane=2) == ["3"]
+    assert sorted(entries(docs, "keys, n, priority")) == [(["1"], 1, 2), (["2"], 1, 2), (["3"], 1, 2)]
 
 
 def test_a_row_that_kills_its_workers_is_given_up_alone(docs: Connection) -> None:
@@ -157,6 +159,80 @@ def test_a_row_that_kills_its_workers_is_given_up_alone(docs: Connection) -> Non
     assert claim(docs, 1) == ["2", "3", "4"]
     found = docs.execute("SELECT key, code, error, attempts FROM embed.failures").fetchall()
     assert found == [("1", "PE020", "the worker was lost 3 times while it held this row", 3)]
+
+
+def test_a_text_that_came_after_the_one_that_kills_workers_is_not_listed(docs: Connection) -> None:
+    for _ in range(3):
+        claim(docs, DEAD, rows=1)
+        expire(docs)
+    docs.execute("UPDATE docs SET body = 'another' WHERE id = 1")
+    make_due(docs)
+    assert claim(docs, 1, rows=3) == ["2", "3"]
+    assert claim(docs, 1) == ["1", "4"], "by the entry of its new text"
+    assert entries(docs, "attempts") == [(1,)] * 4
+    assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+
+
+def test_a_row_that_a_transaction_changes_is_not_given_up_yet(docs: Connection, dsn: str) -> None:
+    for _ in range(3):
+        claim(docs, DEAD, rows=1)
+        expire(docs)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE docs SET body = 'another' WHERE id = 1")
+        assert claim(docs, 1) == ["2", "3", "4"]
+        assert entries(docs, "ids, attempts, alone")[0] == ([1], 3, True)
+        due = "SELECT min(available_at) > clock_timestamp() - interval '20 seconds' FROM embed._queue"
+        assert value(docs, due) is True, "it is put off, not in the way of others"
+        assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+        writer.rollback()
+    expire(docs)
+    docs.execute("UPDATE embed._queue SET worker = NULL WHERE 1 <> ALL (ids)")
+    assert claim(docs, 1) == ["2", "3", "4"]
+    assert value(docs, "SELECT key FROM embed.failures") == "1"
+
+
+def test_a_text_that_may_have_killed_a_worker_is_noted_before_it_is_read(docs: Connection) -> None:
+    for _ in range(3):
+        claim(docs, DEAD, rows=1)
+        expire(docs)
+    noted = "SELECT q.hash = embed._hash('one') FROM embed._queue AS q WHERE 1 = ANY (q.ids)"
+    assert value(docs, noted) is True
+    assert value(docs, "SELECT count(*) FROM embed._queue WHERE hash IS NOT NULL") == 1
+    docs.execute("UPDATE embed._queue SET hash = NULL")
+    assert claim(docs, DEAD, rows=1) == ["1"], "whose text is not known is not given up"
+    assert value(docs, noted) is True
+
+
+def test_rows_that_are_split_are_given_up_likewise(docs: Connection, dsn: str) -> None:
+    docs.execute("SELECT embed.drop_vectorizer('docs')")
+    docs.execute(
+        "SELECT embed.create_vectorizer("
+        "'docs', 'body', storage => 'table', backfill => false, max_attempts => 3)"
+    )
+    insert_docs(docs, "five")
+    insert_docs(docs, "six")
+
+    def claimed(worker: int) -> list[str]:
+        found = docs.execute(
+            "SELECT c.key FROM embed._vectorizer AS v,"
+            " embed._claim_documents_v1(%s, v.id, 1, 1, '1 hour') AS c ORDER BY c.key",
+            [worker],
+        )
+        return [key for (key,) in found.fetchall()]
+
+    for _ in range(3):
+        assert claimed(DEAD) == ["5"]
+        expire(docs)
+    with psycopg.connect(dsn) as busy:
+        stripe = "(v.id & 33554431) * 64 + (embed._hash('5') & 63)::integer"
+        busy.execute(f"SELECT pg_advisory_xact_lock(1885695334, {stripe}) FROM embed._vectorizer AS v")
+        assert claimed(1) == [], "somebody writes its chunks"
+        assert value(docs, "SELECT count(*) FROM embed.failures") == 0
+    assert claimed(1) == ["6"]
+    expire(docs)
+    make_due(docs)
+    assert claimed(2) == []
+    assert value(docs, "SELECT key FROM embed.failures") == "5"
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 3, 10])
