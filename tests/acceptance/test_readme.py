@@ -253,7 +253,8 @@ def test_every_public_name_of_sql_is_there(dsn: str) -> None:
             "SELECT proname FROM pg_proc"
             " WHERE pronamespace = 'embed'::regnamespace AND proname !~ '^_|^pg_embed'"
             " UNION SELECT relname FROM pg_class"
-            " WHERE relnamespace = 'embed'::regnamespace AND relname !~ '^_|^pg_embed' AND relkind IN ('r', 'v')"
+            " WHERE relnamespace = 'embed'::regnamespace AND relkind IN ('r', 'v')"
+            " AND relname !~ '^_|^pg_embed'"
         ).fetchall()
     names = {str(name) for (name,) in rows}
     assert "create_vectorizer" in names
