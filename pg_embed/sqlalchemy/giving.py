@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import await_only
 
 from pg_embed import statements
-from pg_embed.errors import InvalidArgument, PgEmbedError
+from pg_embed.errors import InvalidArgument
 from pg_embed.records import Output
 from pg_embed.sqlalchemy.calls import Noted, noted
 from pg_embed.sqlalchemy.tables import RowOf
@@ -104,12 +104,12 @@ def _known(search: Noted, compiled: Any, values: Mapping[str, Any]) -> tuple[boo
 def _spelled(vector: Any, model: str, type_: TypeEngine[Any], dialect: Dialect) -> str:
     """A vector as what pgvector's types take, in the text form of its type."""
     try:
+        if vector is None:
+            raise ValueError("None")
         if isinstance(type_, TokenVectors):
             spell = HALFVEC(type_.dim).bind_processor(dialect)
             return "{" + ",".join(f'"{spell(token)}"' for token in vector) + "}"
         return str(type_.bind_processor(dialect)(vector))  # type: ignore[misc]  # pgvector's have one
-    except PgEmbedError:
-        raise
     except (ValueError, TypeError) as exc:
         hint = "give what that model makes"
         raise InvalidArgument(f"what is given is no vector of model {model!r}: {exc}", hint=hint) from exc

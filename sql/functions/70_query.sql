@@ -233,7 +233,7 @@ BEGIN
             EXECUTE format('SELECT %L::%s(%s)%s', one.vector, embed._vector_type(CASE one.output WHEN 'sparse' THEN 'sparsevec' WHEN 'multi' THEN 'halfvec' ELSE 'vector' END),
                 chosen.size, CASE one.output WHEN 'multi' THEN '[]' ELSE '' END);
         EXCEPTION WHEN data_exception THEN
-            PERFORM embed._fail('PE003', format('what is given is no %s of model %L: %s', embed._output_names(ARRAY[one.output]), one.model, SQLERRM),
+            PERFORM embed._fail('PE003', format('what is given is no %s vector of model %L: %s', one.output, one.model, SQLERRM),
                 format('give what that model makes, of %s dimensions', chosen.size));
         END;
         memos := memos || jsonb_build_object(embed._memo_key('query', one.output, one.space_id, one.query), one.vector);
