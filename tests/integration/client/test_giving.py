@@ -14,7 +14,14 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pg_embed import AsyncClient, Client
 from pg_embed.client import requests
 from pg_embed.client.rows import Layout, Rows
-from pg_embed.errors import InvalidArgument, SpaceMismatch, TransportMissing
+from pg_embed.errors import (
+    InputRejected,
+    InvalidArgument,
+    PgEmbedError,
+    SidecarUnreachable,
+    SpaceMismatch,
+    TransportMissing,
+)
 from pg_embed.records import ModelSpec
 from pg_embed.resources import sql_dir
 from pg_embed.search import Asked, search, search_chunks
@@ -223,6 +230,31 @@ def test_errors_are_plain(docs: Connection, dsn: str) -> None:
         docs.execute("UPDATE embed._model SET space_id = 'of another time' WHERE name = 'three'")
         with pytest.raises(SpaceMismatch, match="three"):
             client.search("docs", QUERY)
+
+
+async def test_a_model_that_fails_says_so(db: Connection, dsn: str) -> None:
+    create_fake_model(db, "failing", dimensions=4, fail_on="poison")
+    card = {**CARD, "outputs": ["dense"], "dimensions": 4}
+    db.execute("SELECT embed.create_model('gone', 'no_such_family', card => %s)", [Jsonb(card)])
+    for table, model in (("docs", "failing"), ("other", "gone")):
+        db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)".encode())
+        db.execute("SELECT embed.create_vectorizer(%s::regclass, 'body', model => %s)", [table, model])
+    with Client(dsn, in_process=True) as client:
+        with pytest.raises(InputRejected):
+            client.search("docs", "poison")
+        with pytest.raises(PgEmbedError, match="no_such_family"):
+            client.search("other", "x")
+        assert client.search("docs", "x") == []
+    async with AsyncClient(dsn, in_process=True) as later:
+        with pytest.raises(InputRejected):
+            await later.search("docs", "poison")
+        with pytest.raises(PgEmbedError, match="no_such_family"):
+            await later.search("other", "x")
+    with (
+        Client(dsn, sidecar=f"http://127.0.0.1:{free_port()}") as nowhere,
+        pytest.raises(SidecarUnreachable, match="cannot be reached"),
+    ):
+        nowhere.search("docs", "x")
 
 
 def test_a_reader_s_rights_suffice(docs: Connection, make_role: MakeRole) -> None:
