@@ -136,13 +136,13 @@ def _called(element: Called, compiler: SQLCompiler, **kw: Any) -> str:
     options = {name: value for name, value in kw.items() if name not in OF_A_FROM}
     given = dict(zip(element.names, element.values, strict=True))
     # later versions of a function have more arguments, hence each goes by its name
-    cast_ = {
+    values = {
         name: _cast(name, given.get(name, _usual(name)))
         for name in TYPES
         if name != "per_row" or element.function == SEARCH_CHUNKS
     }
-    arguments = {name: compiler.process(value, **options) for name, value in cast_.items()}
-    asked = {name: cast_[name].clause for name in ASKED}
+    arguments = {name: compiler.process(value, **options) for name, value in values.items()}
+    asked = {name: values[name].clause for name in ASKED}
     vars(compiler).setdefault(NOTES, []).append(Noted(base_table(element.source), asked))
     arguments["condition"] = condition_on(element.source, compiler, options)
     written = ", ".join(f"{name} => {value}" for name, value in arguments.items())

@@ -156,6 +156,19 @@ def test_several_searches_in_one_statement(docs: Connection, session: Session, e
     assert len(session.scalars(select(Doc.id).where(Doc.id.in_(select(parts[1].c.id)))).all()) == 5
 
 
+def test_rows_that_come_one_by_one(docs: Connection, session: Session, engine: Engine) -> None:
+    by_sql = [wanted(docs), wanted(docs, OTHER)]
+    cut_off(docs)
+    embed_with(engine, counting([]))
+    for query in (QUERY, OTHER):
+        slow = session.scalars(search(Doc, query, k=5).execution_options(yield_per=2))
+        assert [doc.id for doc in slow] == by_sql[query == OTHER]
+    first, second = (
+        session.scalars(search(Doc, query, k=5).execution_options(yield_per=2)) for query in (QUERY, OTHER)
+    )
+    assert [[doc.id for doc in hits] for hits in (first, second)] == by_sql
+
+
 def test_core_and_a_schema_that_is_translated(docs: Connection, engine: Engine) -> None:
     docs.execute("CREATE SCHEMA shop")
     docs.execute("CREATE TABLE shop.docs AS SELECT id, body, year FROM docs")
