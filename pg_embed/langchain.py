@@ -45,6 +45,8 @@ OPERATORS = {
 class PgEmbedVectorStore(VectorStore):  # type: ignore[misc]  # an extra
     """Documents as rows of a table with a vectorizer; the database embeds them, and the queries.
 
+    Where it has no transport, give a client that embeds the queries itself: Client(dsn, in_process=True).
+
     Documents that are added are INSERTed (one that has the id of another takes its place), and waited for
     until they are embedded, `wait` seconds at most, or not at all if it is None. `metadata_columns` names
     the columns that hold values of the metadata; the others go to `metadata_column`, of jsonb, or None where

@@ -54,6 +54,8 @@ MODES = {
 class PgEmbedVectorStore(BasePydanticVectorStore):  # type: ignore[misc]  # an extra
     """Nodes as rows of a table with a vectorizer; the database embeds them, and the queries.
 
+    Where it has no transport, give a client that embeds the queries itself: Client(dsn, in_process=True).
+
     LlamaIndex need not embed: `add` INSERTs the nodes' texts and waits, `wait` seconds at most, until they
     are embedded; a query is asked by its text. The columns, options and `chunks` are those of
     `pg_embed.langchain.PgEmbedVectorStore`. Rows that came otherwise are found as TextNodes. With

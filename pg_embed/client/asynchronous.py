@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -24,18 +25,21 @@ from pg_embed.client.requests import (
     Question,
     Status,
     Vectors,
+    answered,
     find,
     question,
     read,
     table_text,
     vectorizing,
+    weightless,
 )
 from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
-from pg_embed.errors import InvalidArgument
+from pg_embed.errors import InvalidArgument, TransportMissing
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Options, Search, Table
+from pg_embed.search import Asked, ChunkHit, Hit, Options, Search, Table, give_async
 
+T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
 Database = str | Connection | AsyncConnectionPool[Any]
 
@@ -124,16 +128,14 @@ class AsyncClient:
     async def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.search`."""
         search = Search(table, query, **options)
-        async with self.connection() as connection, _limited(connection, self._way.timeout):
-            return await search.run_async(connection)
+        return await self._searched(search, query, search.run_async)
 
     async def search_chunks(
         self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
     ) -> list[ChunkHit]:
         """See `Client.search_chunks`."""
         search = Search(table, query, **options)
-        async with self.connection() as connection, _limited(connection, self._way.timeout):
-            return await search.run_chunks_async(connection, per_row=per_row)
+        return await self._searched(search, query, partial(search.run_chunks_async, per_row=per_row))
 
     async def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """See `Client.similar`."""
@@ -223,6 +225,39 @@ class AsyncClient:
             return
         async with self.connection() as connection:
             yield connection
+
+    async def _searched(self, search: Search, query: str, run: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run a search that has its query's vectors, or that asks the database for them."""
+        if not self._way.is_own:
+            async with self.connection() as connection, _limited(connection, self._way.timeout):
+                return await run(connection)
+        asks = await self._asks(search)
+        while True:
+            # no transaction of ours waits for a model
+            given = [answered(asked, query, await self._answer(asked, query)) for asked in asks]
+            try:
+                async with (
+                    self.connection() as connection,
+                    _limited(connection, self._way.timeout),
+                    connection.transaction(),
+                ):
+                    await give_async(connection, given)
+                    return await run(connection)
+            except TransportMissing:
+                before, asks = asks, await self._asks(search)
+                if asks == before:
+                    raise  # and else the models were switched meanwhile
+
+    async def _asks(self, search: Search) -> list[Asked]:
+        async with self.connection() as connection:
+            return await search.asks_async(connection)
+
+    async def _answer(self, asked: Asked, query: str) -> Vectors:
+        wanted = Question([query], asked.spec.name, "query", asked.output)
+        if self._way.sidecar is not None and not weightless(asked.spec):
+            return await self._by_sidecar(self._way.sidecar, wanted)
+        found = Found(asked.spec, asked.space_id)
+        return await self._opened().local.embed(found, wanted, self._way.seconds)
 
     async def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
         opened = self._opened()

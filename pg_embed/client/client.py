@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import httpx
 import psycopg
@@ -24,18 +25,21 @@ from pg_embed.client.requests import (
     Question,
     Status,
     Vectors,
+    answered,
     find,
     question,
     read,
     table_text,
     vectorizing,
+    weightless,
 )
 from pg_embed.client.settings import no_database, way
 from pg_embed.client.sidecar import PATH, Sidecar, joined
-from pg_embed.errors import InvalidArgument
+from pg_embed.errors import InvalidArgument, TransportMissing
 from pg_embed.records import Float32, Kind, ModelSpec, Output, SparseVectors, TokenVectors
-from pg_embed.search import ChunkHit, Hit, Options, Search, Table
+from pg_embed.search import Asked, ChunkHit, Hit, Options, Search, Table, give
 
+T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 Database = str | Connection | ConnectionPool[Any]
 
@@ -61,7 +65,9 @@ class Client:
     psycopg, whose transactions stay the caller's, or a pool. Texts are embedded by way of the database's
     transport; with `sidecar` by that address's HTTP door, which a `token` opens; with `in_process` by models
     that this process loads, those of the database's catalog or, without a database, `models`. `timeout` is in
-    seconds for each question to a model, by default the database's (elsewhere 30).
+    seconds for each question to a model, by default the database's (elsewhere 30). Searches go by the same
+    way: with `sidecar` or `in_process` the database needs no transport, and one that it has is not used; only
+    a model that reranks is asked by the database all the same.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ class Client:
         if self._way.sidecar is not None:
             return self._by_sidecar(self._way.sidecar, asked)
         if self._way.in_process:
-            return self._in_process(asked)
+            return self._in_process(asked, self._found(asked))
         vectors: list[str] = []
         with self.connection() as connection, _limited(connection, self._way.timeout):
             for parameters in asked.batches():
@@ -135,19 +141,17 @@ class Client:
     def search(self, table: Table, query: str, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that answer a query best; the options are those of `pg_embed.search.Search`.
 
-        The database embeds the query, by its transport.
+        The query is embedded by the client's way: in this process, by its sidecar, or else by the database.
         """
         search = Search(table, query, **options)
-        with self.connection() as connection, _limited(connection, self._way.timeout):
-            return search.run(connection)
+        return self._searched(search, query, search.run)
 
     def search_chunks(
         self, table: Table, query: str, *, per_row: int = 1, **options: Unpack[Options]
     ) -> list[ChunkHit]:
         """What `search` finds by chunks, each row with the chunk that answers best, or `per_row` of them."""
         search = Search(table, query, **options)
-        with self.connection() as connection, _limited(connection, self._way.timeout):
-            return search.run_chunks(connection, per_row=per_row)
+        return self._searched(search, query, partial(search.run_chunks, per_row=per_row))
 
     def similar(self, table: Table, key: Any, **options: Unpack[Options]) -> list[Hit]:
         """The rows of a table that are most like one of it; no model is asked."""
@@ -247,6 +251,38 @@ class Client:
         with self.connection() as connection:
             yield connection
 
+    def _searched(self, search: Search, query: str, run: Callable[[Connection], T]) -> T:
+        """Run a search that has its query's vectors, or that asks the database for them."""
+        if not self._way.is_own:
+            with self.connection() as connection, _limited(connection, self._way.timeout):
+                return run(connection)
+        asks = self._asks(search)
+        while True:
+            # no transaction of ours waits for a model
+            given = [answered(asked, query, self._answer(asked, query)) for asked in asks]
+            try:
+                with (
+                    self.connection() as connection,
+                    _limited(connection, self._way.timeout),
+                    connection.transaction(),
+                ):
+                    give(connection, given)
+                    return run(connection)
+            except TransportMissing:
+                before, asks = asks, self._asks(search)
+                if asks == before:
+                    raise  # and else the models were switched meanwhile
+
+    def _asks(self, search: Search) -> list[Asked]:
+        with self.connection() as connection:
+            return search.asks(connection)
+
+    def _answer(self, asked: Asked, query: str) -> Vectors:
+        wanted = Question([query], asked.spec.name, "query", asked.output)
+        if self._way.sidecar is not None and not weightless(asked.spec):
+            return self._by_sidecar(self._way.sidecar, wanted)
+        return self._in_process(wanted, Found(asked.spec, asked.space_id))
+
     def _by_sidecar(self, sidecar: Sidecar, asked: Question) -> Float32:
         opened = self._opened()
         with opened.lock:
@@ -257,8 +293,7 @@ class Client:
                 [sidecar.vectors(http.post(PATH, json=body), len(body["input"])) for body in bodies]
             )
 
-    def _in_process(self, asked: Question) -> Vectors:
-        found = self._found(asked)
+    def _in_process(self, asked: Question, found: Found) -> Vectors:
         opened = self._opened()
         with opened.lock:
             loop = opened.loop = opened.loop or Loop()

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from pg_embed import statements
 from pg_embed.errors import InvalidArgument, ModelUnavailable, SpaceMismatch
+from pg_embed.models.spelling import spelled
 from pg_embed.records import (
     VECTORS,
     Card,
@@ -27,7 +28,7 @@ from pg_embed.records import (
     no_embeddings,
     starts,
 )
-from pg_embed.search import Table, identifier
+from pg_embed.search import Asked, Table, identifier
 
 BATCH = 256  # texts a request
 SQL = statements.load("client")
@@ -99,6 +100,16 @@ def question(texts: Sequence[str], model: str | None, kind: Kind, output: Output
     if wrong := {type(text).__name__ for text in given if not isinstance(text, str)}:
         raise InvalidArgument(f"a text is of type {min(wrong)}", hint="give strings")
     return Question(given, model, kind, output)
+
+
+def answered(asked: Asked, query: str, vectors: Vectors) -> dict[str, str]:
+    """The one vector of a query, as it is given to the database."""
+    return asked.given(query, spelled(vectors, asked.size)[0])
+
+
+def weightless(spec: ModelSpec) -> bool:
+    """Whether a model only counts words, so that no sidecar is asked, whose HTTP door gives dense vectors."""
+    return spec.family == "bm25"
 
 
 def picked(found: Embeddings, output: Output) -> Vectors:

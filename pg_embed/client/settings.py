@@ -22,6 +22,11 @@ class Way:
     timeout: float | None
 
     @property
+    def is_own(self) -> bool:
+        """Whether the database is not asked for vectors."""
+        return self.sidecar is not None or self.in_process
+
+    @property
     def seconds(self) -> float:
         """The timeout of a question that no database answers."""
         return self.timeout or TIMEOUT

@@ -48,7 +48,8 @@ class Sidecar:
         if asked.output != "dense":
             raise InvalidArgument(
                 f"a sidecar's HTTP door gives no {asked.output} vectors",
-                hint="ask the database: Client(dsn)",
+                hint="ask the database, Client(dsn), or load the model here, Client(dsn, in_process=True);"
+                " a search without them: mode='dense'",
             )
         for part in asked.batches():
             model: Mapping[str, str] = {} if asked.model is None else {"model": asked.model}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pg_embed.search.boosts import recency
+from pg_embed.search.giving import Asked, give, give_async
 from pg_embed.search.search import (
     ChunkHit,
     Fusion,
@@ -20,6 +21,7 @@ from pg_embed.search.search import (
 from pg_embed.search.tables import Table, identifier
 
 __all__ = [
+    "Asked",
     "ChunkHit",
     "Fusion",
     "Hit",
@@ -27,6 +29,8 @@ __all__ = [
     "Options",
     "Search",
     "Table",
+    "give",
+    "give_async",
     "identifier",
     "recency",
     "search",

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from pg_embed import db, statements
 from pg_embed.errors import DatabaseError, InvalidArgument
+from pg_embed.search.giving import Asked, read_asked
 from pg_embed.search.tables import Table, identifier
 
 Mode = Literal["hybrid", "dense", "sparse"]
@@ -145,6 +146,20 @@ class Search:
                 await cursor.execute(statement, parameters)
                 return _chunk_hits(cursor.description or [], await cursor.fetchall())
 
+    def asks(self, connection: psycopg.Connection[Any]) -> list[Asked]:
+        """What this asks of models for its query, for those who `give` the vectors."""
+        statement, parameters = self._asking()
+        with self._translated(), connection.cursor(row_factory=tuple_row) as cursor:
+            return read_asked(cursor.execute(statement, parameters).fetchall())
+
+    async def asks_async(self, connection: psycopg.AsyncConnection[Any]) -> list[Asked]:
+        """The same over an asynchronous connection."""
+        statement, parameters = self._asking()
+        with self._translated():
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement, parameters)
+                return read_asked(await cursor.fetchall())
+
     def explain(self, connection: psycopg.Connection[Any], *, run: bool = False) -> dict[str, Any]:
         """What `embed.explain_search` tells: which legs, by index or not and why, and Postgres' plan.
 
@@ -189,6 +204,11 @@ class Search:
             statement.format(table=identifier(self.table), columns=self._columns()),
             {**told, "per_row": per_row},
         )
+
+    def _asking(self) -> tuple[sql.Composed, Parameters]:
+        self._check()
+        statement = sql.SQL(statements.load("search")["asks"]).format(table=identifier(self.table))
+        return statement, {"mode": self.mode, "rerank": self.rerank, "vectorizer": self.vectorizer}
 
     def _explanation(
         self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], run: bool

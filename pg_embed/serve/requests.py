@@ -13,8 +13,8 @@ import orjson
 from pg_embed import log
 from pg_embed.errors import BadRequest, ModelUnavailable, PgEmbedError, SidecarTimeout, SpaceMismatch
 from pg_embed.models.presets import known_spec, preset_of
+from pg_embed.models.spelling import spell
 from pg_embed.records import VECTORS, Card, Embeddings, Kind, ModelSpec, Output, Outputs, Priority, Scores
-from pg_embed.serve.spelling import spell
 
 WIRE_VERSION = 1
 DEFAULT_TIMEOUT = 30.0  # seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
 from pg_embed.sqlalchemy.conditions import condition_on
-from pg_embed.sqlalchemy.tables import name_of
+from pg_embed.sqlalchemy.tables import base_table, name_of
 
 Columns = Mapping[str, TypeEngine[Any]]
 SEARCH, SEARCH_CHUNKS = "_search_v1", "_search_chunks_v1"
@@ -60,6 +61,8 @@ USUAL: Mapping[str, Any] = {
     "skip": 0,
     "per_row": 1,
 }
+ASKED = ("query", "mode", "rerank", "vectorizer")  # by what a search asks models
+NOTES = "pg_embed_searches"
 HIT, PLACE = "hit", "ordinality"
 OF_A_FROM = (
     "asfrom",
@@ -69,6 +72,20 @@ OF_A_FROM = (
     "from_linter",
     "lateral_from_linter",
 )
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A search in a compiled statement: its table, and the arguments by which it asks models."""
+
+    source: FromClause
+    told: Mapping[str, ColumnElement[Any]]
+
+
+def noted(compiled: Any) -> list[Noted]:
+    """The searches of a compiled statement."""
+    found: list[Noted] = vars(compiled).get(NOTES, []) if compiled is not None else []
+    return found
 
 
 class Called(FromClause):
@@ -119,11 +136,14 @@ def _called(element: Called, compiler: SQLCompiler, **kw: Any) -> str:
     options = {name: value for name, value in kw.items() if name not in OF_A_FROM}
     given = dict(zip(element.names, element.values, strict=True))
     # later versions of a function have more arguments, hence each goes by its name
-    arguments = {
-        name: compiler.process(_cast(name, given.get(name, _usual(name))), **options)
+    values = {
+        name: _cast(name, given.get(name, _usual(name)))
         for name in TYPES
         if name != "per_row" or element.function == SEARCH_CHUNKS
     }
+    arguments = {name: compiler.process(value, **options) for name, value in values.items()}
+    asked = {name: values[name].clause for name in ASKED}
+    vars(compiler).setdefault(NOTES, []).append(Noted(base_table(element.source), asked))
     arguments["condition"] = condition_on(element.source, compiler, options)
     written = ", ".join(f"{name} => {value}" for name, value in arguments.items())
     row = f"NULL::{name_of(element.source, compiler)}"
@@ -134,5 +154,5 @@ def _usual(name: str) -> ColumnElement[Any]:
     return null() if USUAL[name] is None else literal_column(repr(USUAL[name]))
 
 
-def _cast(name: str, value: ColumnElement[Any]) -> ColumnElement[Any]:
+def _cast(name: str, value: ColumnElement[Any]) -> Cast[Any]:
     return value if isinstance(value, Cast) else cast(value, TYPES[name])

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from pgvector import SparseVector
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC, VECTOR
-from sqlalchemy import ARRAY, Column, Dialect, Engine, Table, Text, literal, type_coerce
+from sqlalchemy import ARRAY, Column, Dialect, Engine, Table, Text, event, literal, type_coerce
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
-from sqlalchemy.util import await_only
 
 from pg_embed.errors import InvalidArgument
 from pg_embed.records import Output, SparseVectors
+from pg_embed.records import TokenVectors as Tokens
 from pg_embed.sqlalchemy.declarations import embedded_by
+from pg_embed.sqlalchemy.giving import CLIENTS, Ask, answer, give
 from pg_embed.sqlalchemy.tables import RowOf
 from pg_embed.sqlalchemy.tokens import TokenVectors
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from pg_embed.client import AsyncClient, Client
 
 Embedder = Callable[[str, str | None, Output], Any]  # of a text, a model and what is wanted of it
-Ask = Callable[[str, str | None, TypeEngine[Any]], Any]
 FUNCTIONS: dict[Output, str] = {"dense": "embed", "sparse": "embed_sparse", "multi": "embed_multi"}
-_clients: WeakKeyDictionary[Dialect, Ask] = WeakKeyDictionary()
 
 
 class Question(TypeDecorator[str]):
@@ -45,12 +43,10 @@ class Question(TypeDecorator[str]):
         self.type_ = type_
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Ask the client, if there is one; what it gives to await is awaited as the driver's answers are."""
-        if value is None or dialect not in _clients:
+        """Ask the client, if there is one."""
+        if value is None or dialect not in CLIENTS:
             return value
-        vector = _clients[dialect](value, self.model, self.type_)
-        if isawaitable(vector):
-            vector = await_only(vector)
+        vector = answer(dialect, value, self.model, self.type_)
         processor = self.type_.bind_processor(dialect)
         return vector if processor is None else processor(vector)
 
@@ -114,22 +110,30 @@ def embed(text: str | ColumnElement[str], model: str | None = None) -> Embedding
 
 
 def embed_with(engine: Engine | AsyncEngine, client: Client | AsyncClient | Embedder | None) -> None:
-    """Let a client make the vectors of `embed()`, for a database without a sidecar.
+    """Let a client make the vectors of `embed()` and of searches, for a database without a sidecar.
 
         embed_with(engine, Client(sidecar="http://127.0.0.1:8089"))
 
-    The statements of this engine stay as they are, but send vectors for texts. `client` is a pg_embed.Client,
+    The statements of this engine stay as they are, but send vectors for texts; before a `search()` or
+    `search_chunks()` two small ones ask which models it takes, and give the session their vectors, until the
+    transaction ends. A query that stands in the database is still the database's to embed, and so is a model
+    that reranks its to ask. `client` is a pg_embed.Client,
     with an asynchronous engine an AsyncClient, or a function of a text, a model and an output that returns
     what pgvector's types take (an array, a list, a SparseVector) or, with an asynchronous engine, is a
-    coroutine function. `model` is the name that the query or the declaration of the column gives, or None;
-    `output` is "dense" or "sparse". None takes the client away. The text of a `search()` goes to the
-    database all the same.
+    coroutine function. `model` is the name that the query or the declaration of the column gives, or None,
+    and for a search the one that the table has now; `output` is "dense", "sparse" or "multi". None takes the
+    client away.
     """
     engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if client is None:
-        _clients.pop(engine.dialect, None)
+        CLIENTS.pop(engine.dialect, None)
     else:
-        _clients[engine.dialect] = _asking(client, engine.dialect.is_async)
+        CLIENTS[engine.dialect] = _asking(client, engine.dialect.is_async)
+    listens = event.contains(engine, "before_cursor_execute", give)
+    if client is not None and not listens:
+        event.listen(engine, "before_cursor_execute", give)
+    elif client is None and listens:
+        event.remove(engine, "before_cursor_execute", give)
     engine.clear_compiled_cache()
 
 
@@ -157,6 +161,8 @@ def _asking(client: Any, awaits: bool) -> Ask:
 
 def _first(found: Any, type_: Any) -> Any:
     """The one vector of a client's answer, as pgvector takes it."""
+    if isinstance(found, Tokens):
+        return found.row(0)
     if not isinstance(found, SparseVectors):
         return found[0]
     indices, values = found.row(0)
@@ -208,7 +214,7 @@ def output_of(type_: TypeEngine[Any]) -> Output:
 @compiles(Embedding)
 def _embedding(element: Embedding, compiler: SQLCompiler, **kw: Any) -> str:
     text = compiler.process(element.text, **kw)
-    if compiler.dialect in _clients:
+    if compiler.dialect in CLIENTS:
         if not isinstance(element.text.type, Question):
             hint = "give embed() a text, or let the database embed: embed_with(engine, None)"
             raise InvalidArgument("a text that stands in the database is not known to a client", hint=hint)

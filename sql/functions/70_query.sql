@@ -94,6 +94,17 @@ END $$;
 COMMENT ON FUNCTION embed._query_model(text, text) IS
     'The model of a query that names none: that of a vectorizer, or the one that all vectorizers agree on, or the default while there are none; else an error.';
 
+CREATE OR REPLACE FUNCTION embed._memo_key(kind text, output text, space_id text, input text)
+RETURNS text
+LANGUAGE sql
+STABLE PARALLEL SAFE
+AS $$
+    SELECT kind || output || space_id || CASE WHEN pg_catalog.length(input) <= 500 THEN ':' || input
+        ELSE '#' || pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(input, 'UTF8')), 'hex') END
+$$;
+COMMENT ON FUNCTION embed._memo_key(text, text, text, text) IS
+    'By what a session knows the vector of a text; of a long text the digest stands for it. No SET clause: it must inline.';
+
 CREATE OR REPLACE FUNCTION embed._vector(input text, model text, kind text, output text, vectorizer text DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
@@ -105,6 +116,7 @@ DECLARE
     wanted text := COALESCE(model, CASE WHEN vectorizer IS NULL THEN NULLIF(current_setting('embed.default_model', true), '') END);
     memo text;
     slot text;
+    given text;
 BEGIN
     IF input IS NULL THEN
         RETURN NULL;
@@ -123,12 +135,20 @@ BEGIN
             format('it makes %s', embed._output_names(chosen.outputs)));
     END IF;
     -- A few vectors are remembered in settings of the session, so that a plan that evaluates embed() for each row, too,
-    -- asks once. A long text is known by its digest.
-    memo := kind || output || chosen.space_id || CASE WHEN length(input) <= 500 THEN ':' || input
-        ELSE '#' || encode(sha256(convert_to(input, 'UTF8')), 'hex') END;
+    -- asks once.
+    memo := embed._memo_key(kind, output, chosen.space_id, input);
     slot := hashtext(memo) & 63;
     IF current_setting('embed_memo.key' || slot, true) = memo THEN
         RETURN current_setting('embed_memo.vector' || slot, true);
+    END IF;
+    given := current_setting('embed_memo.given', true);
+    IF given <> '' THEN
+        given := given::jsonb ->> memo;
+        IF given IS NOT NULL THEN
+            -- until the transaction ends: whoever uses a pooled connection next brings his own
+            PERFORM set_config('embed_memo.key' || slot, memo, true), set_config('embed_memo.vector' || slot, given, true);
+            RETURN given;
+        END IF;
     END IF;
     RETURN embed._vector_asked(input, chosen.name, chosen.family, chosen.options, chosen.space_id, kind, output, memo, slot);
 END $$;
@@ -177,6 +197,51 @@ BEGIN
     RETURN QUERY SELECT chosen.name, chosen.family, chosen.options, chosen.space_id;
 END $$;
 COMMENT ON FUNCTION embed._asked_model_v1(text, text) IS 'The model that embed() would take, for those who ask it themselves.';
+
+CREATE OR REPLACE FUNCTION embed._given_model_v1(model text, output text)
+RETURNS TABLE (name text, family text, options jsonb, space_id text, size integer)
+LANGUAGE sql
+STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+    SELECT m.name, m.family, m.options, m.space_id, embed._size(m, _given_model_v1.output) FROM embed._model AS m
+    WHERE m.name = _given_model_v1.model AND _given_model_v1.output = ANY (m.outputs)
+$$;
+COMMENT ON FUNCTION embed._given_model_v1(text, text) IS 'A model, and the dimensions of one of its outputs, for those who ask it themselves.';
+
+CREATE OR REPLACE FUNCTION embed._give_vectors_v1(given jsonb, lasting boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    one record;
+    chosen record;
+    memos jsonb := '{}';
+BEGIN
+    FOR one IN SELECT g.query, g.model, g.space_id, g.output, g.vector
+        FROM jsonb_to_recordset(given) AS g(query text, model text, space_id text, output text, vector text)
+    LOOP
+        SELECT m.space_id, m.size INTO chosen FROM embed._given_model_v1(one.model, one.output) AS m;
+        IF chosen.space_id IS DISTINCT FROM one.space_id OR one.space_id IS NULL THEN
+            PERFORM embed._fail('40001', format('model %L was changed while its vectors were made', one.model), 'search again');
+        ELSIF one.query IS NULL OR one.vector IS NULL THEN
+            PERFORM embed._fail('PE003', format('model %L was asked for a vector, and none is given', one.model), 'give the text and its vector');
+        END IF;
+        BEGIN
+            EXECUTE format('SELECT %L::%s(%s)%s', one.vector, embed._vector_type(CASE one.output WHEN 'sparse' THEN 'sparsevec' WHEN 'multi' THEN 'halfvec' ELSE 'vector' END),
+                chosen.size, CASE one.output WHEN 'multi' THEN '[]' ELSE '' END);
+        EXCEPTION WHEN data_exception THEN
+            PERFORM embed._fail('PE003', format('what is given is no %s vector of model %L: %s', one.output, one.model, SQLERRM),
+                format('give what that model makes, of %s dimensions', chosen.size));
+        END;
+        memos := memos || jsonb_build_object(embed._memo_key('query', one.output, one.space_id, one.query), one.vector);
+    END LOOP;
+    PERFORM set_config('embed_memo.given', memos::text, NOT lasting);
+END $$;
+COMMENT ON FUNCTION embed._give_vectors_v1(jsonb, boolean) IS
+    'Vectors of queries that the caller made: [{"query": ..., "model": ..., "space_id": ..., "output": "dense", "vector": "[...]"}]. embed() and the searches of this transaction, or with lasting of this session until others are given, take them and ask no model.';
 
 CREATE OR REPLACE FUNCTION embed._vectors_v1(texts text[], model text, kind text, output text)
 RETURNS SETOF text

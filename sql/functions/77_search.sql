@@ -215,6 +215,22 @@ END $$;
 COMMENT ON FUNCTION embed._search_plan(regtype, integer, text, jsonb, text, real[], integer, text, text, text) IS
     'All that a search needs to know before it asks the model, or an error: table, legs, condition and the values bound to it.';
 
+CREATE OR REPLACE FUNCTION embed._search_asks_v1(source anyelement, mode text DEFAULT NULL, rerank text DEFAULT NULL, vectorizer text DEFAULT NULL)
+RETURNS TABLE (output text, name text, family text, options jsonb, space_id text, size integer)
+LANGUAGE plpgsql
+VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, embed, pg_temp
+AS $$
+DECLARE
+    plan jsonb := embed._search_plan(pg_typeof(source), 1, mode, NULL, 'convex', NULL, 1, rerank, vectorizer, NULL);
+BEGIN
+    RETURN QUERY SELECT o.output, m.name, m.family, m.options, m.space_id, m.size
+        FROM unnest('{dense,sparse,multi}'::text[]) AS o(output)
+        CROSS JOIN LATERAL embed._given_model_v1(plan #>> ARRAY[o.output, 'model'], o.output) AS m;
+END $$;
+COMMENT ON FUNCTION embed._search_asks_v1(anyelement, text, text, text) IS
+    'What a search asks of models for its query, for those who make the vectors themselves and give them by _give_vectors_v1.';
+
 CREATE OR REPLACE FUNCTION embed._search_estimate(relation text, alias text, condition text, bound text[])
 RETURNS double precision
 LANGUAGE plpgsql

@@ -44,6 +44,15 @@ FROM embed._search_chunks_v1(
     %(skip)s::integer
 ) AS s;
 
+-- name: asks
+-- What a search asks of models for its query, for a client that makes the vectors itself.
+SELECT a.output, a.name, a.family, a.options, a.space_id, a.size
+FROM embed._search_asks_v1(NULL::{table}, %(mode)s::text, %(rerank)s::text, %(vectorizer)s::text) AS a;
+
+-- name: give
+-- Those vectors, for the searches of this transaction.
+SELECT embed._give_vectors_v1(%(given)s::jsonb);
+
 -- name: explain
 -- How the same search would run, or with run did.
 SELECT embed._search_explain_v1(

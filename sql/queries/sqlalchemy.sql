@@ -43,3 +43,7 @@ FROM embed.vectorizers AS v WHERE v.name = CAST(:name AS text);
 -- name: drop_vectorizers
 -- All vectorizers of a table; chunks would keep it.
 SELECT embed.drop_vectorizer(v.name, drop_column => v.storage = 'table') FROM embed.vectorizers AS v WHERE v.source = to_regclass(CAST(:source AS text));
+
+-- name: give
+-- Vectors of queries, for the searches of this transaction, or until others are given.
+SELECT embed._give_vectors_v1(CAST(CAST(:given AS text) AS jsonb), CAST(:lasting AS boolean)) AS given;

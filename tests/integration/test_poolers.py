@@ -196,3 +196,27 @@ def test_our_own_client_and_commands_go_through_transaction_pooling(
         assert "returns" in succeeds("search", "returns", "--table", "docs", "--dsn", pooled)
         assert installing.install(pooled).transport == "dblink"
         assert [hit.row["body"] for hit in client.search("docs", "returns", k=1)] == ["returns"]
+
+
+def test_who_embeds_by_himself_searches_behind_transaction_pooling(
+    direct: str, start_pooler: StartPooler, start_worker: StartWorker
+) -> None:
+    with psycopg.connect(direct, autocommit=True) as db:
+        create_fake_model(db)
+        create_docs(db, *WORDS)
+        db.execute("SELECT embed.create_vectorizer('docs', 'body', model => 'fake')")
+        start_worker(direct)
+        db.execute("SELECT embed.wait('docs')")
+
+    def ask(number: int) -> None:
+        with Client(pooled, in_process=True) as client:
+            for place in range(ROUNDS):
+                word = WORDS[(number + place) % len(WORDS)]
+                assert client.search("docs", word, k=1)[0].row["body"] == word
+
+    pooled = start_pooler(direct, "transaction", 2)
+    with ThreadPoolExecutor(APPLICATIONS) as pool:
+        list(pool.map(ask, range(APPLICATIONS)))
+    left = "SELECT current_setting('embed_memo.given', true)"
+    with psycopg.connect(pooled) as first, psycopg.connect(pooled) as second:  # each in a transaction
+        assert {value(first, left), value(second, left)} <= {None, ""}

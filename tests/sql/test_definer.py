@@ -17,6 +17,7 @@ INLINED = {
     "_hash",
     "_home",
     "_keys",
+    "_memo_key",
     "embed",
     "embed_document",
     "embed_sparse",

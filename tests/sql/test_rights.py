@@ -24,7 +24,7 @@ READER_MAY = {
     "status", "failures", "why", "wait", "indexes", "index_plan", "recall",
     # what those call with the reader's rights
     "_column_model_v1", "_check_stays",
-    "_vectors_v1", "_asked_model_v1",
+    "_vectors_v1", "_asked_model_v1", "_given_model_v1", "_give_vectors_v1", "_memo_key", "_search_asks_v1",
     "_vector", "_rerankers_v1", "_why_v1", "_why_queued_v1", "_why_failed_v1", "_waiting_v1", "_workers",
     "_lacks_worker", "_here",
     "_fail", "_column_name", "_source_name", "_key_text", "_key_is_whole", "_key_value", "_key_match",

@@ -12,8 +12,9 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 
 from pg_embed import AsyncClient, Client
-from pg_embed.errors import InvalidArgument, WaitTimeout
+from pg_embed.errors import InvalidArgument, TransportMissing, WaitTimeout
 from pg_embed.langchain import PgEmbedRetriever, PgEmbedVectorStore
+from pg_embed.resources import sql_dir
 
 TEXTS = ["red fox", "red fox", "green dog", "blue cat"]
 METADATAS = [
@@ -299,3 +300,16 @@ async def test_chunks_come_in_place_of_rows(pg_embed_fake: Client, pg_embed_dsn:
         assert {one.metadata["id"] for one in diverse} == {1, 2}
         (whole,) = store.get_by_ids(["1"])
         assert (whole.page_content, whole.metadata) == (LONG[0], {"lang": "en"})
+
+
+async def test_where_the_database_has_no_transport(
+    store: PgEmbedVectorStore, pg_embed_dsn: str, pg_embed_db: psycopg.Connection[Any]
+) -> None:
+    pg_embed_db.execute((sql_dir() / "transports" / "none.sql").read_text(encoding="utf-8"))
+    with pytest.raises(TransportMissing):
+        store.similarity_search("green dog", k=1)
+    with Client(pg_embed_dsn, in_process=True) as client:
+        async with AsyncClient(pg_embed_dsn, in_process=True) as later:
+            own = PgEmbedVectorStore(client, "docs", metadata_columns=["year"], async_client=later)
+            assert own.similarity_search("green dog", k=1)[0].id == "3"
+            assert (await own.asimilarity_search("green dog", k=1))[0].id == "3"

@@ -139,7 +139,7 @@ def test_a_client_s_query_holds_within_a_search_too(
     embed_with(engine, client(asked))
     assert [hit.id for hit in session.scalars(statement)] == wanted
     assert len(wanted) == 5
-    assert set(asked) == {(OTHER, "three", "dense")}
+    assert set(asked) == {(OTHER, "three", "dense"), (QUERY, "three", "dense"), (QUERY, "three", "sparse")}
 
 
 def client(asked: list[tuple[Any, ...]]) -> Any:

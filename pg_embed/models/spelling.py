@@ -12,10 +12,17 @@ from pg_embed.records import Card, Embeddings, Float32, Output, SparseVectors, T
 def spell(found: Embeddings, output: Output, card: Card) -> list[str]:
     """One output of each text: a vector, a sparsevec or an array of halfvec."""
     if output == "sparse" and found.sparse is not None:
-        return _sparse(found.sparse, card.size("sparse"))
+        return spelled(found.sparse, card.size("sparse"))
     if output == "multi" and found.multi is not None:
-        return _multi(found.multi)
-    return _vectors(found.dense)
+        return spelled(found.multi, card.size("multi"))
+    return spelled(found.dense, card.size("dense"))
+
+
+def spelled(vectors: Float32 | SparseVectors | TokenVectors, dimensions: int) -> list[str]:
+    """The same of vectors alone; only sparse ones do not tell their dimensions."""
+    if isinstance(vectors, SparseVectors):
+        return _sparse(vectors, dimensions)
+    return _multi(vectors) if isinstance(vectors, TokenVectors) else _vectors(vectors)
 
 
 def _vectors(matrix: Float32) -> list[str]:
