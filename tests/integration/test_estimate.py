@@ -256,8 +256,8 @@ def test_where_a_hook_makes_the_texts_only_the_rows_are_told(db: Connection) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("repeats", [1, 30, 60_000])
-def test_distinct_texts_of_a_large_table_are_estimated(db: Connection, repeats: int) -> None:
+@pytest.mark.parametrize(("repeats", "factor"), [(1, 1.1), (30, 2), (60_000, 1.1)])
+def test_distinct_texts_of_a_large_table_are_estimated(db: Connection, repeats: int, factor: float) -> None:
     create_fake_model(db)
     create_docs(db)
     db.execute(
@@ -266,7 +266,8 @@ def test_distinct_texts_of_a_large_table_are_estimated(db: Connection, repeats: 
         [60_000 // repeats],
     )
     texts = value(db, "SELECT texts FROM embed.estimate('docs', 'body')")
-    assert texts == pytest.approx(60_000 / repeats, rel=2 * TENTH)
+    # by a sample: of 200 estimates where a text stands 30 times, the farthest were 0.80 and 1.39 of the truth
+    assert 60_000 / repeats / factor <= texts <= 60_000 / repeats * factor
 
 
 @pytest.mark.slow
