@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from pg_embed import db, statements
-from pg_embed.records import ModelSpec, Output
+
+if TYPE_CHECKING:
+    from pg_embed.records import ModelSpec, Output
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Asked:
 
 def read_asked(rows: Sequence[tuple[Any, ...]]) -> list[Asked]:
     """What embed._search_asks_v1 tells."""
+    from pg_embed.records import ModelSpec  # NumPy, which a search needs not
+
     return [
         Asked(output, ModelSpec(name, family, options), space_id, size)
         for output, name, family, options, space_id, size in rows
