@@ -123,6 +123,7 @@ class Store:
             **_packed(work, found.vectors, await self._vector_types(), 0),
             "dead": Jsonb(_dead(batch, [document.key for document in reading.documents], found.dead)),
             "chunking": Jsonb(work.chunking),
+            "hook": work.prepare,
         }
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await _execute(cursor, "finish_documents", parameters)
@@ -145,6 +146,7 @@ class Store:
             **_packed(work, outcome.vectors, await self._vector_types(), nulls),
             "gone": packing.texts(batch.gone),
             "dead": Jsonb(_dead(batch, batch.keys, outcome.dead)),
+            "hook": work.prepare,
         }
         async with self._pool.connection() as connection, connection.cursor() as cursor:
             await _execute(cursor, "finish", parameters)

@@ -144,7 +144,7 @@ $$;
 COMMENT ON FUNCTION embed._render(oid, jsonb, text, boolean) IS
     'Pieces (strings, and attribute numbers for columns) as SQL: a list of expressions for concat, or a condition.';
 
-CREATE OR REPLACE FUNCTION embed._source_row(source oid, input_columns smallint[], alias text)
+CREATE OR REPLACE FUNCTION embed._source_row(source oid, input_columns smallint[], alias text, prepare text)
 RETURNS text
 LANGUAGE sql
 STABLE PARALLEL SAFE
@@ -152,13 +152,13 @@ SET search_path = pg_catalog, embed, pg_temp
 AS $$
     -- Only types of Postgres's own become JSON as such: a cast to json that the owner of a type has made would run with the
     -- reader's rights. As json, not jsonb, whose strings end at 256 MB.
-    SELECT format('CASE WHEN %s THEN json_build_object(''row'', json_build_object(%s), ''bytes'', %L::json)::text END',
+    SELECT format('CASE WHEN %s THEN json_build_object(''row'', json_build_object(%s), ''bytes'', %L::json, ''hook'', %L)::text END',
         string_agg(format('%s IS NOT NULL', c.named), ' OR ' ORDER BY c.position),
         string_agg(format('%L, %s', c.name, CASE
             WHEN c.type = 'bytea'::regtype THEN format('encode(%s, ''hex'')', c.named)
             WHEN c.type = ANY ('{boolean,smallint,integer,bigint,real,double precision,numeric,json,jsonb}'::regtype[]) THEN c.named
             ELSE format('CASE WHEN %1$s IS NOT NULL THEN concat(%1$s) END', c.named) END), ', ' ORDER BY c.position),
-        COALESCE(jsonb_agg(c.name ORDER BY c.position) FILTER (WHERE c.type = 'bytea'::regtype), '[]'))
+        COALESCE(jsonb_agg(c.name ORDER BY c.position) FILTER (WHERE c.type = 'bytea'::regtype), '[]'), prepare)
     FROM (
         SELECT k.position, a.attname AS name, format('%s.%s', alias, embed._column_name(source, a.attnum)) AS named,
             CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END AS type
@@ -167,8 +167,8 @@ AS $$
         JOIN pg_type AS t ON t.oid = a.atttypid
     ) AS c
 $$;
-COMMENT ON FUNCTION embed._source_row(oid, smallint[], text) IS
-    'The expression of what a hook prepares: a JSON object whose row has the input columns, those in its bytes as hexadecimal digits; NULL when all are NULL.';
+COMMENT ON FUNCTION embed._source_row(oid, smallint[], text, text) IS
+    'The expression of what a hook prepares: a JSON object whose row has the input columns, those in its bytes as hexadecimal digits; NULL when all are NULL. The hook''s name stands there too, for what another hook makes is another text.';
 
 CREATE OR REPLACE FUNCTION embed._input(source oid, input_columns smallint[], template jsonb, filter jsonb, alias text, prepare text DEFAULT NULL)
 RETURNS text
@@ -180,7 +180,7 @@ AS $$
         ELSE format('CASE WHEN (%s) THEN %s END', embed._render(source, filter, alias, false), input.expression) END
     FROM (
         -- a cast to text that the owner of a type has made would run with the reader's rights; concat asks the type itself
-        SELECT CASE WHEN prepare IS NOT NULL THEN embed._source_row(source, input_columns, alias)
+        SELECT CASE WHEN prepare IS NOT NULL THEN embed._source_row(source, input_columns, alias, prepare)
             WHEN cardinality(input_columns) = 1 AND template = to_jsonb(input_columns) AND EXISTS (
                 SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
                 LEFT JOIN pg_type AS b ON t.typtype = 'd' AND b.oid = t.typbasetype

@@ -597,7 +597,8 @@ CREATE OR REPLACE FUNCTION embed._finish_v1(
     gone text[] DEFAULT '{}',
     dead jsonb DEFAULT '[]',
     sparse sparsevec[] DEFAULT NULL,
-    multi embed._token_vectors[] DEFAULT NULL
+    multi embed._token_vectors[] DEFAULT NULL,
+    hook text DEFAULT NULL
 )
 RETURNS TABLE (written integer, postponed integer)
 LANGUAGE plpgsql
@@ -632,6 +633,12 @@ BEGIN
     END IF;
     IF embed._chunk_source_v1(vectorizer) IS NOT NULL THEN
         PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'the vectors are kept in a table of chunks now', false);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF embed._prepare_v1(vectorizer) IS DISTINCT FROM hook THEN
+        -- The worker did not know of it when it read the rows: the vectors are not those of the texts that it makes.
+        PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'another hook makes the texts now', false);
         RETURN NEXT;
         RETURN;
     END IF;
@@ -695,8 +702,8 @@ BEGIN
     postponed := cardinality(busy);
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[]) IS
-    'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction.';
+COMMENT ON FUNCTION embed._finish_v1(integer, integer, bigint[], text[], bigint[], anyarray, text[], jsonb, sparsevec[], embed._token_vectors[], text) IS
+    'Write vectors of rows that still have the text they were made of, list the dead, and take the entries out of the queue, in one transaction. Nothing of it where another hook makes the texts by now: then the rows come again.';
 
 CREATE OR REPLACE FUNCTION embed._tire(vectorizer integer, done text[], tries integer)
 RETURNS void

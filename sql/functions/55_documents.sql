@@ -212,7 +212,8 @@ CREATE OR REPLACE FUNCTION embed._finish_documents_v1(
     dead jsonb DEFAULT '[]',
     sparse sparsevec[] DEFAULT NULL,
     multi embed._token_vectors[] DEFAULT NULL,
-    chunking jsonb DEFAULT NULL
+    chunking jsonb DEFAULT NULL,
+    hook text DEFAULT NULL
 )
 RETURNS TABLE (written integer, postponed integer)
 LANGUAGE plpgsql
@@ -253,6 +254,10 @@ BEGIN
         RETURN;
     ELSIF chunking <> source.chunking THEN
         PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'texts are split in another way now', false);
+        RETURN NEXT;
+        RETURN;
+    ELSIF embed._prepare_v1(vectorizer) IS DISTINCT FROM hook THEN
+        PERFORM embed._postpone_v1(worker, entries, interval '0.1 seconds', 'another hook makes the texts now', false);
         RETURN NEXT;
         RETURN;
     END IF;
@@ -306,7 +311,7 @@ BEGIN
     postponed := cardinality(stale);
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION embed._finish_documents_v1(integer, integer, bigint[], text[], bigint[], integer[], bigint[], integer[], integer[], bigint[], integer[], text[], text[], bigint[], anyarray, jsonb, sparsevec[], embed._token_vectors[], jsonb) IS
+COMMENT ON FUNCTION embed._finish_documents_v1(integer, integer, bigint[], text[], bigint[], integer[], bigint[], integer[], integer[], bigint[], integer[], text[], text[], bigint[], anyarray, jsonb, sparsevec[], embed._token_vectors[], jsonb, text) IS
     'Keep the chunks of rows that still have the text that was read (its hash; NULL for none): those of kept_ids stay, maybe with other numbers, those that were made come in, with an id instead of others'' vectors, the rest goes. kept_of and made_of are places in keys. All in one transaction, which takes the entries out of the queue.';
 
 CREATE OR REPLACE FUNCTION embed._sweep_due_v1(vectorizer integer)

@@ -109,10 +109,12 @@ BEGIN
         WHERE (wanted IS NULL OR f.vectorizer_id = wanted) AND (retry.key IS NULL OR f.key = retry.key)
         RETURNING f.vectorizer_id, f.key
     ), queued AS (
-        INSERT INTO embed._queue (vectorizer_id, keys, n)
-        SELECT p.vectorizer_id, array_agg(p.key), count(*)
+        -- those of a switch as its backfill, for which the swap waits: they have no vectors there yet
+        INSERT INTO embed._queue (vectorizer_id, priority, keys, n)
+        SELECT v.id, CASE WHEN v.shadow_of IS NULL THEN 1 ELSE 2 END, array_agg(p.key), count(*)
         FROM (SELECT a.*, (row_number() OVER (PARTITION BY a.vectorizer_id) - 1) / 240 AS pack FROM again AS a) AS p
-        GROUP BY p.vectorizer_id, p.pack
+        JOIN embed._vectorizer AS v ON v.id = p.vectorizer_id
+        GROUP BY v.id, p.pack
         RETURNING n
     ), due AS (
         UPDATE embed._queue AS q SET available_at = clock_timestamp()

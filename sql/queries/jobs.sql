@@ -28,7 +28,7 @@ SELECT embed._put_back_v1(%(worker)s, %(entries)s, %(later)s);
 
 -- name: finish
 -- Write vectors and take the entries out of the queue.
-SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(dense)s, %(gone)s, %(dead)s, %(sparse)s, %(multi)s);
+SELECT * FROM embed._finish_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s, %(dense)s, %(gone)s, %(dead)s, %(sparse)s, %(multi)s, %(hook)s);
 
 -- name: claim_documents
 -- Claim rows of one lane whose texts are split into chunks.
@@ -42,7 +42,7 @@ SELECT * FROM embed._read_documents_v1(%(vectorizer)s, %(keys)s, %(most)s, %(att
 -- Keep the chunks of rows and take the entries out of the queue.
 SELECT * FROM embed._finish_documents_v1(%(worker)s, %(vectorizer)s, %(entries)s, %(keys)s, %(hashes)s,
     %(kept_of)s::integer[], %(kept_ids)s, %(kept_numbers)s::integer[], %(made_of)s::integer[], %(made_ids)s, %(made_numbers)s::integer[],
-    %(chunks)s, %(contexts)s, %(chunk_hashes)s, %(dense)s, %(dead)s, %(sparse)s, %(multi)s, %(chunking)s);
+    %(chunks)s, %(contexts)s, %(chunk_hashes)s, %(dense)s, %(dead)s, %(sparse)s, %(multi)s, %(chunking)s, %(hook)s);
 
 -- name: sweep
 -- Remove chunks whose rows went without a trigger.
