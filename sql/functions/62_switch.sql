@@ -90,7 +90,9 @@ DECLARE
     patience text := current_setting('deadlock_timeout');
     -- after this time Postgres sends a vacuum away that nobody asked for
     impatient boolean := has_parameter_privilege('deadlock_timeout', 'SET');
-    until timestamptz := clock_timestamp() + COALESCE(timeout, interval '10 seconds');
+    given double precision := greatest(extract(epoch FROM COALESCE(timeout, interval '10 seconds')), 0.001);
+    began timestamptz := clock_timestamp();
+    elapsed double precision;
     v embed._vectorizer;
 BEGIN
     IF locking IS NULL OR NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = source), 'USAGE') THEN
@@ -98,8 +100,10 @@ BEGIN
     END IF;
     LOOP
         BEGIN
-            -- whoever comes after us waits behind us: never for long, whatever we wait for
-            PERFORM set_config('lock_timeout', '20ms', true);
+            -- Whoever comes after us waits behind us: never for long, whatever we wait for. Where queries take longer than
+            -- that, and overlap, only a longer try gets through.
+            elapsed := extract(epoch FROM clock_timestamp() - began);
+            PERFORM set_config('lock_timeout', (20 + 20 * least(elapsed / given, 1))::integer || 'ms', true);
             PERFORM set_config('deadlock_timeout', '10ms', true) WHERE impatient;
             EXECUTE locking;
             SELECT * INTO STRICT v FROM embed._vectorizer AS c WHERE c.id = wanted FOR NO KEY UPDATE;
@@ -107,7 +111,7 @@ BEGIN
             PERFORM set_config('deadlock_timeout', patience, true) WHERE impatient;
             RETURN v;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-            IF clock_timestamp() > until THEN
+            IF elapsed > given THEN
                 PERFORM embed._fail('55P03', format('table %s was in use for %s, and nobody was made to wait for this', source::regclass, timeout),
                     'try again, or with a longer timeout; a long transaction or a vacuum is in the way, or an index is being built, which itself waits for transactions such as this one');
             END IF;
@@ -116,7 +120,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION embed._own_alone(text, interval, boolean) IS
-    'A vectorizer, with its table and its chunks locked against everybody, or if not alone, its table against those who write: tried for 20 ms at a time, so that nobody waits longer, until the time is over.';
+    'A vectorizer, with its table and its chunks locked against everybody, or if not alone, its table against those who write: tried for 20 to 40 ms at a time, so that nobody waits longer, until the time is over.';
 
 CREATE OR REPLACE FUNCTION embed._free_column(source oid, name text, suffix text)
 RETURNS text

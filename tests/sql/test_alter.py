@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -358,6 +359,40 @@ def test_a_result_that_was_split_in_another_way_is_not_written(docs: Connection)
     assert value(docs, finish, entry, told.replace("12", "13")) == 0
     assert queued(docs) == ["5"]
     assert value(docs, finish, entry, told) == 1
+    assert queued(docs) == []
+
+
+@pytest.mark.parametrize("kind", ["column", "table"])
+def test_what_was_made_without_the_hook_of_now_is_not_written(docs: Connection, kind: str) -> None:
+    make(docs, kind)
+    insert_docs(docs, "five")
+    alter(docs, prepare="hook")
+    number = value(docs, "SELECT id FROM embed._vectorizer")
+    if kind == "column":
+        taken = docs.execute(
+            "SELECT entry, hash, input FROM embed._take_v1(7, %s, 1, 9, '1 hour', 999)", [number]
+        )
+        finish = (
+            "SELECT written FROM embed._finish_v1(7, %s, ARRAY[%s::bigint], '{5}', ARRAY[%s::bigint],"
+            " ARRAY['[1,2,3,4]'::halfvec], hook => %s)"
+        )
+    else:
+        taken = docs.execute(
+            "SELECT entry, hash, input FROM embed._claim_documents_v1(7, %s, 1, 9, '1 hour'),"
+            " embed._read_documents_v1(%s, '{5}', 999, 1)",
+            [number, number],
+        )
+        finish = (
+            "SELECT written FROM embed._finish_documents_v1(7, %s, ARRAY[%s::bigint], '{5}',"
+            " ARRAY[%s::bigint], '{}', '{}', '{}', '{1}', '{NULL}', '{1}', '{text}', ARRAY[''], '{9}',"
+            " ARRAY['[1,2,3,4]'::halfvec], hook => %s)"
+        )
+    ((entry, hash_, read),) = taken.fetchall()
+    assert json.loads(read) == {"row": {"body": "five"}, "bytes": [], "hook": "hook"}
+    for hook in (None, "another"):
+        assert value(docs, finish, number, entry, hash_, hook) == 0
+        assert queued(docs) == ["5"]
+    assert value(docs, finish, number, entry, hash_, "hook") == 1
     assert queued(docs) == []
 
 

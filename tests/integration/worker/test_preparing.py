@@ -149,6 +149,29 @@ def test_a_vectorizer_gets_a_hook_another_and_none(
     assert value(pages, "SELECT prepare FROM embed.vectorizers") is None
 
 
+@pytest.mark.parametrize("storage", ["column", "table"])
+def test_another_hook_of_the_same_columns_makes_every_text_anew(
+    db: Connection, dsn: str, start_worker: StartWorker, storage: str
+) -> None:
+    create_fake_model(db)
+    create_docs(db, "one", "two")
+    db.execute(
+        "SELECT embed.create_vectorizer('docs', ARRAY['body'], prepare => 'odd', storage => %s)", [storage]
+    )
+    model = GatedFake()
+    start_worker(dsn, model, prepare=HOOKS)
+    db.execute("SELECT embed.wait('docs')")
+    assert sorted(model.texts) == ["one", "two"]
+    db.execute("SELECT embed.alter_vectorizer('docs_embedding', prepare => 'spelled')")
+    db.execute("SELECT embed.wait('docs')")
+    spelled = {1: "[('body', 'one')]", 2: "[('body', 'two')]"}
+    assert sorted(model.texts[2:]) == list(spelled.values())
+    if storage == "table":
+        assert dict(db.execute("SELECT id, chunk FROM docs_embedding").fetchall()) == spelled
+    else:
+        assert vectors(db, "docs") == {key: halved(db, text) for key, text in spelled.items()}
+
+
 def test_a_hook_s_texts_are_split_into_chunks(pages: Connection, dsn: str, start_worker: StartWorker) -> None:
     pages.execute(
         "SELECT embed.create_vectorizer('pages', ARRAY['page', 'charset'], prepare => 'html',"

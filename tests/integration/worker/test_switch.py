@@ -72,8 +72,8 @@ def docs(db: Connection) -> Connection:
     return db
 
 
-def until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def until(holds: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.01)
@@ -347,7 +347,13 @@ def test_rows_that_only_the_new_model_refuses_stop_the_swap(
     time.sleep(0.2)  # ten looks
     assert state(docs) == "ready"
     model.refuse = lambda texts: None
+    model.shut()
     docs.execute("SELECT embed.retry('docs_embedding_next')")
+    assert model.next_call().texts == ["text 7"]
+    assert state(docs) == "filling", "the row is not there yet"
+    time.sleep(0.2)
+    assert state(docs) == "filling"
+    model.open()
     until(lambda: state(docs) == "swapped", "a swap")
     assert wrong(docs, dimensions=WIDE) == 0
 
