@@ -20,6 +20,8 @@ from pg_embed.records import ModelSpec
 from tests.fix_serve import FAKE, RERANKER, SLOW, Failure, Place, RunningSidecar, call, failure, request
 
 UNREACHABLE = 'start it with "pg-embed serve"; "pg-embed doctor" tells what is missing'
+DELAY = 3.0  # seconds that a model takes for an answer nobody waits for
+SLOWER = replace(SLOW, options={**SLOW.options, "delay": DELAY})
 LATE = "the model may be loading, or the sidecar busy: try again, or set embed.timeout higher"
 AWKWARD = [
     "",
@@ -183,16 +185,14 @@ def test_no_sidecar_is_an_error_at_once(place: Place, session: psycopg.Connectio
     error = failure(session, request(["x"]))
     assert (error.code, error.hint) == ("PE010", UNREACHABLE)
     assert error.message.startswith("the sidecar cannot be reached: ")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 9, "before the time of the call is over"
 
 
 def test_a_slow_model_is_an_error_when_the_time_is_over(
     sidecar: RunningSidecar, session: psycopg.Connection[Any]
 ) -> None:
-    started = time.monotonic()
     error = failure(session, request(["x"], model=SLOW, timeout=30), timeout=0.3)
     assert error == Failure("PE011", "no answer from the sidecar within 0.3 s", LATE)
-    assert time.monotonic() - started < 1.2
     assert works(session)
 
 
@@ -226,8 +226,8 @@ def test_cancel_ends_the_wait_and_the_session_goes_on(
     works(session)
     started = time.monotonic()
     threading.Timer(0.2, session.cancel_safe).start()
-    assert failure(session, request(["late"], model=SLOW)).code == "57014"
-    assert time.monotonic() - started < 0.8
+    assert failure(session, request(["late"], model=SLOWER)).code == "57014"
+    assert time.monotonic() - started < DELAY, "before the model answers"
     assert all(works(session, f"text {number}") for number in range(5))
 
 
@@ -236,8 +236,8 @@ def test_statement_timeout_ends_the_wait_and_the_session_goes_on(
 ) -> None:
     session.execute("SET statement_timeout = '200ms'")
     started = time.monotonic()
-    assert failure(session, request(["late"], model=SLOW)).code == "57014"
-    assert time.monotonic() - started < 0.8
+    assert failure(session, request(["late"], model=SLOWER)).code == "57014"
+    assert time.monotonic() - started < DELAY, "before the model answers"
     session.execute("SET statement_timeout = 0")
     assert all(works(session, f"text {number}") for number in range(5))
 
@@ -249,8 +249,8 @@ def test_a_terminated_session_does_not_hang(place: Place, sidecar: RunningSideca
         ).start()
         started = time.monotonic()
         with pytest.raises(psycopg.OperationalError):
-            call(session, request(["late"], model=SLOW))
-        assert time.monotonic() - started < 1
+            call(session, request(["late"], model=SLOWER))
+        assert time.monotonic() - started < DELAY, "before the model answers"
         deadline = time.monotonic() + 10
         while killer.execute(
             "SELECT 1 FROM pg_stat_activity WHERE pid = %s", (session.info.backend_pid,)
@@ -329,11 +329,11 @@ def test_a_killed_sidecar_is_an_error_soon(place: Place, session: psycopg.Connec
         threading.Timer(0.3, process.kill).start()
         error = failure(
             session,
-            request(["late"], model=replace(SLOW, options={**SLOW.options, "delay": 2.5})),
+            request(["late"], model=SLOWER),
             timeout=20,
         )
         assert (error.code, error.hint) == ("PE010", UNREACHABLE)
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 15, "before the time of the call is over"
     finally:
         process.kill()
     with place.sidecar():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -22,13 +23,20 @@ from tests.sql.helpers import value
 QUERY, LIVE, BACKFILL = Priority
 SPEC = ModelSpec("another name of it", "fake", {"dimensions": DIMENSIONS})
 PACE = 60 / 0.965  # seconds in which a minute's limit goes
-CLOSE = 0.3  # seconds
+CLOSE = 1.0  # seconds that a busy machine may take
 
 
 async def opened(dsn: str) -> Limits:
     limits = Limits(dsn)
     await limits.open()
     return limits
+
+
+async def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        await asyncio.sleep(0.01)
 
 
 async def test_a_model_is_known_by_its_configuration(db: Connection, dsn: str) -> None:
@@ -39,12 +47,10 @@ async def test_a_model_is_known_by_its_configuration(db: Connection, dsn: str) -
     assert limits.limit(ModelSpec("other", "fake", {"dimensions": 5})) is None
     db.execute("SELECT embed.limit_model('fake', 3, tokens_per_minute => 9000)")
     limits.refresh()
-    await asyncio.sleep(0.3)
-    assert limits.limit(SPEC) == CallLimit(tokens=3_000), "few calls may be large"
+    await until(lambda: limits.limit(SPEC) == CallLimit(tokens=3_000), "few calls may be large")
     db.execute("SELECT embed.limit_model('fake')")
     limits.refresh()
-    await asyncio.sleep(0.3)
-    assert limits.limit(SPEC) is None
+    await until(lambda: limits.limit(SPEC) is None, "no limit")
     await limits.close()
 
 
@@ -56,7 +62,7 @@ async def test_turns_are_given_and_a_query_is_told_when_it_is_too_far_away(db: C
     assert [turn.seconds for turn in turns] == pytest.approx([0, PACE / 4], abs=CLOSE)
     with pytest.raises(ModelUnavailable, match="used up for") as caught:
         await limits.reserve(SPEC, 1, 1, QUERY)
-    assert caught.value.retry_after == pytest.approx(2 * PACE / 4 - 1.2, abs=2 * CLOSE)
+    assert caught.value.retry_after == pytest.approx(2 * PACE / 4 - 1.2, abs=CLOSE)
     await limits.close()
 
 
@@ -118,12 +124,14 @@ async def test_little_left_at_the_provider_holds_everybody_off(
     db.execute("SELECT embed.limit_model('fake', requests_per_minute => 60000)")
     limits = await opened(dsn)
     turn = await limits.reserve(SPEC, 1, 1, BACKFILL)
+    began = time.monotonic()
     limits.settle(SPEC, turn, 1, allowance, None)
     await limits.close()
     limits = await opened(dsn)
     wait = (await limits.reserve(SPEC, 1, 1, BACKFILL)).seconds
-    assert wait == pytest.approx(seconds, abs=CLOSE)
-    assert wait > 0 or not seconds
+    passed = time.monotonic() - began
+    assert max(seconds - passed, 0) - 0.05 < wait < seconds + 0.05
+    assert wait > 0 or passed >= seconds
     await limits.close()
 
 
@@ -132,10 +140,7 @@ async def test_too_many_calls_hold_off_for_as_long_as_the_provider_asks(db: Conn
     spec = ModelSpec(name, SPEC.family, SPEC.options)
     limits = await opened(dsn)
     limits.settle(spec, None, None, None, ModelUnavailable("slow down", retry_after=7.0, limited=True))
-    deadline = time.monotonic() + PATIENCE
-    while limits.limit(spec) is None:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: limits.limit(spec) is not None, "a limit")
     assert (await limits.reserve(spec, 1, 1, BACKFILL)).seconds == pytest.approx(7, abs=1)
     await limits.close()
 

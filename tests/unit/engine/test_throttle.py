@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -68,6 +69,14 @@ async def make() -> AsyncIterator[Make]:
         await engine.close()
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Let the engine work until this holds: loading a model may take a while."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        await asyncio.sleep(0.005)
+
+
 async def test_a_model_without_limits_reserves_nothing(make: Make) -> None:
     throttle = FakeThrottle(allowed=None)
     await make(throttle, SteppedEmbedder(free=True)).embed(SPEC, ["a b"], "document", LIVE, PATIENCE)
@@ -78,7 +87,7 @@ async def test_a_call_waits_for_its_turn_and_is_settled(make: Make) -> None:
     throttle, model = FakeThrottle(seconds=0.05), SteppedEmbedder(free=True)
     engine = make(throttle, model)
     asked = asyncio.create_task(engine.embed(SPEC, ["a b", "c"], "document", LIVE, PATIENCE))
-    await asyncio.sleep(0.05)
+    await until(lambda: throttle.reserved)
     assert throttle.reserved == [(2, 3, LIVE)]
     assert not model.calls
     throttle.turn.set()
@@ -91,7 +100,7 @@ async def test_what_comes_while_a_call_waits_goes_together_with_the_next(make: M
     throttle, model = FakeThrottle(), SteppedEmbedder(free=True)
     engine = make(throttle, model)
     asked = [asyncio.create_task(engine.embed(SPEC, ["a"], "document", LIVE, PATIENCE))]
-    await asyncio.sleep(0.02)
+    await until(lambda: throttle.reserved)
     asked += [asyncio.create_task(engine.embed(SPEC, [text], "document", LIVE, PATIENCE)) for text in "bcd"]
     await asyncio.sleep(0.02)
     throttle.turn.set()
@@ -104,9 +113,9 @@ async def test_a_query_does_not_wait_for_bulk_s_turn(make: Make) -> None:
     throttle, model = FakeThrottle(), SteppedEmbedder(free=True)
     engine = make(throttle, model)
     bulk = asyncio.create_task(engine.embed(SPEC, ["bulk"], "document", BACKFILL, PATIENCE))
-    await asyncio.sleep(0.02)
+    await until(lambda: throttle.reserved)
     query = asyncio.create_task(engine.embed(SPEC, ["q"], "query", QUERY, PATIENCE))
-    await asyncio.sleep(0.02)
+    await until(lambda: len(throttle.reserved) > 1)
     assert [priority for _, _, priority in throttle.reserved] == [BACKFILL, QUERY]
     throttle.turn.set()
     await asyncio.gather(bulk, query)
@@ -169,7 +178,7 @@ async def test_closing_does_not_wait_for_turns(make: Make) -> None:
     throttle = FakeThrottle()
     engine = make(throttle, SteppedEmbedder(free=True))
     asked = asyncio.create_task(engine.embed(SPEC, ["a"], "document", LIVE, PATIENCE))
-    await asyncio.sleep(0.02)
+    await until(lambda: throttle.reserved)
     await engine.close()
     with pytest.raises(ModelUnavailable, match="closing"):
         await asked
