@@ -203,23 +203,23 @@ def test_the_idle_lock_goes_with_its_worker(docs: Connection, dsn: str, start_wo
         assert [notice.payload for notice in listener.notifies(timeout=10, stop_after=1)] == ["end"]
 
 
-def holders(db: Connection, lock: str) -> list[int]:
-    """The sessions that hold an advisory lock, by the names of `LOCKS`."""
-    found = db.execute(
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        [LOCKS[lock]],
-    )
-    return [pid for (pid,) in found]
+def at_rest(db: Connection, than: int = 0) -> dict[str, int]:
+    """The sessions that hold the locks of `LOCKS` when one worker waits for a call; `than` is none of them.
 
-
-def is_at_rest(db: Connection, than: int) -> bool:
-    """Whether one worker is counted that waits for a call, by other sessions than this one."""
-    idle, alive = holders(db, "idle"), holders(db, "alive")
-    return len(idle) == len(alive) == value(db, "SELECT embed._workers()") == 1 and than not in (
-        *idle,
-        *alive,
-    )
+    Waits for that, and looks once: a call may wake the worker at any moment, and then it rests again.
+    """
+    while True:
+        found = db.execute(
+            "SELECT classid::bigint, pid, embed._workers() FROM pg_locks"
+            " WHERE locktype = 'advisory' AND granted AND classid = ANY (%s)"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [list(LOCKS.values())],
+        ).fetchall()
+        held = {name: [pid for lock, pid, _ in found if lock == number] for name, number in LOCKS.items()}
+        if all(len(pids) == 1 and pids != [than] for pids in held.values()) and {row[2] for row in found} == {
+            1
+        }:
+            return {name: pid for name, (pid,) in held.items()}
 
 
 @pytest.mark.parametrize("lock", ["idle", "alive"])
@@ -228,12 +228,9 @@ def test_an_idle_worker_connects_again_whose_session_was_ended(
 ) -> None:
     start_worker(dsn, poll=NEVER)
     docs.execute("SELECT embed.wait('docs')")
-    while not is_at_rest(docs, 0):
-        pass
-    (pid,) = holders(docs, lock)
+    pid = at_rest(docs)[lock]
     docs.execute("SELECT pg_terminate_backend(%s)", [pid])
-    while not is_at_rest(docs, pid):
-        pass
+    at_rest(docs, pid)
     insert_docs(docs, "four")
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
@@ -253,6 +250,5 @@ def test_a_worker_connects_again_whose_session_is_another_now(
 
     monkeypatch.setattr(Worker, "_be_alive", lose)
     start_worker(dsn, poll=NEVER)
-    while not is_at_rest(docs, 0):
-        pass
+    at_rest(docs)
     assert len(lost) == 1
