@@ -73,9 +73,11 @@ def test_rows_that_a_transaction_holds_stop_nobody_and_are_written_when_it_ends(
         workers = [processes.worker(dsn) for _ in range(2)]
         rest(db, tables)
         with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as writer:
+            writer.execute("SELECT embed.pause(name) FROM embed.vectorizers")  # until the rows are held
             for table in tables:
                 writer.execute(f"UPDATE {table.name} SET body = 'after ' || id")
                 holder.execute(f"SELECT FROM {table.name} WHERE id <= 50 FOR UPDATE")
+            writer.execute("SELECT embed.resume(name) FROM embed.vectorizers")
             deadline = time.monotonic() + REST_TIMEOUT
             while writer.execute(UNLOCKED).fetchone() != (0,):
                 assert time.monotonic() < deadline, "rows that nobody holds were not embedded"
