@@ -28,9 +28,9 @@ def test_calls_fail_while_the_sidecar_cannot_write(full_place: Place, tmp_path: 
     with with_transport(full_place), full_place.connect() as db, nursery(tmp_path / "log") as processes:
         set_up(db, [], models=[MODEL])
         sidecar = processes.sidecar({"spool": str(full_place.serve.spool)})
-        db.execute("SELECT set_config('embed.timeout', '0.5', false)")
         if not first:
             assert db.execute(CALL, ("before",)).fetchone() == (True,)
+        db.execute("SELECT set_config('embed.timeout', '0.5', false)")
         _, most = resource.prlimit(sidecar, resource.RLIMIT_FSIZE)
         resource.prlimit(sidecar, resource.RLIMIT_FSIZE, (0, most))
         for text in ("one", "two"):
