@@ -175,10 +175,11 @@ def answers(db: Connection, word: str) -> tuple[str, list[Any]]:
 
 
 def backends(db: Connection) -> Any:
-    """Connections to the database but this one, the worker's, the sidecar's and the loopbacks."""
+    """Clients' connections but this one, the worker's, the sidecar's and the loopbacks."""
     return value(
         db,
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND backend_type = 'client backend'"
         " AND pid <> pg_backend_pid() AND application_name NOT LIKE 'pg_embed %'",
     )
 
