@@ -232,8 +232,8 @@ def test_a_leftover_that_somebody_still_writes_into_is_no_obstacle(folder: Path)
 
     def write() -> None:
         while not done.wait(0.001):
-            half.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, FileExistsError):  # it is deleted between two looks
+                half.mkdir(parents=True, exist_ok=True)
                 (half / "PG_VERSION").write_text("18\n")
 
     folder.mkdir(mode=0o711)
