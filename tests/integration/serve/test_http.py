@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_errors_are_those_that_the_client_knows(
 
 def test_a_client_tries_again_when_the_sidecar_was_overloaded() -> None:
     narrow = ModelSpec(
-        "narrow", "fake", {"dimensions": 4, "delay": 0.3, "concurrency": 1, "max_batch_items": 1}
+        "narrow", "fake", {"dimensions": 4, "delay": 1.0, "concurrency": 1, "max_batch_items": 1}
     )
     settings = ServeSettings(http_port=0)
     engine = EngineSettings(max_queued_queries=1)
@@ -163,15 +164,33 @@ def test_operators_see_health_readiness_and_metrics(web: httpx.Client) -> None:
     assert 'pg_embed_requests_total{code="ok",door="http"}' in metrics.text
 
 
-def test_a_graceful_stop_answers_what_is_in_hand() -> None:
-    import threading
+class Asked(StaticDirectory):
+    """Tells when a request has come so far that its model is looked for."""
 
-    running = RunningSidecar(ServeSettings(http_port=0))
+    def __init__(self, models: list[ModelSpec]) -> None:
+        super().__init__(models)
+        self.came = threading.Event()
+
+    async def find(self, name: str) -> ModelSpec:
+        """As ever."""
+        self.came.set()
+        return await super().find(name)
+
+
+def test_a_graceful_stop_answers_what_is_in_hand() -> None:
+    asked = Asked([SLOW])
+    running = RunningSidecar(ServeSettings(http_port=0), directory=asked)
     running.start()
-    with httpx.Client(base_url=base(running)) as web:
-        threading.Timer(0.3, running.stop).start()
-        assert web.post("/v1/embeddings", json={"model": "slow", "input": "x"}).status_code == 200
+
+    def stop() -> None:
+        assert asked.came.wait(PATIENCE), "the request did not come"
         running.stop()
+
+    with httpx.Client(base_url=base(running)) as web:
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        assert web.post("/v1/embeddings", json={"model": "slow", "input": "x"}).status_code == 200
+        stopping.join()
         with pytest.raises(httpx.ConnectError):
             web.get("/healthz")
 
@@ -262,7 +281,7 @@ def test_the_only_reranker_of_the_catalog_is_meant(dsn: str, db: psycopg.Connect
 
 
 def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.7)
     with RunningSidecar(ServeSettings(http_port=0)) as running:
         for said in (b"", b"GET /healthz HTT"):
             with connected(running) as silent:
@@ -317,7 +336,7 @@ def test_models_that_were_read_are_known_while_the_database_is_away(
 
 
 async def test_a_database_that_does_not_answer_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(directory, "READ_TIMEOUT", 1.0)
     callers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda _, writer: callers.append(writer), "127.0.0.1", 0)
     async with server:
