@@ -94,15 +94,18 @@ async def test_connections_notice_a_silent_network(dsn: str) -> None:
 
 async def test_the_ratio_of_used_tokens_to_estimated_ones_is_learnt(db: Connection, dsn: str) -> None:
     create_fake_model(db)
-    db.execute("SELECT embed.limit_model('fake', tokens_per_minute => 1000000)")
+    db.execute("SELECT embed.limit_model('fake', tokens_per_minute => 100000)")
     limits = await opened(dsn)
+    began = time.monotonic()
     for _ in range(40):
         turn = await limits.reserve(SPEC, 1, 1_000, BACKFILL)
         limits.settle(SPEC, turn, 700, None, None)
     assert (await limits.reserve(SPEC, 1, 1_000, BACKFILL)).reserved == pytest.approx(700, abs=2)
     await limits.close()
     waits = value(db, "SELECT extract(epoch FROM tokens_free - clock_timestamp()) FROM embed._limit")
-    assert float(waits) == pytest.approx(40.7 * 700 / 1e6 * PACE, abs=1.0), "only what was used counts"
+    due = 41 * 700 / 1e5 * PACE  # 8 s more if what was estimated did
+    passed = time.monotonic() - began
+    assert due - passed - 0.5 < float(waits) < due + 0.5, "only what was used counts"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +142,11 @@ async def test_too_many_calls_hold_off_for_as_long_as_the_provider_asks(db: Conn
     name = create_fake_model(db)
     spec = ModelSpec(name, SPEC.family, SPEC.options)
     limits = await opened(dsn)
+    began = time.monotonic()
     limits.settle(spec, None, None, None, ModelUnavailable("slow down", retry_after=7.0, limited=True))
     await until(lambda: limits.limit(spec) is not None, "a limit")
-    assert (await limits.reserve(spec, 1, 1, BACKFILL)).seconds == pytest.approx(7, abs=1)
+    seconds = (await limits.reserve(spec, 1, 1, BACKFILL)).seconds
+    assert max(7 - (time.monotonic() - began), 0) - 0.05 < seconds < 7.05
     await limits.close()
 
 
