@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -164,14 +165,23 @@ def hung(number: int) -> ModelSpec:
     return ModelSpec(f"hung {number}", "stepped", {"hung": number})
 
 
+async def hang(engine: Engine, registry: OneModel, spec: ModelSpec) -> None:
+    """Ask for a model in vain, until its load has begun and takes too long for others to wait for it."""
+    with pytest.raises(SidecarTimeout):
+        await engine.card(spec, 0.05)
+    deadline = time.monotonic() + PATIENCE
+    while spec not in registry.loads or spec.key not in engine._stuck:
+        assert time.monotonic() < deadline, "the load does not hang"
+        await asyncio.sleep(0.005)
+
+
 async def test_loads_that_hang_do_not_keep_other_models_from_loading(
     make: Make, stepped: SteppedEmbedder, hub: threading.Event
 ) -> None:
     registry = hung_registry(hub, lambda spec: stepped)
     engine = make(registry, load_timeout=0.01, max_models=2)
     for number in range(2 * LOADERS):
-        with pytest.raises(SidecarTimeout):
-            await engine.card(hung(number), 0.05)
+        await hang(engine, registry, hung(number))
     assert await engine.card(STEPPED, PATIENCE) is stepped.card
     assert len(registry.loads) == 2 * LOADERS + 1
 
@@ -182,8 +192,7 @@ async def test_no_second_load_of_a_model_starts_while_one_hangs(
     registry = hung_registry(hub, lambda spec: stepped)
     engine = make(registry, load_timeout=0.01, load_pause=0)
     for _ in range(3):
-        with pytest.raises(SidecarTimeout):
-            await engine.card(hung(1), 0.05)
+        await hang(engine, registry, hung(1))
     assert len(registry.loads) == 1
     hub.set()
     assert await engine.card(hung(1), PATIENCE) is stepped.card, "what came late is used"
@@ -196,8 +205,7 @@ async def test_a_model_that_comes_late_has_no_room_where_all_others_are_at_work(
     late = SteppedEmbedder(free=True)
     registry = hung_registry(hub, lambda spec: late if spec.name.startswith("hung") else stepped)
     engine = make(registry, load_timeout=0.01, max_models=1)
-    with pytest.raises(SidecarTimeout):
-        await engine.card(hung(1), 0.05)
+    await hang(engine, registry, hung(1))
     waiting = asyncio.create_task(engine.card(hung(1), PATIENCE))
     working = ask(engine, "a")
     call = await next_call(stepped)
@@ -212,9 +220,9 @@ async def test_a_model_that_comes_late_has_no_room_where_all_others_are_at_work(
 async def test_closing_does_not_wait_for_ever_for_a_load_that_hangs(
     make: Make, stepped: SteppedEmbedder, hub: threading.Event
 ) -> None:
-    engine = make(hung_registry(hub, lambda spec: stepped), load_timeout=0.01, close_timeout=0.01)
-    with pytest.raises(SidecarTimeout):
-        await engine.card(hung(1), 0.05)
+    registry = hung_registry(hub, lambda spec: stepped)
+    engine = make(registry, load_timeout=0.01, close_timeout=0.01)
+    await hang(engine, registry, hung(1))
     await engine.close()
     assert not stepped.closed.is_set()
     hub.set()
