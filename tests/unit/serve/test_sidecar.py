@@ -20,6 +20,7 @@ from pg_embed.serve.frames import frame
 from pg_embed.serve.metrics import Metrics
 from pg_embed.serve.settings import ServeSettings, read_token
 from pg_embed.serve.sidecar import Sidecar
+from tests.fix_models import PATIENCE
 
 ID = "0b5e4a52-6a0e-4d35-9a3e-0f5b4f1f7f3a"
 SLOW = {"name": "slow", "family": "fake", "options": {"dimensions": 2, "delay": 1.0}}
@@ -41,11 +42,14 @@ async def test_if_one_door_stays_shut_so_do_the_others(tmp_path: Path) -> None:
     assert not sidecar.is_ready
 
 
-async def slow_request(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def slow_request(path: Path, engine: Engine) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request that the engine has in hand."""
     reader, writer = await asyncio.open_unix_connection(path)
     asked: dict[str, Any] = {"v": 1, "id": ID, "op": "embed", "model": SLOW, "texts": ["a"]}
     writer.write(frame(json.dumps(asked).encode()))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(PATIENCE):
+        while not engine._models:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.005)
     return reader, writer
 
 
@@ -54,7 +58,7 @@ async def test_a_stop_finishes_requests_and_a_second_one_does_not(tmp_path: Path
     engine = Engine(default_registry())
     sidecar = Sidecar(engine, ServeSettings(socket=tmp_path / "s"))
     await sidecar.start()
-    reader, writer = await slow_request(tmp_path / "s")
+    reader, writer = await slow_request(tmp_path / "s", engine)
     hurry = asyncio.Event()
     stopping = asyncio.create_task(sidecar.stop(hurry))
     await asyncio.sleep(0.01)
