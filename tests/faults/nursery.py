@@ -35,6 +35,7 @@ from tests.faults.deadly import registry
 
 ROOT = Path(__file__).parents[2]
 END_TIMEOUT = 30.0  # seconds that a process is given to end by itself
+SIGNALS = {signal.SIGTERM, signal.SIGUSR1}  # those that a child listens to
 PATHS = ("socket", "spool", "tcp_token_file", "http_token_file")
 
 
@@ -142,6 +143,7 @@ def _work(dsn: str, settings: dict[str, Any], registry: Registry) -> None:
         worker = Worker(dsn, engine, WorkerSettings(**settings), limits)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell_tasks)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             await limits.open()
             await worker.run()
@@ -171,6 +173,7 @@ def _serve(settings: dict[str, Any], registry: Registry, ready: int) -> None:
         sidecar = Sidecar(engine, ServeSettings(**words), directory=StaticDirectory([]))
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             await sidecar.start()
             os.write(ready, b"1")
@@ -213,8 +216,11 @@ class _Parent:
         return pid
 
     def _fork(self, task: Any) -> int:
+        # a child that is asked to stop before it listens must not die of it
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._children.add(pid)
             return pid
         code = 1
