@@ -129,11 +129,12 @@ def test_rows_are_embedded_while_an_index_is_built(
     start_worker(dsn, **SOON)
     docs.execute("SELECT embed.wait('docs')")
     until(lambda: state(docs)[0] == "valid", "a valid index")
-    docs.execute("SELECT embed.create_index('docs', 'hnsw', m => 5)")
     with held_up(dsn):
+        docs.execute("SELECT embed.create_index('docs', 'hnsw', m => 5)")
         until(lambda: count_indexes(docs) == (2, 1), "a build")
         assert state(docs)[:2] == ("building", "hnsw is being built")
-        assert value(docs, "SELECT phase FROM embed.indexes").startswith("waiting for")
+        waits = "SELECT phase LIKE 'waiting for%' FROM embed.indexes"
+        until(lambda: value(docs, waits), "a build that waits for the writer")
         insert_docs(docs, "another")
         docs.execute("SELECT embed.wait('docs')")
     until(lambda: state(docs)[0] == "valid", "the other index")
