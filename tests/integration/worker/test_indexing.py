@@ -113,6 +113,7 @@ def test_the_index_comes_after_the_backfill_and_not_before(
     model = GatedFake(shut=True)
     start_worker(dsn, model, **SOON)
     model.next_call()
+    until(lambda: state(docs)[:2] == ("planned", "after the backfill"), "a look that counts the rows")
     time.sleep(0.2)  # ten looks
     assert count_indexes(docs) == (0, 0)
     assert state(docs)[:2] == ("planned", "after the backfill")
