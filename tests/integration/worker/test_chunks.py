@@ -269,7 +269,6 @@ def test_a_late_result_neither_replaces_a_newer_one_nor_brings_back_a_deleted_ro
 ) -> None:
     late = GatedFake(shut=True)
     first = start_worker(dsn, late, live_slots=1)
-    docs.execute("SELECT embed.wait('docs')")  # or the first call is the backfill's, and the slot free
     one, two, three = long_text(3)
     insert_docs(docs, text(one, two), "deleted")
     call = late.next_call()
