@@ -198,9 +198,10 @@ def test_rows_that_a_user_s_transaction_holds_are_passed_over_and_embedded_after
 ) -> None:
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
-    docs.execute("UPDATE docs SET embedding = NULL; SELECT embed.backfill('docs')")
+    docs.execute("UPDATE docs SET embedding = NULL")
     with psycopg.connect(dsn) as user:
         user.execute("SELECT * FROM docs WHERE id = 1 FOR UPDATE")
+        docs.execute("SELECT embed.backfill('docs')")
         docs.execute("SELECT embed.backfill('docs', 'all')")
         while value(docs, "SELECT embedding FROM docs WHERE id = 3") is None:
             pass

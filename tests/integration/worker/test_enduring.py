@@ -182,9 +182,11 @@ def test_leases_are_kept_while_the_pool_waits_for_a_locked_table(
         "SELECT min((pid, query_start)::text) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'pg_embed worker' AND wait_event_type = 'Lock'"
     )
+    docs.execute("SELECT embed.pause('locked')")  # until it is locked, or its row may be in hand by then
+    docs.execute("INSERT INTO locked VALUES (1, 'x')")
     with psycopg.connect(dsn) as other:
-        docs.execute("INSERT INTO locked VALUES (1, 'x')")
         other.execute("LOCK TABLE locked")
+        docs.execute("SELECT embed.resume('locked')")
         until(lambda: renewed_while(docs, held, waiting), "no lease was renewed while the pool waited")
     call.go()
     model.open()

@@ -22,7 +22,7 @@ from tests.fix_worker import (
     insert_docs,
     vector,
 )
-from tests.sql.helpers import value
+from tests.sql.helpers import tend, value
 
 
 @pytest.fixture
@@ -41,8 +41,11 @@ def failures(db: Connection) -> list[tuple[str, str, int]]:
 def entry(db: Connection) -> tuple[int, timedelta, str]:
     """Attempts, wait and last error of the one entry that was put back."""
     while True:
-        row = db.execute("SELECT attempts, available_at - now(), last_error FROM embed._queue").fetchone()
-        if row is not None and row[2] is not None:
+        row = db.execute(
+            "SELECT attempts, available_at - now(), last_error FROM embed._queue"
+            " WHERE worker IS NULL AND last_error IS NOT NULL"  # one in hand counts another attempt
+        ).fetchone()
+        if row is not None:
             return row[0], row[1], row[2]
 
 
@@ -318,6 +321,7 @@ def test_a_text_that_every_write_of_its_vector_changes_is_not_embedded_for_ever(
         )
     model = GatedFake()
     start_worker(dsn, model)
+    db.execute("SELECT embed.wait('docs')")  # or rows come from the backfill, too
     insert_docs(db, "one", "two", "three")
     wait_for_all(db)
     told = "a trigger of the table changes its text whenever a vector is written"
@@ -507,7 +511,7 @@ def test_a_column_whose_type_was_changed_stops_only_its_vectorizer(
     insert_docs(docs, "one")
     docs.execute("SELECT embed.wait('docs')")
     assert broken_rows(docs) == []
-    docs.execute("SELECT embed._tend_v1()")
+    tend(docs)
     found = docs.execute(
         "SELECT state, reason FROM embed.vectorizers WHERE name = 'other_embedding'"
     ).fetchone()

@@ -113,6 +113,7 @@ def test_the_index_comes_after_the_backfill_and_not_before(
     model = GatedFake(shut=True)
     start_worker(dsn, model, **SOON)
     model.next_call()
+    until(lambda: state(docs)[:2] == ("planned", "after the backfill"), "a look that counts the rows")
     time.sleep(0.2)  # ten looks
     assert count_indexes(docs) == (0, 0)
     assert state(docs)[:2] == ("planned", "after the backfill")
@@ -129,11 +130,12 @@ def test_rows_are_embedded_while_an_index_is_built(
     start_worker(dsn, **SOON)
     docs.execute("SELECT embed.wait('docs')")
     until(lambda: state(docs)[0] == "valid", "a valid index")
-    docs.execute("SELECT embed.create_index('docs', 'hnsw', m => 5)")
     with held_up(dsn):
+        docs.execute("SELECT embed.create_index('docs', 'hnsw', m => 5)")
         until(lambda: count_indexes(docs) == (2, 1), "a build")
         assert state(docs)[:2] == ("building", "hnsw is being built")
-        assert value(docs, "SELECT phase FROM embed.indexes").startswith("waiting for")
+        waits = "SELECT phase LIKE 'waiting for%' FROM embed.indexes"
+        until(lambda: value(docs, waits), "a build that waits for the writer")
         insert_docs(docs, "another")
         docs.execute("SELECT embed.wait('docs')")
     until(lambda: state(docs)[0] == "valid", "the other index")
