@@ -20,7 +20,7 @@ from tests.fix_worker import (
     create_fake_model,
     insert_docs,
 )
-from tests.integration.worker.test_switch import SIDECAR, SOON, WAITING, Loop, until
+from tests.integration.worker.test_switch import BUSY, SIDECAR, SOON, WAITING, Loop, until
 from tests.integration.worker.test_switch_chunks import body, wrong
 from tests.sql.helpers import value
 
@@ -107,7 +107,7 @@ def test_searches_find_every_row_while_chunks_become_a_column(
     until(lambda: value(docs, "SELECT state FROM embed.indexes") == "valid", "an index")
     with under_load(dsn) as searches:
         docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'column')")
-        until(lambda: stored(docs) == "column", "a swap")
+        until(lambda: stored(docs) == "column", "a swap", 3 * PATIENCE)
         goes_on(searches)
     settled(docs)
     assert broken_rows(docs) == []
@@ -122,11 +122,15 @@ def test_chunks_that_are_kept_are_searched_all_the_time(
     docs.execute("SELECT embed.wait('docs')")
     with under_load(dsn, SEARCHES + OVER_CHUNKS) as searches:
         docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'column', keep_chunks => true)")
-        until(lambda: stored(docs) == "column", "a swap")
+        until(lambda: stored(docs) == "column", "a swap", 3 * PATIENCE)
         for storage in ("table", "column"):
             goes_on(searches)
-            docs.execute("SELECT embed.rollback_switch('docs')")
-            until(lambda storage=storage: stored(docs) == storage, f"the way back to the {storage}")
+            docs.execute(f"SELECT embed.rollback_switch('docs', '{BUSY}')")
+            until(
+                lambda storage=storage: stored(docs) == storage,
+                f"the way back to the {storage}",
+                3 * PATIENCE,
+            )
         goes_on(searches)
     settled(docs)
     assert broken_rows(docs) == wrong(docs) == []
