@@ -85,7 +85,7 @@ def under_load(dsn: str, statements: tuple[str, ...] = SEARCHES) -> Iterator[Loo
 
 
 def settled(db: Connection) -> None:
-    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [PATIENCE])
+    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [3 * PATIENCE])
     until(lambda: value(db, "SELECT count(*) FROM embed._queue") == 0, "an empty queue")
 
 
@@ -107,7 +107,7 @@ def test_searches_find_every_row_while_chunks_become_a_column(
     until(lambda: value(docs, "SELECT state FROM embed.indexes") == "valid", "an index")
     with under_load(dsn) as searches:
         docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'column')")
-        until(lambda: stored(docs) == "column", "a swap", 3 * PATIENCE)
+        until(lambda: stored(docs) == "column", "a swap")
         goes_on(searches)
     settled(docs)
     assert broken_rows(docs) == []
@@ -122,15 +122,11 @@ def test_chunks_that_are_kept_are_searched_all_the_time(
     docs.execute("SELECT embed.wait('docs')")
     with under_load(dsn, SEARCHES + OVER_CHUNKS) as searches:
         docs.execute("SELECT embed.alter_vectorizer('docs', storage => 'column', keep_chunks => true)")
-        until(lambda: stored(docs) == "column", "a swap", 3 * PATIENCE)
+        until(lambda: stored(docs) == "column", "a swap")
         for storage in ("table", "column"):
             goes_on(searches)
             docs.execute(f"SELECT embed.rollback_switch('docs', '{BUSY}')")
-            until(
-                lambda storage=storage: stored(docs) == storage,
-                f"the way back to the {storage}",
-                3 * PATIENCE,
-            )
+            until(lambda storage=storage: stored(docs) == storage, f"the way back to the {storage}")
         goes_on(searches)
     settled(docs)
     assert broken_rows(docs) == wrong(docs) == []
