@@ -323,6 +323,7 @@ def test_a_migration_waits_for_a_switch_and_goes_back(
     docs: Connection, dsn: str, project: Project, start_worker: StartWorker, way: str
 ) -> None:
     start_worker(dsn, index_every=0.02, switch_every=0.02)
+    docs.execute("SELECT embed.wait('docs')")  # or the way back might have to wait for vectors
     project.models(NOTHING)
     project.write(
         SWITCH.format(options="wait=60"), "op.drop_table('afterwards')\nop.switch_model('docs', 'fake')"

@@ -23,9 +23,10 @@ from tests.fix_worker import (
     insert_docs,
     vector,
 )
+from tests.integration.worker.test_switch import until
 from tests.sql.helpers import queued, refused, value
 
-TIMEOUT = 0.3  # seconds, for a hook that hangs
+TIMEOUT = 2.0  # seconds, for a hook that hangs: on a busy machine one that does not may take a while
 release = threading.Event()
 
 
@@ -165,7 +166,8 @@ def test_another_hook_of_the_same_columns_makes_every_text_anew(
     db.execute("SELECT embed.alter_vectorizer('docs_embedding', prepare => 'spelled')")
     db.execute("SELECT embed.wait('docs')")
     spelled = {1: "[('body', 'one')]", 2: "[('body', 'two')]"}
-    assert sorted(model.texts[2:]) == list(spelled.values())
+    # a worker that has not heard of the other hook yet may call the first once more, in vain
+    assert set(model.texts[2:]) - {"one", "two"} == set(spelled.values())
     if storage == "table":
         assert dict(db.execute("SELECT id, chunk FROM docs_embedding").fetchall()) == spelled
     else:
@@ -267,6 +269,8 @@ def test_a_worker_without_the_hook_leaves_the_rows_to_others(
     without = start_worker(dsn, prepare=HOOKS)
     pages.execute("SELECT embed.wait('docs')")
     assert vectors(pages, "docs") == {1: halved(pages, "one")}
+    reason = "SELECT reason FROM embed.vectorizers WHERE name = 'pages_embedding'"
+    until(lambda: value(pages, reason), "the worker's word")
     code, message, hint = refused(pages, "SELECT embed.wait('pages', '1 second')")
     assert code == "PE040"
     assert (
@@ -279,7 +283,7 @@ def test_a_worker_without_the_hook_leaves_the_rows_to_others(
     start_worker(dsn, prepare=f"pdf={HERE}spelled")
     pages.execute("SELECT embed.wait('pages')")
     assert vectors(pages)[1] == halved(pages, repr([("page", b"<p>one <b>page</b></p>")]))
-    assert value(pages, "SELECT reason FROM embed.vectorizers WHERE name = 'pages_embedding'") is None
+    assert value(pages, reason) is None
 
 
 def test_a_row_that_changed_while_its_text_was_embedded_is_not_written_for_the_old_one(

@@ -20,7 +20,7 @@ from tests.fix_worker import (
     insert_docs,
     vector,
 )
-from tests.integration.worker.test_switch import SIDECAR, SOON, WIDE, Loop, state, until
+from tests.integration.worker.test_switch import BUSY, SIDECAR, SOON, WIDE, Loop, state, until
 from tests.sql.helpers import value
 
 ROWS = 100
@@ -108,7 +108,7 @@ def under_load(dsn: str) -> Iterator[Loop]:
 
 
 def settled(db: Connection) -> None:
-    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [PATIENCE])
+    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [3 * PATIENCE])
     until(lambda: value(db, "SELECT count(*) FROM embed._queue") == 0, "both spaces in step")
 
 
@@ -121,7 +121,7 @@ def test_searches_never_fail_through_a_switch_of_chunks_and_back(
     until(lambda: value(docs, "SELECT state FROM embed.indexes") == "valid", "an index")
     with under_load(dsn) as searches:
         docs.execute("""SELECT embed.switch_model('docs', 'wide', auto => true, chunking => '{"size": 8}')""")
-        until(lambda: state(docs) == "swapped", "a swap", 2 * PATIENCE)
+        until(lambda: state(docs) == "swapped", "a swap")
         told = docs.execute("SELECT model, index_state, overlap_at_10, compared > 0 FROM embed.switches")
         model, index_state, overlap, compared = told.fetchall()[0]
         assert (model, index_state, compared) == ("wide", "valid", True)
@@ -129,11 +129,9 @@ def test_searches_never_fail_through_a_switch_of_chunks_and_back(
         for model in ("fake", "wide"):
             seen = searches.done
             until(lambda seen=seen: searches.done > seen + 20, "searches after the swap")
-            docs.execute("SELECT embed.rollback_switch('docs')")
+            docs.execute(f"SELECT embed.rollback_switch('docs', '{BUSY}')")
             until(
-                lambda model=model: value(docs, "SELECT model FROM embed.switches") == model,
-                "the way back",
-                2 * PATIENCE,
+                lambda model=model: value(docs, "SELECT model FROM embed.switches") == model, "the way back"
             )
             until(lambda: state(docs) == "swapped", "the way back")
     settled(docs)

@@ -20,7 +20,7 @@ from tests.fix_worker import (
     create_fake_model,
     insert_docs,
 )
-from tests.integration.worker.test_switch import SIDECAR, SOON, WAITING, Loop, until
+from tests.integration.worker.test_switch import BUSY, SIDECAR, SOON, WAITING, Loop, until
 from tests.integration.worker.test_switch_chunks import body, wrong
 from tests.sql.helpers import value
 
@@ -85,7 +85,7 @@ def under_load(dsn: str, statements: tuple[str, ...] = SEARCHES) -> Iterator[Loo
 
 
 def settled(db: Connection) -> None:
-    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [PATIENCE])
+    db.execute("SELECT embed.wait('docs', make_interval(secs => %s))", [3 * PATIENCE])
     until(lambda: value(db, "SELECT count(*) FROM embed._queue") == 0, "an empty queue")
 
 
@@ -125,7 +125,7 @@ def test_chunks_that_are_kept_are_searched_all_the_time(
         until(lambda: stored(docs) == "column", "a swap")
         for storage in ("table", "column"):
             goes_on(searches)
-            docs.execute("SELECT embed.rollback_switch('docs')")
+            docs.execute(f"SELECT embed.rollback_switch('docs', '{BUSY}')")
             until(lambda storage=storage: stored(docs) == storage, f"the way back to the {storage}")
         goes_on(searches)
     settled(docs)
