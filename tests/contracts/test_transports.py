@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,9 +15,21 @@ import psycopg
 import pytest
 
 from pg_embed.engine import EngineSettings
-from pg_embed.models.hashing import load
-from pg_embed.records import ModelSpec
-from tests.fix_serve import FAKE, RERANKER, SLOW, Failure, Place, RunningSidecar, call, failure, request
+from pg_embed.models.hashing import FakeEmbedder, load
+from pg_embed.records import VECTORS, Embeddings, Kind, ModelSpec, Outputs
+from tests.fix_models import PATIENCE
+from tests.fix_serve import (
+    FAKE,
+    RERANKER,
+    SLOW,
+    START_TIMEOUT,
+    Failure,
+    Place,
+    RunningSidecar,
+    call,
+    failure,
+    request,
+)
 
 UNREACHABLE = 'start it with "pg-embed serve"; "pg-embed doctor" tells what is missing'
 DELAY = 3.0  # seconds that a model takes for an answer nobody waits for
@@ -45,6 +57,32 @@ def sidecar(place: Place) -> Iterator[RunningSidecar]:
 def session(place: Place) -> Iterator[psycopg.Connection[Any]]:
     with place.connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the model begins with "late"."""
+    event, embed = threading.Event(), FakeEmbedder.embed
+
+    def tell(self: FakeEmbedder, texts: Sequence[str], kind: Kind, outputs: Outputs = VECTORS) -> Embeddings:
+        if "late" in texts:
+            event.set()
+        return embed(self, texts, kind, outputs)
+
+    monkeypatch.setattr(FakeEmbedder, "embed", tell)
+    return event
+
+
+def after(event: threading.Event, act: Callable[[], object]) -> threading.Thread:
+    """Do something in a thread of its own as soon as the event is set."""
+
+    def wait() -> None:
+        assert event.wait(PATIENCE)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
 
 
 def expected(texts: list[str], model: ModelSpec = FAKE, kind: Any = "query") -> list[list[float]]:
@@ -205,27 +243,25 @@ def test_a_timeout_of_the_sidecar_is_the_same_error(
 
 def test_overload_is_told_at_once(place: Place) -> None:
     settings = EngineSettings(max_queued_queries=2)
+    together = threading.Barrier(12)
     with place.sidecar(engine=settings), ThreadPoolExecutor(12) as pool:
-        started = time.monotonic()
 
-        def ask(number: int) -> tuple[str, float]:
+        def ask(number: int) -> str:
             with place.connect() as connection:
                 asked = request([f"text {number}"], model=narrow, timeout=20)
-                answer = call(connection, asked, timeout=20)
-                return answer.get("error", {}).get("code", "ok"), time.monotonic() - started
+                together.wait(START_TIMEOUT)
+                return str(call(connection, asked, timeout=20).get("error", {}).get("code", "ok"))
 
         narrow = ModelSpec("narrow", "fake", {**SLOW.options, "max_batch_items": 1, "delay": 0.5})
-        outcomes = list(pool.map(ask, range(12)))
-    codes = {code for code, _ in outcomes}
-    assert codes == {"ok", "PE012"}
+        assert set(pool.map(ask, range(12))) == {"ok", "PE012"}
 
 
 def test_cancel_ends_the_wait_and_the_session_goes_on(
-    sidecar: RunningSidecar, session: psycopg.Connection[Any]
+    sidecar: RunningSidecar, session: psycopg.Connection[Any], begun: threading.Event
 ) -> None:
     works(session)
     started = time.monotonic()
-    threading.Timer(0.2, session.cancel_safe).start()
+    after(begun, session.cancel_safe)
     assert failure(session, request(["late"], model=SLOWER)).code == "57014"
     assert time.monotonic() - started < DELAY, "before the model answers"
     assert all(works(session, f"text {number}") for number in range(5))
@@ -242,19 +278,18 @@ def test_statement_timeout_ends_the_wait_and_the_session_goes_on(
     assert all(works(session, f"text {number}") for number in range(5))
 
 
-def test_a_terminated_session_does_not_hang(place: Place, sidecar: RunningSidecar) -> None:
+def test_a_terminated_session_does_not_hang(
+    place: Place, sidecar: RunningSidecar, begun: threading.Event
+) -> None:
     with place.connect() as session, place.connect() as killer:
-        threading.Timer(
-            0.2, lambda: killer.execute("SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
-        ).start()
+        pid = session.info.backend_pid
+        after(begun, lambda: killer.execute("SELECT pg_terminate_backend(%s)", (pid,)))
         started = time.monotonic()
         with pytest.raises(psycopg.OperationalError):
             call(session, request(["late"], model=SLOWER))
         assert time.monotonic() - started < DELAY, "before the model answers"
         deadline = time.monotonic() + 10
-        while killer.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE pid = %s", (session.info.backend_pid,)
-        ).fetchone():
+        while killer.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
             assert time.monotonic() < deadline
         assert works(killer)
 
@@ -312,11 +347,10 @@ def test_a_restart_between_two_calls_goes_unnoticed(
 
 
 def test_a_graceful_stop_answers_what_is_in_hand(
-    sidecar: RunningSidecar, session: psycopg.Connection[Any]
+    sidecar: RunningSidecar, session: psycopg.Connection[Any], begun: threading.Event
 ) -> None:
     works(session)
-    stopper = threading.Timer(0.3, sidecar.stop)
-    stopper.start()
+    stopper = after(begun, sidecar.stop)
     assert same(call(session, request(["late"], model=SLOW)), ["late"])
     stopper.join()
 

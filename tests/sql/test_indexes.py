@@ -138,7 +138,10 @@ def test_a_table_that_grows_past_the_bound_gets_one(db: Connection, dsn: str) ->
 
 def test_rows_are_counted_where_the_table_was_never_analyzed(db: Connection, dsn: str) -> None:
     fill(db, 8, 0)
-    db.execute("CREATE TABLE fresh (id bigint PRIMARY KEY, body text, embedding halfvec(8))")
+    db.execute(
+        "CREATE TABLE fresh (id bigint PRIMARY KEY, body text, embedding halfvec(8))"
+        " WITH (autovacuum_enabled = off)"  # which would analyze it
+    )
     db.execute("INSERT INTO fresh SELECT g, NULL, '[1,2,3,4,5,6,7,8]' FROM generate_series(1, 30) AS g")
     db.execute("INSERT INTO fresh SELECT g FROM generate_series(100, 120) AS g")
     db.execute("SELECT embed.create_vectorizer('fresh', 'body', backfill => false)")
@@ -420,7 +423,7 @@ def test_recall_finds_an_index_that_finds_little_and_suggests_more(db: Connectio
     db.execute("SELECT embed.create_index('docs', 'hnsw', m => 2, ef_construction => 4)")
     assert IndexBuild(dsn, "docs").run()
     db.execute("SET hnsw.ef_search = 12")
-    found = row(db, "SELECT * FROM embed.recall('docs', 10, 30)")
+    found = row(db, "SELECT * FROM embed.recall('docs', 10, 100)")
     assert found["ef_search"] == 12
     assert found["recall"] < 0.6
     assert found["tried"]["1000"] > found["tried"]["40"] > float(found["recall"])
@@ -434,7 +437,7 @@ def test_recall_measures_what_a_second_way_measures(db: Connection, dsn: str) ->
     fill(db, 16, 1_500)
     db.execute("SELECT embed.create_index('docs', 'hnsw', m => 4, ef_construction => 16)")
     assert IndexBuild(dsn, "docs").run()
-    found = row(db, "SELECT * FROM embed.recall('docs', 10, 1500)")
+    found = row(db, "SELECT * FROM embed.recall('docs', 10, 1500, seconds => 100)")
 
     def nearest(setting: str) -> dict[int, set[int]]:
         db.execute(setting)

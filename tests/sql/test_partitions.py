@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fix_worker import Connection, StartWorker, broken_rows, create_fake_model
-from tests.sql.helpers import queued, refused, value
+from tests.sql.helpers import queued, refused, tend, value
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_partition_that_changed_while_it_was_detached_is_renewed(
     worker = start_worker(dsn)
     assert settled(parts) == 2
     parts.execute("ALTER TABLE docs DETACH PARTITION docs_us")
-    parts.execute("SELECT embed._tend_v1()")
+    tend(parts)
     parts.execute("UPDATE docs_us SET body = 'changed while away'")
     parts.execute("ALTER TABLE docs ATTACH PARTITION docs_us FOR VALUES IN ('us')")
     worker.stop()

@@ -213,7 +213,7 @@ def test_a_stopped_vectorizer_that_can_work_again_looks_at_every_row(
     start_worker(dsn)
     docs.execute("SELECT embed.wait('docs')")
     docs.execute("ALTER TABLE docs DISABLE TRIGGER USER")
-    docs.execute("SELECT embed._tend_v1()")
+    tend(docs)
     docs.execute("UPDATE docs SET body = 'unseen'")
     docs.execute("ALTER TABLE docs ENABLE TRIGGER USER")
     docs.execute("SELECT embed.resume('docs')")
@@ -289,8 +289,8 @@ def test_a_queued_key_that_is_none_any_more_is_in_nobody_s_way(
     else:
         found = "SELECT string_agg(chunk, ' ' ORDER BY id) FROM notes_embedding WHERE embedding IS NOT NULL"
         assert value(db, found) == ("three" if "DOMAIN" in create else "two three")
-    db.execute("SELECT embed._prune_v1(id) FROM embed._vectorizer")
-    assert value(db, "SELECT count(*) FROM embed.failures") == 0
+    while value(db, "SELECT count(*) FROM embed.failures"):
+        db.execute("SELECT embed._prune_v1(id) FROM embed._vectorizer")  # passes over what the worker prunes
 
 
 def test_another_expression_of_a_generated_column_is_another_text(

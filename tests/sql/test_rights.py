@@ -420,7 +420,7 @@ def test_a_revoked_right_stops_one_table_and_not_the_others(
     docs.execute("INSERT INTO other VALUES (1, 'one')")
     docs.execute("SELECT embed.wait('other')")
     insert_docs(docs, "three")
-    while not start_worker.errors:
+    while not start_worker.errors or value(docs, "SELECT reason FROM embed.status('docs_embedding')") is None:
         pass
     docs.execute("INSERT INTO other VALUES (2, 'two')")
     docs.execute("SELECT embed.wait('other')")
@@ -440,7 +440,9 @@ def test_row_level_security_that_hides_rows_from_the_worker_is_told(
     start_worker.expected = "row-level security"
     start_worker(worker_role.dsn)
     insert_docs(docs, "three")
-    state, message, hint = refused(docs, "SELECT embed.wait('docs', '1 second')")
+    while value(docs, "SELECT reason FROM embed.status('docs_embedding')") is None:
+        pass
+    state, message, hint = refused(docs, "SELECT embed.wait('docs', '0.2 seconds')")
     assert state == "PE040"
     assert "row-level security" in message + hint
     assert queued(docs) + queued(docs, priority=2) != []
